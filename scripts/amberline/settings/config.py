@@ -1,0 +1,112 @@
+"""The whole configuration: one closed, typed tree, from which the JSON schema is made.
+
+Stage programs import only the part they need (`settings.data`, `settings.training`), so that a change here
+never reruns them.
+"""
+
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from amberline.settings.base import Count, PositiveCount, Settings
+from amberline.settings.data import (
+    BaseModelSource,
+    ConversationTokens,
+    Mix,
+    PreferenceTokens,
+    SafePairs,
+    Sources,
+    Split,
+)
+from amberline.settings.hardware import Hardware
+from amberline.settings.training import ChatTraining, DPOTraining, PreferredTraining
+
+
+class AmberChat(Settings):
+    """The chat model."""
+
+    mix: Mix = Field(description="ShareGPT and evol-instruct, shuffled into evol-mix.json")
+    split: Split = Field(description="long conversations cut into chunks: evol-mix-split.json")
+    tokens: ConversationTokens = Field(description="chunks as token ids and labels")
+    training: ChatTraining = Field(description="the finetune")
+
+
+class AmberSafe(Settings):
+    """The safety-aligned model."""
+
+    pairs: SafePairs = Field(description="preference pairs from PKU-SafeRLHF")
+    tokens: PreferenceTokens = Field(description="pairs as token ids and labels")
+    sft: PreferredTraining = Field(description="supervised finetune on the preferred responses")
+    dpo: DPOTraining = Field(description="direct preference optimisation, from the supervised model")
+
+
+class StageHardware(Settings):
+    """Machines of each training stage."""
+
+    amberchat: Hardware = Field(description="the AmberChat finetune")
+    sft: Hardware = Field(description="AmberSafe's supervised finetune")
+    reference: Hardware = Field(description="one pass of the reference model over all pairs")
+    dpo: Hardware = Field(description="AmberSafe's preference optimisation")
+    evaluation: Hardware = Field(description="held-out evaluation of the models")
+
+
+class DataHardware(Settings):
+    """Machine of the data stages."""
+
+    processes: PositiveCount = Field(description="processes that share the work of a data stage")
+    memory_gb: PositiveCount = Field(description="main memory of a data stage")
+    hours: PositiveCount = Field(description="time limit of a data stage")
+
+
+class Tracking(Settings):
+    """Where training curves go, besides the metrics files and TensorBoard."""
+
+    wandb_project: str | None = Field(description="Weights & Biases project; null: not used")
+    wandb_mode: Literal["online", "offline"] = Field(description="offline: written beside the checkpoints")
+
+
+class Evaluation(Settings):
+    """Figures of the finished models on data that none of them saw."""
+
+    pairs: Count = Field(description="test pairs for reward accuracy and margin; 0: all")
+    sample_prompts: Count = Field(description="test prompts whose answers are printed in the report")
+    sample_tokens: PositiveCount = Field(description="tokens of each such answer at most")
+
+
+class Config(Settings):
+    """Everything that `config.yaml` and its overlays may say."""
+
+    results: str = Field(description="folder of everything that is made")
+    environment: Literal["cpu", "gpu"] = Field(description="the lock in envs/ that the rules run under")
+    sources: Sources = Field(description="the raw files, and what they must be")
+    base_model: BaseModelSource = Field(description="the pretrained model that AmberChat starts from")
+    amberchat: AmberChat = Field(description="from conversations to the chat model")
+    ambersafe: AmberSafe = Field(description="from preferences to the safety-aligned model")
+    evaluation: Evaluation = Field(description="held-out figures of the finished models")
+    hardware: StageHardware = Field(description="machines and layout of each training stage; never changes a result")
+    data_hardware: DataHardware = Field(description="machine of the data stages")
+    tracking: Tracking = Field(description="where training curves go")
+
+
+def explain(error: ValidationError) -> list[str]:
+    """One line for each fault: the key, what was found there, and what is allowed."""
+    lines = []
+    for fault in error.errors():
+        # Names of union members are in pydantic's location, but not in the file.
+        path = ".".join(str(part) for part in fault["loc"] if part not in {"adamw", "rmsprop", "cosine", "constant"})
+        where = path or "configuration"
+        match fault["type"]:
+            case "extra_forbidden":
+                lines.append(f"{where}: unknown key (found {fault['input']!r})")
+            case "missing":
+                lines.append(f"{where}: missing; config.yaml has its published value")
+            case "value_error":
+                lines.append(f"{where}: {fault['ctx']['error']}")
+            case _:
+                lines.append(f"{where}: found {fault['input']!r}; {fault['msg'][0].lower()}{fault['msg'][1:]}")
+    return lines
+
+
+def schema() -> dict[str, Any]:
+    """JSON schema of the configuration, for editors and for `docs/config.schema.json`."""
+    return Config.model_json_schema()

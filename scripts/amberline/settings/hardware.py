@@ -1,0 +1,35 @@
+"""What a stage runs on, and how its work is laid out. None of it may change a result beyond rounding,
+
+so none of it makes a finished stage run again.
+"""
+
+from typing import Literal
+
+from pydantic import Field
+
+from amberline.settings.base import Flag, Positive, PositiveCount, Settings
+
+
+class Hardware(Settings):
+    """Machines and layout of one training stage."""
+
+    device: Literal["cuda", "cpu"] = Field(description="cuda or cpu")
+    nodes: PositiveCount = Field(description="machines")
+    ranks_per_node: PositiveCount = Field(description="processes on each: one a GPU on cuda")
+    gpu_model: str | None = Field(description="GPU to ask the cluster for; null: any")
+    cpus_per_rank: PositiveCount = Field(description="cores for each process")
+    memory_gb: PositiveCount = Field(description="main memory of each machine")
+    hours: Positive = Field(description="time limit; a job that reaches it checkpoints and goes on in the next")
+    micro_batch_tokens: PositiveCount | Literal["auto"] = Field(
+        description="tokens a process computes at once; auto: chosen from model and memory"
+    )
+    attention: Literal["auto", "varlen", "flash", "sdpa"] = Field(
+        description="auto, varlen (torch), flash (flash-attn) or sdpa (one document at a time)"
+    )
+    activation_checkpointing: Literal["auto", "full", "selective", "none"] = Field(
+        description="what is recomputed in the backward pass to save memory"
+    )
+    reshard_after_forward: Flag | Literal["auto"] = Field(
+        description="free gathered parameters after each layer's forward pass; auto: only where memory is short"
+    )
+    compile: Flag = Field(description="torch.compile each decoder layer")

@@ -1,0 +1,108 @@
+"""How a stage is trained. Everything here determines the result; what may not is in `hardware`."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from amberline.settings.base import Count, Flag, Fraction, NonNegative, Positive, PositiveCount, Settings
+
+
+class AdamW(Settings):
+    """Adam with decoupled weight decay."""
+
+    name: Literal["adamw"] = Field(description="adamw or rmsprop")
+    beta1: Fraction = Field(description="decay of the first moment")
+    beta2: Fraction = Field(description="decay of the second moment")
+    epsilon: Positive = Field(description="added to the denominator")
+    weight_decay: NonNegative = Field(description="decoupled weight decay")
+
+
+class RMSprop(Settings):
+    """RMSprop as torch has it, without momentum."""
+
+    name: Literal["rmsprop"] = Field(description="adamw or rmsprop")
+    alpha: Fraction = Field(description="decay of the squared gradient's mean")
+    epsilon: Positive = Field(description="added to the denominator")
+    weight_decay: NonNegative = Field(description="L2 penalty")
+
+
+class CosineSchedule(Settings):
+    """Linear warmup, then a half cosine to zero."""
+
+    name: Literal["cosine"] = Field(description="cosine or constant")
+    warmup_ratio: Fraction = Field(description="part of all steps that warms up")
+
+
+class ConstantSchedule(Settings):
+    """Linear warmup, then a constant rate: lr * min(1, (step + 1) / (warmup_steps + 1))."""
+
+    name: Literal["constant"] = Field(description="cosine or constant")
+    warmup_steps: Count = Field(description="optimizer steps that warm up")
+
+
+class Checkpoints(Settings):
+    """How often the whole training state is written."""
+
+    every_steps: PositiveCount = Field(description="optimizer steps between checkpoints")
+    keep: PositiveCount = Field(description="newest checkpoints kept")
+
+
+class HeldoutEvaluation(Settings):
+    """Evaluation during training, on examples that are never trained on."""
+
+    every_examples: Count = Field(description="training examples between evaluations, one before the first step; 0: never")
+    examples: Count = Field(description="held-out examples used each time")
+
+
+class Training(Settings):
+    """What every objective shares."""
+
+    seed: Count = Field(description="seed of the order of examples")
+    epochs: PositiveCount = Field(description="passes over the data")
+    global_batch: PositiveCount = Field(description="examples in an optimizer step, whatever the number of GPUs")
+    partial_batch: Literal["keep", "drop"] = Field(description="what becomes of an epoch's last, smaller batch")
+    loss_normalization: Literal["token_mean", "mean_of_micro_batch_means", "sum_per_sequence"] = Field(
+        description="how token losses become the loss of a step"
+    )
+    micro_batch_examples: PositiveCount = Field(
+        description="examples in one mean of mean_of_micro_batch_means; memory is steered by hardware instead"
+    )
+    optimizer: Annotated[AdamW | RMSprop, Field(discriminator="name")] = Field(description="the update rule")
+    learning_rate: Positive = Field(description="peak learning rate")
+    schedule: Annotated[CosineSchedule | ConstantSchedule, Field(discriminator="name")] = Field(
+        description="learning rate over the steps"
+    )
+    max_grad_norm: Positive = Field(description="global gradient norm at which gradients are clipped")
+    precision: Literal["bfloat16", "float32"] = Field(description="compute precision; master weights are float32 always")
+    tf32: Flag = Field(description="let float32 matrix products on CUDA use tf32")
+    checkpoints: Checkpoints = Field(description="how often the training state is written")
+    evaluation: HeldoutEvaluation = Field(description="evaluation during training")
+    export_dtype: Literal["bfloat16", "float32"] = Field(description="dtype of the exported model's weights")
+
+    @model_validator(mode="after")
+    def _micro_batches_fill_the_batch(self) -> "Training":
+        if self.global_batch % self.micro_batch_examples:
+            raise ValueError(
+                f"global_batch ({self.global_batch}) is not divisible by micro_batch_examples "
+                f"({self.micro_batch_examples})"
+            )
+        return self
+
+
+class ChatTraining(Training):
+    """AmberChat: cross entropy on the assistant's answers."""
+
+
+class PreferredTraining(Training):
+    """AmberSafe, first half: cross entropy on the preferred response of each prompt."""
+
+
+class DPOTraining(Training):
+    """AmberSafe, second half: direct preference optimisation (Rafailov et al. 2023, equation 7)."""
+
+    loss: Literal["sigmoid", "ipo"] = Field(description="sigmoid: DPO; ipo: Azar et al. 2023, equation 17")
+    beta: Positive = Field(description="strength of the pull towards the reference")
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = Field(
+        description="probability that a preference label is wrong (conservative DPO); 0: none"
+    )
+    reference_free: Flag = Field(description="take the reference's log-probabilities as equal")
