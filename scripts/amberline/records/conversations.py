@@ -1,0 +1,139 @@
+"""Conversations: their JSON shape, `{"id": ..., "conversations": [{"from": ..., "value": ...}]}`, checked and typed."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+# Text of the Llama tokenizer's special tokens. In a turn's text, some tokenizers take it for the token itself.
+SPECIAL_TOKENS = ("<s>", "</s>", "<unk>")
+
+# Speakers that FastChat's tools know, on either side; "system" opens a few conversations.
+HUMAN_SPEAKERS = frozenset({"human", "user"})
+ASSISTANT_SPEAKERS = frozenset({"gpt", "chatgpt", "bing", "bard"})
+KNOWN_SPEAKERS = HUMAN_SPEAKERS | ASSISTANT_SPEAKERS | {"system"}
+
+
+class BadRecord(Exception):
+    """A record cannot be used: `reason` is a fixed word for counting, `detail` says what was found."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one side said: `speaker` as in the data ("human", "gpt", ...)."""
+
+    speaker: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Turns in their order, under an id."""
+
+    id: str
+    turns: tuple[Turn, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON shape."""
+        return {
+            "id": self.id,
+            "conversations": [{"from": turn.speaker, "value": turn.text} for turn in self.turns],
+        }
+
+
+def parse_conversation(value: Any, id_key: str = "id") -> Conversation:
+    """A JSON value as a conversation; `id_key` is "idx" in evol-instruct. Keys that are not named here are left out.
+
+    A whole number as id is taken as its digits. Raises BadRecord with one of the reasons
+    row_not_an_object, id_missing, id_wrong_type, conversations_missing, conversations_wrong_type,
+    conversations_empty, turn_not_an_object, turn_key_missing, turn_wrong_type, lone_surrogate.
+    """
+    if not isinstance(value, dict):
+        raise BadRecord("row_not_an_object", f"found {_kind(value)}")
+    if id_key not in value:
+        raise BadRecord("id_missing", f"there is no {id_key!r}; keys: {_keys(value)}")
+    identity = value[id_key]
+    if isinstance(identity, int) and not isinstance(identity, bool):
+        identity = str(identity)
+    if not isinstance(identity, str):
+        raise BadRecord("id_wrong_type", f"{id_key!r} is {_kind(identity)}, not a string")
+    _refuse_lone_surrogates(identity, id_key)
+    if "conversations" not in value:
+        raise BadRecord("conversations_missing", f"there is no 'conversations'; keys: {_keys(value)}")
+    turns = value["conversations"]
+    if not isinstance(turns, list):
+        raise BadRecord("conversations_wrong_type", f"'conversations' is {_kind(turns)}, not an array")
+    if not turns:
+        raise BadRecord("conversations_empty", "there is no turn")
+    return Conversation(identity, tuple(_turn(turn, number) for number, turn in enumerate(turns, 1)))
+
+
+def _turn(value: Any, number: int) -> Turn:
+    if not isinstance(value, dict):
+        raise BadRecord("turn_not_an_object", f"turn {number} is {_kind(value)}")
+    for key in ("from", "value"):
+        if key not in value:
+            raise BadRecord("turn_key_missing", f"turn {number} has no {key!r}; keys: {_keys(value)}")
+        if not isinstance(value[key], str):
+            raise BadRecord("turn_wrong_type", f"turn {number}: {key!r} is {_kind(value[key])}, not a string")
+        _refuse_lone_surrogates(value[key], f"turn {number}: {key}")
+    return Turn(value["from"], value["value"])
+
+
+def _refuse_lone_surrogates(text: str, where: str) -> None:
+    """Half of a UTF-16 pair is no character: it cannot be written as UTF-8 nor tokenised."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise BadRecord(
+            "lone_surrogate", f"{where!r} has \\u{ord(text[error.start]):04x} at character {error.start + 1}"
+        ) from None
+
+
+def oddities(conversation: Conversation) -> Iterator[tuple[str, str]]:
+    """What is unusual about a conversation that is kept all the same: (kind, detail) pairs, each kind once.
+
+    Kinds: empty_turn, literal_special_token, nul_character, unknown_speaker.
+    """
+    turns = list(enumerate(conversation.turns, 1))
+    empty = [number for number, turn in turns if not turn.text.strip()]
+    if empty:
+        yield "empty_turn", f"turns {_some(empty)}"
+    literal = [number for number, turn in turns if any(token in turn.text for token in SPECIAL_TOKENS)]
+    if literal:
+        yield "literal_special_token", f"turns {_some(literal)}"
+    nul = [number for number, turn in turns if "\0" in turn.text]
+    if nul:
+        yield "nul_character", f"turns {_some(nul)}"
+    strange = sorted({turn.speaker for turn in conversation.turns} - KNOWN_SPEAKERS)
+    if strange:
+        yield "unknown_speaker", ", ".join(strange[:5])
+
+
+def _some(numbers: list[int]) -> str:
+    more = f" and {len(numbers) - 5} more" if len(numbers) > 5 else ""
+    return ", ".join(map(str, numbers[:5])) + more
+
+
+def _keys(value: dict[str, Any]) -> str:
+    return ", ".join(sorted(value)[:12]) or "none"
+
+
+def _kind(value: Any) -> str:
+    """The JSON type of a value, for messages."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "true or false"
+        case int() | float():
+            return "a number"
+        case str():
+            return "a string"
+        case list():
+            return "an array"
+        case _:
+            return "an object"
