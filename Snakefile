@@ -1,0 +1,32 @@
+"""Raw datasets in, AmberChat and AmberSafe out.
+
+snakemake -n                       what would run, and why
+snakemake --profile slurm          the published recipe on a GPU cluster
+snakemake --configfile demo/config.yaml --cores 2     the same at small scale on a laptop
+"""
+
+import sys
+
+sys.path.insert(0, f"{workflow.basedir}/scripts")
+
+
+configfile: "config.yaml"
+
+
+include: "rules/common.smk"
+include: "rules/acquire.smk"
+include: "rules/amberchat.smk"
+include: "rules/ambersafe.smk"
+include: "rules/evaluate.smk"
+include: "rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        rules.report.input,
+        rules.amberchat.input,
+        rules.ambersafe.input,
+
+
+check_targets()

@@ -1,0 +1,67 @@
+"""Figures of the finished models on data that none of them was trained on."""
+
+EVALUATED = ("base", "amberchat", "ambersafe-sft", "ambersafe")
+
+
+wildcard_constraints:
+    model="|".join(EVALUATED),
+
+
+rule evaluate:
+    input:
+        model=made("models/{model}"),
+        conversations=made("tokens/conversations-heldout"),
+        pairs=made("tokens/dpo-test"),
+        reference=made("tokens/reference-test"),
+        code=code("evaluate.py"),
+        lock=LOCK,
+    output:
+        f"{RESULTS}/evaluation/{{model}}.json",
+    log:
+        f"{RESULTS}/logs/evaluate-{{model}}.log",
+    conda:
+        ENVIRONMENT
+    threads: training_threads("evaluation")
+    resources:
+        **training_stage("evaluation"),
+    params:
+        settings=canonical(
+            {
+                "pairs": CONFIG.evaluation.pairs,
+                "beta": CONFIG.ambersafe.dpo.beta,
+                "precision": CONFIG.ambersafe.dpo.precision,
+            }
+        ),
+    shell:
+        "{LAUNCH[evaluation]} scripts/evaluate.py --model {RESULTS:q}/models/{wildcards.model}"
+        " --conversations {RESULTS:q}/tokens/conversations-heldout --pairs {RESULTS:q}/tokens/dpo-test"
+        " --reference {RESULTS:q}/tokens/reference-test --settings {params.settings:q}"
+        " --hardware {HARDWARE[evaluation]:q} --output {output:q} 2>&1 | tee {log:q}"
+
+
+rule sample_answers:
+    input:
+        models=[made(f"models/{model}") for model in ("amberchat", "ambersafe")],
+        prompts=made("data/safe-pairs-test.json"),
+        code=code("sample_answers.py"),
+        lock=LOCK,
+    output:
+        f"{RESULTS}/evaluation/samples.json",
+    log:
+        f"{RESULTS}/logs/sample_answers.log",
+    conda:
+        ENVIRONMENT
+    resources:
+        **{**training_stage("evaluation"), "nodes": 1},
+    params:
+        settings=canonical({"prompts": CONFIG.evaluation.sample_prompts, "tokens": CONFIG.evaluation.sample_tokens}),
+    shell:
+        "python scripts/sample_answers.py --model {RESULTS:q}/models/amberchat --model {RESULTS:q}/models/ambersafe"
+        " --prompts {RESULTS:q}/data/safe-pairs-test.json --settings {params.settings:q} --output {output:q}"
+        " 2>&1 | tee {log:q}"
+
+
+rule evaluation:
+    input:
+        expand(f"{RESULTS}/evaluation/{{model}}.json", model=EVALUATED),
+        f"{RESULTS}/evaluation/samples.json",

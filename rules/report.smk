@@ -1,0 +1,50 @@
+"""One page that shows the whole line, every figure in it read from a file."""
+
+FUNNELS = [
+    "mix",
+    "split",
+    "tokenise_conversations",
+    "split-heldout",
+    "tokenise_conversations-heldout",
+    "select_safe_pairs-train",
+    "select_safe_pairs-test",
+    "tokenise_preferences-train",
+    "tokenise_preferences-test",
+]
+
+
+rule write_report:
+    input:
+        funnels=expand(f"{RESULTS}/funnels/{{stage}}.json", stage=FUNNELS),
+        comparison=f"{RESULTS}/funnels/split-comparison.json",
+        tokens=[made("tokens/conversations"), made("tokens/sft-train"), made("tokens/dpo-train")],
+        metrics=expand(f"{RESULTS}/training/{{stage}}/metrics.jsonl", stage=["amberchat", "sft", "dpo"]),
+        evaluation=rules.evaluation.input,
+        models=[made("models/amberchat"), made("models/ambersafe")],
+        code=code("write_report.py"),
+        template="scripts/amberline/report/report.html.jinja",
+        lock=LOCK,
+    output:
+        report(f"{RESULTS}/report/index.html", category="Amberline"),
+    log:
+        f"{RESULTS}/logs/write_report.log",
+    localrule: True
+    conda:
+        ENVIRONMENT
+    params:
+        settings=canonical(
+            {
+                "deviations": DEVIATIONS,
+                "configuration": CONFIG.model_dump(
+                    mode="json", exclude={"hardware", "data_hardware", "tracking", "results"}
+                ),
+            }
+        ),
+    shell:
+        "python scripts/write_report.py --results {RESULTS:q} --lock {input.lock:q} --settings {params.settings:q}"
+        " --output {output:q} 2>&1 | tee {log:q}"
+
+
+rule report:
+    input:
+        f"{RESULTS}/report/index.html",
