@@ -1,0 +1,82 @@
+"""Make a small, randomly initialised Llama with a tokenizer trained on the conversations: a stand-in for Amber."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from amberline.provenance.manifests import ManifestError, verify, write_manifest
+from amberline.records.conversations import BadRecord, parse_conversation
+from amberline.records.files import whole_folder
+from amberline.records.streams import BadFile, read_records
+from amberline.settings.data import TinyModel
+from amberline.text.small_tokenizer import SmallTokenizerError, save_llama_tokenizer, train_sentencepiece
+from tqdm import tqdm
+
+
+def texts(files: list[Path]) -> Iterator[str]:
+    """Every turn's text, in order. Rows that are no conversations are passed over: later stages count them."""
+    for file in files:
+        for record in tqdm(read_records(file), desc=f"reading {file.name}", unit=" rows"):
+            with suppress(BadRecord):
+                # The tokenizer needs no id, and evol-instruct has it under another name.
+                conversation = parse_conversation(
+                    {**record.value, "id": ""} if isinstance(record.value, dict) else None
+                )
+                yield from (turn.text for turn in conversation.turns)
+
+
+def save_model(settings: TinyModel, folder: Path) -> int:
+    """Write a Llama of those sizes with seeded random weights in fp32; return its number of parameters."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(settings.seed)
+    config = LlamaConfig(
+        vocab_size=settings.vocabulary,
+        hidden_size=settings.hidden_size,
+        intermediate_size=settings.intermediate_size,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=settings.heads,
+        max_position_embeddings=settings.context,
+        rms_norm_eps=1e-6,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    model = LlamaForCausalLM(config)
+    model.save_pretrained(folder)
+    return model.num_parameters()
+
+
+def main(
+    conversations: Annotated[
+        list[Path], typer.Option(help="raw conversations to train the tokenizer on; may be repeated")
+    ],
+    settings: Annotated[str, typer.Option(help="base_model.tiny of the configuration, as JSON")],
+    output: Annotated[Path, typer.Option(help="Hugging Face folder to write")],
+) -> None:
+    """Make a small stand-in for the base model."""
+    sizes = TinyModel.model_validate_json(settings)
+    try:
+        for file in conversations:
+            verify(file)
+        with whole_folder(output) as folder:
+            save_llama_tokenizer(train_sentencepiece(texts(conversations), sizes.vocabulary), folder, sizes.context)
+            parameters = save_model(sizes, folder)
+            write_manifest(
+                folder,
+                kind="model",
+                files=list(folder.iterdir()),
+                inputs={f"conversations-{number}": file for number, file in enumerate(conversations)},
+                settings=sizes.model_dump(),
+                facts={"parameters": parameters, "vocabulary": sizes.vocabulary},
+            )
+    except (ManifestError, BadFile, SmallTokenizerError) as error:
+        sys.exit(f"make_tiny_base: {error}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
