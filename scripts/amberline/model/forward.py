@@ -1,0 +1,67 @@
+"""What training asks of the model: the loss of a packed batch, or the log-probabilities of its targets."""
+
+from typing import Literal
+
+import torch
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from amberline.model import logps
+from amberline.model.attention import Kind
+from amberline.model.packed import PackedBatch
+
+Output = Literal["hidden_states", "token_logps", "weighted_loss"]
+
+
+class PackedLlama(LlamaForCausalLM):
+    """transformers' Llama, with its parameters and their names, run on packed documents.
+
+    The loss is computed inside `forward`, because only there does FSDP hold the output matrix whole.
+    """
+
+    def __init__(self, config: LlamaConfig, attention: Kind) -> None:
+        super().__init__(config)
+        self.attention = attention
+
+    def forward(self, batch: PackedBatch, output: Output) -> torch.Tensor:
+        """One of hidden states [T, width], log-probabilities of the targets [L], and the weighted loss, a scalar."""
+        hidden: torch.Tensor = self.model.embed_tokens(batch.input_ids)[None]
+        rotary = self.model.rotary_emb(hidden, batch.position_ids[None])
+        for layer in self.model.layers:
+            hidden = layer(
+                hidden,
+                position_embeddings=rotary,
+                cu_seqlens=batch.cu_seqlens,
+                max_length=batch.max_length,
+                kind=self.attention,
+            )
+        hidden = self.model.norm(hidden)[0]
+        if output == "hidden_states":
+            return hidden
+        predicting, weight = hidden[batch.target_positions], self.lm_head.weight
+        if output == "token_logps":
+            return logps.log_probabilities(predicting, weight, batch.targets)
+        return logps.weighted_loss(predicting, weight, batch.targets, batch.target_weights)
+
+
+def hidden_states(model: nn.Module, batch: PackedBatch) -> torch.Tensor:
+    """Hidden states after the last norm, [T, width], in the compute dtype."""
+    result: torch.Tensor = model(batch, "hidden_states")
+    return result
+
+
+def token_logps(model: nn.Module, batch: PackedBatch) -> torch.Tensor:
+    """Log-probability of each target given what comes before it in its document, [L] float32 (float64 in float64)."""
+    result: torch.Tensor = model(batch, "token_logps")
+    return result
+
+
+def weighted_loss(model: nn.Module, batch: PackedBatch) -> torch.Tensor:
+    """−Σ target_weights · log p(target): this batch's share of the loss of the step, a float64 scalar."""
+    result: torch.Tensor = model(batch, "weighted_loss")
+    return result
+
+
+def document_logps(token_logps: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
+    """Log-probability of each document's targets together, [D]: the sums of `token_logps` [L] in each document."""
+    return token_logps.new_zeros(batch.documents).index_add(0, batch.target_documents, token_logps)

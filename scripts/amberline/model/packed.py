@@ -1,0 +1,71 @@
+"""Documents laid end to end, without padding: what the model computes at once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+IGNORED = -100  # a label without loss, as in transformers
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """D documents of T tokens together, of which L are targets. Documents never see each other."""
+
+    input_ids: torch.Tensor  # [T] int64
+    position_ids: torch.Tensor  # [T] int64, from 0 in each document
+    cu_seqlens: torch.Tensor  # [D + 1] int32, borders: document d is tokens cu_seqlens[d] to cu_seqlens[d + 1]
+    max_length: int  # tokens of the longest document
+    target_positions: torch.Tensor  # [L] int64, the token whose hidden state predicts the target: the one before it
+    targets: torch.Tensor  # [L] int64, token ids
+    target_weights: torch.Tensor  # [L] float64, weight of each target's -log p in the loss of the whole step
+    target_documents: torch.Tensor  # [L] int64, index of each target's document
+
+    @property
+    def documents(self) -> int:
+        """D, the number of documents."""
+        return self.cu_seqlens.numel() - 1
+
+    def to(self, device: torch.device | str) -> "PackedBatch":
+        """The same batch on another device."""
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        tensors = {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
+        moved: dict[str, Any] = {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
+        return replace(self, **moved)
+
+
+def pack(examples: Sequence[tuple[Any, Any, Any]]) -> PackedBatch:
+    """Lay examples end to end.
+
+    Each example is (ids, labels, weights): token ids; unshifted labels of the same length, IGNORED where there is no
+    loss; and for each token the weight of its label, or one number for all. The first token of a document has nothing
+    before it to be predicted from, so it is never a target. Raises ValueError on an empty document or unequal lengths.
+    """
+    if not examples:
+        raise ValueError("a batch needs at least one document")
+    lengths, positions, targets, weights = [], [], [], []
+    start = 0
+    for number, (ids, labels, weight) in enumerate(examples):
+        length = len(ids)
+        label = np.asarray(labels, dtype=np.int64)
+        if length == 0 or len(label) != length:
+            raise ValueError(f"document {number} has {length} tokens and {len(label)} labels")
+        # Token i of the document is predicted by token i - 1.
+        scored = np.flatnonzero(label[1:] != IGNORED)
+        positions.append(scored + start)
+        targets.append(label[scored + 1])
+        weights.append(np.broadcast_to(np.asarray(weight, dtype=np.float64), (length,))[scored + 1])
+        lengths.append(length)
+        start += length
+    return PackedBatch(
+        input_ids=torch.from_numpy(np.concatenate([np.asarray(ids, dtype=np.int64) for ids, _, _ in examples])),
+        position_ids=torch.from_numpy(np.concatenate([np.arange(length) for length in lengths])),
+        cu_seqlens=torch.from_numpy(np.cumsum([0, *lengths]).astype(np.int32)),
+        max_length=max(lengths),
+        target_positions=torch.from_numpy(np.concatenate(positions)),
+        targets=torch.from_numpy(np.concatenate(targets)),
+        target_weights=torch.from_numpy(np.concatenate(weights)),
+        target_documents=torch.from_numpy(np.repeat(np.arange(len(lengths)), [len(each) for each in targets])),
+    )
