@@ -19,6 +19,7 @@ from amberline.settings.data import (
     Split,
 )
 from amberline.settings.hardware import Hardware
+from amberline.settings.tracking import Tracking
 from amberline.settings.training import ChatTraining, DPOTraining, PreferredTraining
 
 
@@ -56,13 +57,6 @@ class DataHardware(Settings):
     processes: PositiveCount = Field(description="processes that share the work of a data stage")
     memory_gb: PositiveCount = Field(description="main memory of a data stage")
     hours: PositiveCount = Field(description="time limit of a data stage")
-
-
-class Tracking(Settings):
-    """Where training curves go, besides the metrics files and TensorBoard."""
-
-    wandb_project: str | None = Field(description="Weights & Biases project; null: not used")
-    wandb_mode: Literal["online", "offline"] = Field(description="offline: written beside the checkpoints")
 
 
 class Evaluation(Settings):

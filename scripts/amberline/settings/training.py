@@ -50,8 +50,28 @@ class Checkpoints(Settings):
 class HeldoutEvaluation(Settings):
     """Evaluation during training, on examples that are never trained on."""
 
-    every_examples: Count = Field(description="training examples between evaluations, one before the first step; 0: never")
+    every_examples: Count = Field(
+        description="training examples between evaluations, one before the first step; 0: never"
+    )
     examples: Count = Field(description="held-out examples used each time")
+
+
+class Guards(Settings):
+    """Rules that watch the curve. A loss or gradient that is not finite stops the run in any case."""
+
+    action: Literal["warn", "stop"] = Field(description="what happens when a rule of these is broken")
+    loss_spike: Positive | None = Field(
+        description="times the median loss of the last 50 steps that is a spike; null: not watched"
+    )
+
+
+class PreferenceGuards(Guards):
+    """Rules for training on preferences."""
+
+    reward_accuracy: Fraction | None = Field(
+        description="least mean reward accuracy of the last 50 steps; null: not watched"
+    )
+    reward_margin: float | None = Field(description="least mean reward margin of the last 50 steps; null: not watched")
 
 
 class Training(Settings):
@@ -73,10 +93,13 @@ class Training(Settings):
         description="learning rate over the steps"
     )
     max_grad_norm: Positive = Field(description="global gradient norm at which gradients are clipped")
-    precision: Literal["bfloat16", "float32"] = Field(description="compute precision; master weights are float32 always")
+    precision: Literal["bfloat16", "float32"] = Field(
+        description="compute precision; master weights are float32 always"
+    )
     tf32: Flag = Field(description="let float32 matrix products on CUDA use tf32")
     checkpoints: Checkpoints = Field(description="how often the training state is written")
     evaluation: HeldoutEvaluation = Field(description="evaluation during training")
+    guards: Guards = Field(description="rules that watch the curve; a value that is not finite always stops the run")
     export_dtype: Literal["bfloat16", "float32"] = Field(description="dtype of the exported model's weights")
 
     @model_validator(mode="after")
@@ -100,6 +123,10 @@ class PreferredTraining(Training):
 class DPOTraining(Training):
     """AmberSafe, second half: direct preference optimisation (Rafailov et al. 2023, equation 7)."""
 
+    guards: PreferenceGuards = Field(
+        description="rules that watch the curve; a value that is not finite always stops the run"
+    )
+    loss_normalization: Literal["sum_per_sequence"] = Field(description="how token losses become the loss of a step")
     loss: Literal["sigmoid", "ipo"] = Field(description="sigmoid: DPO; ipo: Azar et al. 2023, equation 17")
     beta: Positive = Field(description="strength of the pull towards the reference")
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = Field(

@@ -1,0 +1,14 @@
+"""Where training curves go."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from amberline.settings.base import Settings
+
+
+class Tracking(Settings):
+    """Where training curves go, besides the metrics files and TensorBoard."""
+
+    wandb_project: str | None = Field(description="Weights & Biases project; null: not used")
+    wandb_mode: Literal["online", "offline"] = Field(description="offline: written beside the checkpoints")
