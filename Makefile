@@ -1,0 +1,52 @@
+# The two commands of the README, and what they stand on. Everything can be interrupted and typed again.
+
+PYTHON ?= python3.11
+ENVIRONMENT ?= cpu
+CORES ?= $(shell nproc)
+BIN := .venv/bin
+# The environment is rebuilt when a lock changes in content: the stamp's name is the locks' digest.
+STAMP := .venv/.$(ENVIRONMENT)-$(shell cat envs/$(ENVIRONMENT).lock envs/dev.lock | sha256sum | cut -c1-16)
+
+.PHONY: demo test environment lock schema format check clean
+
+demo: $(STAMP)  ## the whole pipeline at small scale on the CPU
+	@echo "== Demo: raw data to AmberSafe on $(CORES) cores. Stages that are done already are not run again."
+	@$(BIN)/snakemake --configfile demo/config.yaml --cores $(CORES) --rerun-incomplete --quiet rules host
+	@echo "== Done. Look at:"
+	@echo "   AmberChat  results/demo/models/amberchat"
+	@echo "   AmberSafe  results/demo/models/ambersafe"
+	@echo "   report     results/demo/report/index.html"
+
+test: $(STAMP)  ## every test, and the checks of form
+	@$(MAKE) --no-print-directory check
+	@echo "== Tests"
+	@$(BIN)/pytest
+
+check: $(STAMP)
+	@echo "== Form: ruff, snakefmt, mypy"
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/snakefmt --check Snakefile rules 2>&1 | tail -n 1
+	@$(BIN)/mypy
+
+environment: $(STAMP)  ## the locked environment in .venv
+
+$(STAMP):
+	@echo "== Environment: .venv (once; takes minutes when packages must be fetched)"
+	@envs/install.sh $(ENVIRONMENT) $(PYTHON)
+	@rm -f .venv/.cpu-* .venv/.gpu-*
+	@touch $@
+
+lock:  ## make the locks anew, after a change of envs/*.in
+	envs/lock.sh
+
+schema: $(STAMP)  ## docs/config.schema.json, after a change of scripts/amberline/settings
+	$(BIN)/python scripts/write_schema.py
+
+format:
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/snakefmt Snakefile rules
+
+clean:  ## remove what the demo made
+	rm -rf results/demo

@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Makes the locks and the conda files from the *.in files: run by `make lock`, after a change of one of those.
+set -euo pipefail
+cd "$(dirname "$0")"
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+python3.11 -m venv "$work/venv"
+pip() { "$work/venv/bin/python" -m pip --disable-pip-version-check "$@"; }
+versions() { pip freeze --exclude pip --exclude setuptools | sed 's/+cpu$//' | LC_ALL=C sort -f; }
+
+# fschat asks for a web server that its templates and data tools do not need, so it comes without its dependencies,
+# and everything is installed with --no-deps from the complete lock.
+echo "cpu.lock"
+grep -v '^fschat' cpu.in > "$work/cpu.in"
+pip install -q -r "$work/cpu.in"
+pip install -q --no-deps "$(grep -o '^fschat[^ ]*' cpu.in)"
+versions > "$work/cpu"
+{ echo "# Made by \`make lock\` from cpu.in: every package that the rules run with, its exact version."; cat "$work/cpu"; } > cpu.lock
+
+# mistral-common is there for the tokenizer model that it carries; what it needs is not needed.
+echo "dev.lock"
+grep -v '^mistral-common' dev.in > "$work/dev.in"
+pip install -q -r "$work/dev.in" -c "$work/cpu"
+pip install -q --no-deps "$(grep -o '^mistral-common[^ ]*' dev.in)"
+{ echo "# Made by \`make lock\` from dev.in: what the tests need besides cpu.lock."; comm -13 <(LC_ALL=C sort "$work/cpu") <(versions | LC_ALL=C sort); } > dev.lock
+
+# Resolved without being installed; the versions of cpu.lock hold, and torch brings its CUDA packages.
+echo "gpu.lock"
+pip install -q uv
+"$work/venv/bin/uv" pip compile -q --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+  --no-emit-index-url --no-header --no-annotate "$work/cpu.in" -c "$work/cpu" -o "$work/gpu"
+{
+  echo "# Made by \`make lock\` from gpu.in: every package that the rules run with on GPUs, its exact version."
+  { cat "$work/gpu"; grep -o '^fschat[^ ]*' cpu.in; grep -o '^[a-z][^ ]*==[^ ]*' gpu.in; } | LC_ALL=C sort -f
+} > gpu.lock
+
+for name in cpu gpu; do
+  {
+    echo "# Made by \`make lock\` from $name.lock, for \`snakemake --sdm conda\`."
+    echo "channels: [conda-forge, nodefaults]"
+    echo "dependencies:"
+    echo "  - python=3.11"
+    echo "  - pip"
+    echo "  - pip:"
+    grep -v '^#' "$name.lock" | sed 's/^/      - /'
+  } > "$name.yaml"
+done
