@@ -1,0 +1,60 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from amberline.model.packed import IGNORED, pack
+
+documents = st.lists(
+    st.lists(st.tuples(st.integers(0, 9), st.booleans(), st.floats(0, 1)), min_size=1, max_size=8),
+    min_size=1,
+    max_size=6,
+)
+
+
+@settings(derandomize=True, deadline=None)
+@given(documents)
+def test_every_labelled_token_but_the_first_is_a_target_once(drawn):
+    examples = [
+        ([token for token, _, _ in doc], [token if on else IGNORED for token, on, _ in doc], [w for _, _, w in doc])
+        for doc in drawn
+    ]
+    batch = pack(examples)
+
+    assert batch.input_ids.tolist() == [token for ids, _, _ in examples for token in ids]
+    assert batch.cu_seqlens.diff().tolist() == [len(ids) for ids, _, _ in examples]
+    assert batch.documents == len(examples)
+    assert batch.max_length == max(len(ids) for ids, _, _ in examples)
+    expected = [
+        (number, ids[i - 1], labels[i], weights[i], i - 1)
+        for number, (ids, labels, weights) in enumerate(examples)
+        for i in range(1, len(ids))
+        if labels[i] != IGNORED
+    ]
+    got = list(
+        zip(
+            batch.target_documents.tolist(),
+            batch.input_ids[batch.target_positions].tolist(),
+            batch.targets.tolist(),
+            batch.target_weights.tolist(),
+            batch.position_ids[batch.target_positions].tolist(),
+            strict=True,
+        )
+    )
+    assert got == expected
+
+
+def test_dtypes_and_one_weight_for_all():
+    batch = pack([(np.array([1, 2, 3], dtype=np.int32), [-100, 2, 3], 0.25)])
+    assert batch.input_ids.dtype == batch.position_ids.dtype == batch.targets.dtype == torch.int64
+    assert batch.cu_seqlens.dtype == torch.int32
+    assert batch.target_weights.dtype == torch.float64
+    assert batch.target_weights.tolist() == [0.25, 0.25]
+    assert batch.to("cpu") is not batch
+
+
+@pytest.mark.parametrize("bad", [[], [([], [], 1.0)], [([1, 2], [1], 1.0)]])
+def test_refuses_what_is_no_document(bad):
+    with pytest.raises(ValueError, match="document"):
+        pack(bad)
