@@ -52,20 +52,20 @@ def parse_conversation(value: Any, id_key: str = "id") -> Conversation:
     conversations_empty, turn_not_an_object, turn_key_missing, turn_wrong_type, lone_surrogate.
     """
     if not isinstance(value, dict):
-        raise BadRecord("row_not_an_object", f"found {_kind(value)}")
+        raise BadRecord("row_not_an_object", f"found {kind_of(value)}")
     if id_key not in value:
         raise BadRecord("id_missing", f"there is no {id_key!r}; keys: {_keys(value)}")
     identity = value[id_key]
     if isinstance(identity, int) and not isinstance(identity, bool):
         identity = str(identity)
     if not isinstance(identity, str):
-        raise BadRecord("id_wrong_type", f"{id_key!r} is {_kind(identity)}, not a string")
-    _refuse_lone_surrogates(identity, id_key)
+        raise BadRecord("id_wrong_type", f"{id_key!r} is {kind_of(identity)}, not a string")
+    refuse_lone_surrogates(identity, id_key)
     if "conversations" not in value:
         raise BadRecord("conversations_missing", f"there is no 'conversations'; keys: {_keys(value)}")
     turns = value["conversations"]
     if not isinstance(turns, list):
-        raise BadRecord("conversations_wrong_type", f"'conversations' is {_kind(turns)}, not an array")
+        raise BadRecord("conversations_wrong_type", f"'conversations' is {kind_of(turns)}, not an array")
     if not turns:
         raise BadRecord("conversations_empty", "there is no turn")
     return Conversation(identity, tuple(_turn(turn, number) for number, turn in enumerate(turns, 1)))
@@ -73,18 +73,18 @@ def parse_conversation(value: Any, id_key: str = "id") -> Conversation:
 
 def _turn(value: Any, number: int) -> Turn:
     if not isinstance(value, dict):
-        raise BadRecord("turn_not_an_object", f"turn {number} is {_kind(value)}")
+        raise BadRecord("turn_not_an_object", f"turn {number} is {kind_of(value)}")
     for key in ("from", "value"):
         if key not in value:
             raise BadRecord("turn_key_missing", f"turn {number} has no {key!r}; keys: {_keys(value)}")
         if not isinstance(value[key], str):
-            raise BadRecord("turn_wrong_type", f"turn {number}: {key!r} is {_kind(value[key])}, not a string")
-        _refuse_lone_surrogates(value[key], f"turn {number}: {key}")
+            raise BadRecord("turn_wrong_type", f"turn {number}: {key!r} is {kind_of(value[key])}, not a string")
+        refuse_lone_surrogates(value[key], f"turn {number}: {key}")
     return Turn(value["from"], value["value"])
 
 
-def _refuse_lone_surrogates(text: str, where: str) -> None:
-    """Half of a UTF-16 pair is no character: it cannot be written as UTF-8 nor tokenised."""
+def refuse_lone_surrogates(text: str, where: str) -> None:
+    """Raise BadRecord for half of a UTF-16 pair, which can neither be written as UTF-8 nor tokenised."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -122,7 +122,7 @@ def _keys(value: dict[str, Any]) -> str:
     return ", ".join(sorted(value)[:12]) or "none"
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
     """The JSON type of a value, for messages."""
     match value:
         case None:

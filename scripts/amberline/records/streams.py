@@ -19,7 +19,7 @@ What becomes of a fault in a file:
 | one JSON object instead of an array of them | BadFile |
 | CRLF line ends, blank lines between JSON lines, any indentation | read: they are JSON's own white space |
 | a very long row, very many turns | read |
-| a row of the wrong type or shape, a lone surrogate in a text | read; rejected where the row becomes a conversation or pair |
+| a row of the wrong type or shape, a lone surrogate in a text | read; rejected where it is parsed |
 """
 
 import codecs
@@ -304,7 +304,7 @@ class ArrayWriter:
 
 @contextmanager
 def write_array(path: Path) -> Iterator[ArrayWriter]:
-    """Write one JSON array with one record a line, in UTF-8, atomically: whole if the block ends well, or not at all."""
+    """Write one JSON array with one record a line, in UTF-8, atomically: whole if the block ends well."""
     with whole_file(path) as partial, open(partial, "wb", buffering=CHUNK_BYTES) as handle:
         writer = ArrayWriter(handle)
         yield writer

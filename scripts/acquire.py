@@ -1,0 +1,64 @@
+"""Get one raw file, from the hub or from a local path, and verify it."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from pydantic import Field
+
+from amberline.provenance.manifests import write_manifest
+from amberline.records.acquisition import SourceError, acquire
+from amberline.records.hub import HubError
+from amberline.records.streams import BadFile
+from amberline.settings.data import Source
+
+
+class RuleSource(Source):
+    """A source as the rule hands it over."""
+
+    content: str | None = Field(
+        default=None, description="digest of the local file, so that Snakemake sees when it is another one"
+    )
+
+
+def main(
+    name: Annotated[
+        Literal["sharegpt", "evol_instruct", "pku_train", "pku_test"], typer.Option(help="which raw file it is")
+    ],
+    source: Annotated[str, typer.Option(help="its entry in sources of the configuration, as JSON")],
+    output: Annotated[Path, typer.Option(help="file to write")],
+) -> None:
+    """Get one raw file, from the hub or from a local path, and verify it."""
+    wanted = RuleSource.model_validate_json(source)
+    try:
+        findings = acquire(name, wanted, output)
+    except (SourceError, HubError, BadFile) as error:
+        sys.exit(f"acquire: {error}")
+    # A local file may be any: that it is the hub's is not claimed.
+    published = wanted.path is None
+    write_manifest(
+        output,
+        kind="raw",
+        files=[output],
+        inputs={},
+        settings={"name": name, **wanted.model_dump(exclude={"path", "content"})},
+        facts=findings.facts(),
+        sources=[
+            {
+                "name": name,
+                "repository": wanted.repository if published else None,
+                "revision": wanted.revision if published else None,
+                "file": wanted.file if published else Path(wanted.path or "").name,
+                "licence": wanted.licence,
+                "sha256": findings.sha256,
+            }
+        ],
+    )
+    unchecked = [what for what, done in findings.checks.items() if done != "verified"]
+    remark = f"; not verified, because the configuration does not say: {', '.join(unchecked)}" if unchecked else ""
+    print(f"{name}: {findings.rows:,} rows{remark}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    typer.run(main)

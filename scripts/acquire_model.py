@@ -1,0 +1,61 @@
+"""Get the base model, from the hub or from a local folder, with its weights as safetensors."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from amberline.provenance.manifests import write_manifest
+from amberline.records.files import whole_folder
+from amberline.records.hub import HubError
+from amberline.records.model_files import ModelError, check_weights, convert_pickled, download_model, link_model
+from amberline.settings.data import BaseModelSource
+
+
+def main(
+    source: Annotated[str, typer.Option(help="base_model of the configuration, as JSON")],
+    output: Annotated[Path, typer.Option(help="Hugging Face folder to write")],
+) -> None:
+    """Get the base model, from the hub or from a local folder, with its weights as safetensors."""
+    wanted = BaseModelSource.model_validate_json(source)
+    try:
+        with whole_folder(output) as folder:
+            if wanted.path is not None:
+                link_model(Path(wanted.path), folder)
+                repository = commit = None
+            elif wanted.repository and wanted.revision:
+                working = output.with_name(f".{output.name}.download")
+                repository = wanted.repository
+                commit = download_model(repository, wanted.revision, working, folder)
+            else:
+                sys.exit(
+                    "acquire_model: base_model names neither a path nor a repository; make_tiny_base makes a tiny one"
+                )
+            convert_pickled(folder)
+            parameters = check_weights(folder)
+            write_manifest(
+                folder,
+                kind="model",
+                files=list(folder.iterdir()),
+                inputs={},
+                settings=wanted.model_dump(exclude={"path", "tiny"}),
+                facts={"parameters": parameters, "commit": commit},
+                sources=[
+                    {
+                        "name": "base_model",
+                        "repository": repository,
+                        "revision": commit,
+                        "file": None if repository else Path(wanted.path or "").name,
+                        "licence": wanted.licence,
+                        "sha256": None,
+                    }
+                ],
+            )
+    except (ModelError, HubError) as error:
+        sys.exit(f"acquire_model: {error}")
+    print(f"{output}: {parameters:,} parameters", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,198 @@
+"""Raw files: fetched or local, and verified to be what the configuration says before anything reads them."""
+
+import hashlib
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from huggingface_hub import try_to_load_from_cache
+from tqdm import tqdm
+
+from amberline.records.conversations import BadRecord, parse_conversation
+from amberline.records.files import whole_file
+from amberline.records.hub import HubFile, discard, download
+from amberline.records.preferences import V0_COLUMNS, columns_version
+from amberline.records.streams import BadFile, read_records
+from amberline.settings.data import Source
+
+Shape = Literal["sharegpt", "evol_instruct", "pku"]
+SHAPES: Mapping[str, Shape] = {
+    "sharegpt": "sharegpt",
+    "evol_instruct": "evol_instruct",
+    "pku_train": "pku",
+    "pku_test": "pku",
+}
+
+V0_MEND = (
+    "Pin revision ff7ba91063016c78a225b0f74e1c0860bb18230f and round0/train.jsonl.xz or round0/test.jsonl.xz: "
+    "the hub's main branch is v1 since 2024-06."
+)
+# A mirror of evol-instruct V2 has 286,000 rows: two revisions of the 143,000 glued together.
+GLUED_EVOL_ROWS = 250_000
+
+
+class SourceError(Exception):
+    """A raw file is not what the configuration says: one message with the mend."""
+
+
+@dataclass
+class Findings:
+    """What verification found out about a raw file. `checks` says of each what was done: "verified" or not."""
+
+    sha256: str
+    rows: int = 0
+    rows_of_other_shape: int = 0
+    version: str | None = None
+    checks: dict[str, str] = field(default_factory=dict)
+
+    def facts(self) -> dict[str, Any]:
+        """For the manifest."""
+        facts: dict[str, Any] = {
+            "rows": self.rows,
+            "rows_of_other_shape": self.rows_of_other_shape,
+            "checks": self.checks,
+        }
+        if self.version:
+            facts["version"] = self.version
+        return facts
+
+
+def acquire(name: str, source: Source, output: Path) -> Findings:
+    """Put a verified raw file at `output`, atomically; return what was found.
+
+    `name` is one of SHAPES. An `output` that is there already, or a copy in the hub's cache, is taken if it has the
+    sha256 of the configuration. Raises SourceError, HubError or BadFile.
+    """
+    if source.path is not None:
+        local = Path(source.path)
+        findings = verify_source(name, source, local)
+        _publish_copy(local, output)
+        return findings
+    for candidate in _copies(source, output):
+        if source.sha256 is not None and _digest(candidate) == source.sha256:
+            findings = verify_source(name, source, candidate)
+            if candidate != output:
+                _publish_copy(candidate, output)
+            return findings
+    return _download(name, source, output)
+
+
+def _copies(source: Source, output: Path) -> list[Path]:
+    """Where the file may be already."""
+    wanted = _hub_file(source)
+    cached = try_to_load_from_cache(wanted.repository, wanted.file, revision=wanted.revision, repo_type=wanted.kind)
+    places = [output, *([Path(cached)] if isinstance(cached, str) else [])]
+    return [place for place in places if place.is_file()]
+
+
+def _download(name: str, source: Source, output: Path) -> Findings:
+    """Fetch beside `output`, verify there, and only then let the file have its name."""
+    working = output.with_name(f".{output.name}.download")
+    download(_hub_file(source), working)
+    try:
+        findings = verify_source(name, source, working)
+        with whole_file(output) as partial:
+            working.replace(partial)
+    finally:
+        # Wrong content would be found complete, and wrong again, by the next attempt.
+        discard(working)
+    return findings
+
+
+def _hub_file(source: Source) -> HubFile:
+    assert source.repository and source.revision and source.file, "Source requires them where there is no path"
+    return HubFile(source.repository, source.revision, source.file, "dataset")
+
+
+def _publish_copy(original: Path, output: Path) -> None:
+    with whole_file(output) as partial:
+        shutil.copyfile(original, partial)
+
+
+def verify_source(name: str, source: Source, file: Path) -> Findings:
+    """Check a file's size, sha256, number of rows and columns. Raises SourceError or BadFile."""
+    if not file.is_file():
+        raise BadFile(file, 0, "there is no such file", f"Check sources.{name}.path.")
+    size = file.stat().st_size
+    if source.bytes is not None and size != source.bytes:
+        raise SourceError(f"{file}: it has {size:,} bytes, but must have {source.bytes:,}. {_diagnosis(name, file)}")
+    findings = Findings(_digest(file))
+    if source.sha256 is not None and findings.sha256 != source.sha256:
+        raise SourceError(
+            f"{file}: its sha256 is {findings.sha256}, but must be {source.sha256}. {_diagnosis(name, file)}"
+        )
+    _count(name, file, findings)
+    if source.rows is not None and findings.rows != source.rows:
+        raise SourceError(
+            f"{file}: it has {findings.rows:,} rows, but must have {source.rows:,}. {_diagnosis(name, file)}"
+        )
+    given = {"bytes": source.bytes, "sha256": source.sha256, "rows": source.rows}
+    findings.checks = {what: "not verified" if value is None else "verified" for what, value in given.items()}
+    findings.checks["schema"] = "verified"
+    return findings
+
+
+def _count(name: str, file: Path, findings: Findings) -> None:
+    """Read the file once: number of rows, and whether they have the shape that `name` must have."""
+    shape = SHAPES[name]
+    first_fault = ""
+    for number, row in tqdm(read_records(file), desc=f"verifying {name}", unit=" rows", disable=None):
+        findings.rows += 1
+        fault = _fault(shape, row)
+        if fault:
+            findings.rows_of_other_shape += 1
+            first_fault = first_fault or f"row {number}: {fault}"
+        elif shape == "pku" and findings.version is None:
+            findings.version = columns_version(row)
+    if not findings.rows:
+        raise BadFile(file, 0, "there is no row in it", "Get it again.")
+    if findings.rows_of_other_shape == findings.rows:
+        raise SourceError(f"{file}: no row has the shape of {name} ({first_fault}). Is it the right file?")
+    if name == "evol_instruct" and findings.rows >= GLUED_EVOL_ROWS:
+        raise SourceError(f"{file}: {_glued(findings.rows)}")
+
+
+def _fault(shape: Shape, row: Any) -> str:
+    """Why a row is not of that shape; "" if it is."""
+    if shape == "pku":
+        if isinstance(row, dict) and columns_version(row):
+            return ""
+        return "columns must be " + ", ".join(V0_COLUMNS)
+    try:
+        parse_conversation(row, "idx" if shape == "evol_instruct" else "id")
+    except BadRecord as fault:
+        return f"{fault.reason}, {fault.detail}"
+    return ""
+
+
+def _diagnosis(name: str, file: Path) -> str:
+    """What a file that is not the right one seems to be, if it is one of the known traps."""
+    try:
+        findings = Findings("")
+        for _, row in read_records(file):
+            findings.rows += 1
+            if SHAPES[name] == "pku":
+                if isinstance(row, dict) and columns_version(row) == "v1":
+                    return f"Its rows are PKU-SafeRLHF v1, not v0. {V0_MEND}"
+                break
+            if SHAPES[name] == "sharegpt":
+                break
+        if name == "evol_instruct" and findings.rows >= GLUED_EVOL_ROWS:
+            return _glued(findings.rows)
+    except BadFile as fault:
+        return f"Moreover, {fault.what}. {fault.mend}"
+    return f"Get it again, or correct sources.{name} in the configuration."
+
+
+def _glued(rows: int) -> str:
+    return (
+        f"{rows:,} rows are not evol-instruct V2 (143,000), but probably the mirror in which two revisions are glued "
+        "together. Use WizardLMTeam/WizardLM_evol_instruct_V2_196k."
+    )
+
+
+def _digest(file: Path) -> str:
+    with open(file, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
