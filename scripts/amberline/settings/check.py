@@ -31,7 +31,7 @@ def check_configuration(values: Mapping[str, Any], *, files: bool = True) -> Con
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        raise ConfigurationError(_message([_with_hint(line, values) for line in explain(error)])) from None
+        raise ConfigurationError(_message([_with_hint(line) for line in explain(error)])) from None
     faults = list(_faults(config)) + (list(_file_faults(config)) if files else [])
     if faults:
         raise ConfigurationError(_message(faults))
@@ -46,7 +46,7 @@ def _message(faults: Sequence[str]) -> str:
     )
 
 
-def _with_hint(line: str, values: Mapping[str, Any]) -> str:
+def _with_hint(line: str) -> str:
     """For an unknown key, the known one that it most resembles."""
     if "unknown key" not in line:
         return line

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from amberline.settings.base import Count, PositiveCount, Settings
+from amberline.settings.base import PositiveCount, Settings
 from amberline.settings.data import (
     BaseModelSource,
     ConversationTokens,
@@ -18,6 +18,7 @@ from amberline.settings.data import (
     Sources,
     Split,
 )
+from amberline.settings.evaluation import Evaluation
 from amberline.settings.hardware import Hardware
 from amberline.settings.tracking import Tracking
 from amberline.settings.training import ChatTraining, DPOTraining, PreferredTraining
@@ -57,14 +58,6 @@ class DataHardware(Settings):
     processes: PositiveCount = Field(description="processes that share the work of a data stage")
     memory_gb: PositiveCount = Field(description="main memory of a data stage")
     hours: PositiveCount = Field(description="time limit of a data stage")
-
-
-class Evaluation(Settings):
-    """Figures of the finished models on data that none of them saw."""
-
-    pairs: Count = Field(description="test pairs for reward accuracy and margin; 0: all")
-    sample_prompts: Count = Field(description="test prompts whose answers are printed in the report")
-    sample_tokens: PositiveCount = Field(description="tokens of each such answer at most")
 
 
 class Config(Settings):

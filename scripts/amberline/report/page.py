@@ -1,0 +1,138 @@
+"""The report: one page that needs no other file, every figure in it read from a file of the run."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from amberline.report import plots
+
+STAGES = {
+    "amberchat": "AmberChat finetune",
+    "sft": "AmberSafe: finetune on preferred responses",
+    "dpo": "AmberSafe: direct preference optimisation",
+}
+MODELS = {
+    "base": "base model",
+    "amberchat": "AmberChat",
+    "ambersafe-sft": "AmberSafe, SFT only",
+    "ambersafe": "AmberSafe",
+}
+FUNNELS = {
+    "mix": "Mix of ShareGPT and evol-instruct",
+    "split": "Split into chunks",
+    "tokenise_conversations": "Tokens and loss masks",
+    "split-heldout": "Split, held-out conversations",
+    "tokenise_conversations-heldout": "Tokens, held-out conversations",
+    "select_safe_pairs-train": "Safe pairs, train",
+    "tokenise_preferences-train": "Preference tokens, train",
+    "select_safe_pairs-test": "Safe pairs, test",
+    "tokenise_preferences-test": "Preference tokens, test",
+}
+
+
+def build_page(results: Path, settings: Mapping[str, Any], lock: str) -> str:
+    """The page as HTML. `settings` holds the configuration and its deviations from the published recipe."""
+    funnels = {name: _read(results / "funnels" / f"{name}.json") for name in FUNNELS}
+    evaluation = {name: _read(results / "evaluation" / f"{name}.json") for name in MODELS}
+    manifests = {name: _read(results / "models" / name / "manifest.json") for name in ("amberchat", "ambersafe")}
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = _number
+    return environment.get_template("report.html.jinja").render(
+        funnels=[(title, funnels[name]) for name, title in FUNNELS.items()],
+        comparison=_comparison(_read(results / "funnels" / "split-comparison.json")),
+        lengths=_lengths(funnels),
+        curves=[(title, _curves(results / "training" / stage / "metrics.jsonl")) for stage, title in STAGES.items()],
+        evaluation=[(title, evaluation[name]) for name, title in MODELS.items()],
+        evaluation_plot=_evaluation_plot(evaluation),
+        samples=_read(results / "evaluation" / "samples.json"),
+        manifests=manifests,
+        sources=manifests["ambersafe"]["sources"],
+        deviations=settings["deviations"],
+        configuration=yaml.safe_dump(settings["configuration"], sort_keys=False, allow_unicode=True, width=110),
+        settings=settings["configuration"],
+        packages=[line.split("==") for line in lock.splitlines() if "==" in line],
+    )
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _number(value: Any) -> str:
+    """A number as people read it: thousands apart, four figures of a fraction."""
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "–"}[value]
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
+
+
+def _comparison(modes: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of the side-by-side table: a unit's way in, each loss by reason, and what is left, for every mode."""
+    rows = []
+    accounts = {mode: {each["unit"]: each for each in modes[mode]["counts"]} for mode in modes}
+    for unit in dict.fromkeys(unit for account in accounts.values() for unit in account):
+        here = {mode: account.get(unit) for mode, account in accounts.items()}
+        reasons = dict.fromkeys(reason for each in here.values() if each for reason in each["rejected"])
+        rows.append({"unit": unit, "what": "in", **{mode: each and each["in"] for mode, each in here.items()}})
+        for reason in reasons:
+            losses = {mode: each and each["rejected"].get(reason, 0) for mode, each in here.items()}
+            rows.append({"unit": unit, "what": f"lost: {reason}", **losses})
+        rows.append({"unit": unit, "what": "kept", **{mode: each and each["out"] for mode, each in here.items()}})
+    return rows
+
+
+def _lengths(funnels: Mapping[str, Mapping[str, Any]]) -> str:
+    """Histograms that the stages took, all in one row."""
+    panels = [
+        (f"{FUNNELS[stage]}: {name}", histogram)
+        for stage in ("split", "tokenise_conversations", "tokenise_preferences-train")
+        for name, histogram in funnels[stage]["histograms"].items()
+    ]
+    return plots.histograms(panels) if panels else ""
+
+
+def _curves(path: Path) -> str:
+    """Loss, gradient norm and learning rate of a training; for preferences, rewards too."""
+    rows = pd.read_json(path, lines=True)
+    panels = [
+        ("loss", _series(rows, {"training": "loss", "held out": "eval/loss"})),
+        ("gradient norm", _series(rows, {"before clipping": "grad_norm"})),
+        ("learning rate", _series(rows, {"learning rate": "learning_rate"})),
+    ]
+    if "rewards/margins" in rows:
+        panels[1:] = [
+            (
+                "reward accuracy",
+                _series(rows, {"training": "rewards/accuracies", "held out": "eval/rewards/accuracies"}),
+            ),
+            ("reward margin", _series(rows, {"training": "rewards/margins", "held out": "eval/rewards/margins"})),
+        ]
+    return plots.curves(panels)
+
+
+def _series(rows: pd.DataFrame, columns: Mapping[str, str]) -> dict[str, tuple[Sequence[float], Sequence[float]]]:
+    found = {}
+    for name, column in columns.items():
+        if column in rows:
+            known = rows[["step", column]].dropna()
+            found[name] = (known["step"].tolist(), known[column].tolist())
+    return found
+
+
+def _evaluation_plot(evaluation: Mapping[str, Mapping[str, Any]]) -> str:
+    accuracy = {MODELS[name]: each["rewards/accuracies"] for name, each in reversed(list(evaluation.items()))}
+    return plots.bars("Reward accuracy on unseen test pairs, against the SFT model", accuracy, "")

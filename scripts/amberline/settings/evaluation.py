@@ -1,0 +1,30 @@
+"""What is measured of the finished models."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from amberline.settings.base import Count, Positive, PositiveCount, Settings
+
+
+class Evaluation(Settings):
+    """Figures of the finished models on data that none of them saw."""
+
+    pairs: Count = Field(description="test pairs for reward accuracy and margin; 0: all")
+    sample_prompts: Count = Field(description="test prompts whose answers are printed in the report")
+    sample_tokens: PositiveCount = Field(description="tokens of each such answer at most")
+
+
+class Measures(Settings):
+    """Settings of `evaluate.py`; the rules fill it in."""
+
+    pairs: Count = Field(description="test pairs for reward accuracy and margin; 0: all")
+    beta: Positive = Field(description="strength of the pull towards the reference")
+    precision: Literal["bfloat16", "float32"] = Field(description="compute precision")
+
+
+class Samples(Settings):
+    """Settings of `sample_answers.py`; the rules fill it in."""
+
+    prompts: Count = Field(description="prompts that are asked")
+    tokens: PositiveCount = Field(description="tokens of each answer at most")

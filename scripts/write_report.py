@@ -1,0 +1,33 @@
+"""Write the report: one HTML page, every figure read from a file of the run."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from amberline.records.files import whole_file
+from amberline.report.page import build_page
+
+
+def main(
+    results: Annotated[Path, typer.Option(help="results folder of the run")],
+    lock: Annotated[Path, typer.Option(help="lock of the environment, for the list of packages")],
+    settings: Annotated[str, typer.Option(help="configuration and deviations, as JSON")],
+    output: Annotated[Path, typer.Option(help="HTML file to write")],
+) -> None:
+    """Write the report."""
+    try:
+        page = build_page(results, json.loads(settings), lock.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        sys.exit(
+            f"write_report: {error.filename} is missing; run `snakemake report`, which makes what the report needs"
+        )
+    with whole_file(output) as partial:
+        partial.write_text(page, encoding="utf-8")
+    print(f"report: {output}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,85 @@
+"""The whole line on the demo's data: what it makes, and that it learns."""
+
+import json
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.xdist_group("demo")
+
+
+@pytest.fixture(scope="session")
+def results(finished):
+    return finished.root / "results/demo"
+
+
+def read(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_amberchat_learns_to_talk(results):
+    base, amberchat = (read(results / f"evaluation/{name}.json") for name in ("base", "amberchat"))
+    assert amberchat["perplexity_tokens"] > 1000
+    assert amberchat["perplexity"] < base["perplexity"] / 20
+
+
+def test_ambersafe_prefers_the_safe_answer(results):
+    start, ambersafe = (read(results / f"evaluation/{name}.json") for name in ("ambersafe-sft", "ambersafe"))
+    assert start["rewards/accuracies"] == 0.5
+    assert start["rewards/margins"] == 0
+    assert ambersafe["rewards/accuracies"] > 0.8
+    assert ambersafe["rewards/margins"] > 0
+
+
+@pytest.mark.parametrize("model", ["amberchat", "ambersafe-sft", "ambersafe"])
+def test_models_load_and_generate(results, model):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(results / "models" / model)
+    loaded = AutoModelForCausalLM.from_pretrained(results / "models" / model)
+    inputs = tokenizer("What does the owl eat?", return_tensors="pt")
+    made = loaded.generate(**inputs, max_new_tokens=5, do_sample=False)
+    assert made.shape[1] > inputs["input_ids"].shape[1]
+
+
+def test_the_policy_is_that_of_the_exported_model(results):
+    from safetensors.torch import load_file
+
+    policy = torch.load(results / "models/ambersafe/policy.pt", weights_only=True)
+    assert set(policy) == {"step_idx", "state", "metrics"}
+    weights = load_file(results / "models/ambersafe/model.safetensors")
+    assert policy["state"].keys() == weights.keys()
+    assert all(torch.equal(policy["state"][name], weights[name]) for name in weights)
+
+
+def test_every_funnel_closes(results):
+    funnels = [path for path in sorted((results / "funnels").glob("*.json")) if "comparison" not in path.name]
+    assert len(funnels) == 9
+    for path in funnels:
+        for count in read(path)["counts"]:
+            assert count["in"] == count["out"] + sum(count["rejected"].values()), path.name
+
+
+def test_no_test_prompt_is_trained_on(results):
+    train, test = (read(results / f"data/safe-pairs-{part}.json") for part in ("train", "test"))
+    assert not set(train) & set(test)
+
+
+def test_no_held_out_conversation_is_trained_on(results):
+    mix, heldout = (read(results / f"data/evol-mix{part}.json") for part in ("", "-heldout"))
+    assert len(heldout) == 40
+    assert not {row["id"] for row in mix} & {row["id"] for row in heldout}
+
+
+def test_the_report_stands_alone_and_tells_the_figures(results):
+    page = (results / "report/index.html").read_text(encoding="utf-8")
+    assert page.count("<svg") >= 5
+    assert "src=" not in page
+    perplexity = read(results / "evaluation/amberchat.json")["perplexity"]
+    assert f"{perplexity:.4g}" in page
+
+
+def test_nothing_made_names_this_machine(results, finished):
+    """Manifests travel: no absolute path, no time."""
+    for path in results.rglob("*manifest.json"):
+        assert str(finished.root) not in path.read_text(encoding="utf-8"), path
