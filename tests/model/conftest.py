@@ -4,8 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from golden_model import save_golden_model
 from transformers import LlamaConfig, LlamaForCausalLM
+
+from golden_model import save_golden_model
 
 torch.set_num_threads(1)
 
@@ -41,7 +42,7 @@ def probe() -> dict:
 
 @pytest.fixture
 def examples() -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Documents of many lengths, a single token and equal lengths among them; some labels masked, weights all different."""
+    """Documents of many lengths, a single token and equal ones among them; some labels masked, all weights different."""
     rng = np.random.default_rng(1)
     made = []
     for length in (23, 1, 40, 23, 2, 65, 40, 23):

@@ -35,7 +35,7 @@ class PackedLlama(LlamaForCausalLM):
                 max_length=batch.max_length,
                 kind=self.attention,
             )
-        hidden = self.model.norm(hidden)[0]
+        hidden = self.model.norm(hidden[0])
         if output == "hidden_states":
             return hidden
         predicting, weight = hidden[batch.target_positions], self.lm_head.weight

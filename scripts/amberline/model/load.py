@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch import nn
-from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEmbedding
 
@@ -33,14 +33,14 @@ def load_model(
 
     Parameters are float32 whatever the files hold (float64 if `compute_dtype` is). With a one-dimensional `mesh` they
     are sharded over it with FSDP2, each decoder layer by itself and the rest together; gradients are then summed over
-    ranks, not averaged, because loss weights are those of the whole step. bfloat16 compute needs a mesh, if only of
-    one process, for it is FSDP2 that keeps float32 parameters beside it.
+    ranks, not averaged, because loss weights are those of the whole step. Without a mesh this is the only process; if
+    it computes in bfloat16 it uses FSDP2 all the same, which keeps the float32 parameters beside.
 
     Raises ModelError when the folder is no Llama, or its files lack a weight, have one too many or of another shape.
     """
-    if compute_dtype == torch.bfloat16 and mesh is None:
-        raise ValueError("bfloat16 compute needs a mesh: FSDP2 keeps the float32 parameters, even of one process")
     device = torch.device(device)
+    if mesh is None and compute_dtype == torch.bfloat16:
+        mesh = _mesh_of_one(device)
     config = read_config(folder)
     config._attn_implementation = NAME
     with torch.device("meta"):
@@ -59,6 +59,15 @@ def load_model(
     _fill(model, WeightFiles(folder))
     model.train()
     return model
+
+
+def _mesh_of_one(device: torch.device) -> DeviceMesh:
+    """A mesh of this process alone."""
+    if not dist.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        store = dist.HashStore()  # type: ignore[attr-defined]
+        dist.init_process_group(backend, store=store, rank=0, world_size=1)
+    return init_device_mesh(device.type, (1,))
 
 
 def _use_exact_norms(model: PackedLlama, config: LlamaConfig) -> None:
@@ -99,10 +108,10 @@ def _fill(model: nn.Module, files: WeightFiles) -> None:
         )
     for name, parameter in parameters.items():
         if isinstance(parameter, DTensor):
-            shape, offset = compute_local_shape_and_global_offset(
-                parameter.shape, parameter.device_mesh, parameter.placements
-            )
-            local, rows = parameter.to_local(), slice(offset[0], offset[0] + shape[0])
+            # FSDP2 cuts the rows into equal pieces, rounded up; the last ranks may have fewer, or none.
+            local, mesh = parameter.to_local(), parameter.device_mesh
+            start = mesh.get_local_rank() * -(-len(parameter) // mesh.size())
+            rows = slice(start, start + len(local))
         else:
             local, rows = parameter, slice(None)
         if local.numel():

@@ -1,0 +1,111 @@
+"""Weights from one form into another, a file's worth in memory at a time.
+
+Forms: Hugging Face folders, the weights that a training leaves (torch's distributed checkpoint, by the names of the
+parameters), and `policy.pt` of the DPO reference implementation: {"step_idx", "state", "metrics"}, `state` by
+transformers' names.
+"""
+
+import json
+import pickle
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors.torch import save_file
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+
+from amberline.model.errors import ModelError
+from amberline.model.files import DERIVED
+
+SHARD_BYTES = 5_000_000_000
+
+
+class Weights(Protocol):
+    """Tensors by name."""
+
+    def shapes(self) -> Mapping[str, torch.Size]:
+        """Every tensor's name and shape."""
+
+    def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
+        """Some of the tensors, whole, on the CPU."""
+
+
+class CheckpointWeights:
+    """Weights in a distributed checkpoint, whatever number of processes wrote it. Raises ModelError."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            metadata = FileSystemReader(folder).read_metadata().state_dict_metadata
+        except (CheckpointException, OSError, pickle.UnpicklingError, EOFError) as error:
+            raise ModelError(f"{folder} holds no weights that can be read ({error}): run that training again") from None
+        self._tensors = {name: each for name, each in metadata.items() if isinstance(each, TensorStorageMetadata)}
+
+    def shapes(self) -> Mapping[str, torch.Size]:
+        """Every tensor's name and shape."""
+        return {name: each.size for name, each in self._tensors.items()}
+
+    def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
+        """Some of the tensors, put together from the shards."""
+        state = {
+            name: torch.empty(self._tensors[name].size, dtype=self._tensors[name].properties.dtype) for name in names
+        }
+        try:
+            load(state, checkpoint_id=self.folder, no_dist=True)
+        except (CheckpointException, OSError, RuntimeError) as error:
+            raise ModelError(f"{self.folder} is damaged ({error}): run that training again") from None
+        return state
+
+
+class PolicyWeights:
+    """Weights in a `policy.pt`, mapped into memory and not copied. Raises ModelError."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            policy = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        except FileNotFoundError:
+            raise ModelError(f"{path} is missing") from None
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise ModelError(f"{path} is no policy.pt that can be loaded safely: {error}") from None
+        state = policy.get("state") if isinstance(policy, dict) else None
+        if not isinstance(state, dict) or not all(isinstance(each, torch.Tensor) for each in state.values()):
+            raise ModelError(f"{path} is no policy.pt: it must be a dict whose entry 'state' maps names to tensors")
+        self._state = {name: each for name, each in state.items() if not name.endswith(DERIVED)}
+
+    def shapes(self) -> Mapping[str, torch.Size]:
+        """Every tensor's name and shape."""
+        return {name: each.shape for name, each in self._state.items()}
+
+    def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
+        """Some of the tensors."""
+        return {name: self._state[name] for name in names}
+
+
+def write_safetensors(weights: Weights, folder: Path, dtype: torch.dtype, shard_bytes: int = SHARD_BYTES) -> list[Path]:
+    """Write weights as Hugging Face does: `model.safetensors`, or several of `shard_bytes` at most and their index.
+
+    Returns the files written.
+    """
+    shapes = weights.shapes()
+    outline = {name: torch.empty(shapes[name], dtype=dtype, device="meta") for name in sorted(shapes)}
+    plan = split_torch_state_dict_into_shards(outline, max_shard_size=shard_bytes)
+    for file, names in plan.filename_to_tensors.items():
+        tensors = {name: tensor.to(dtype).contiguous() for name, tensor in weights.read(names).items()}
+        save_file(tensors, folder / file, metadata={"format": "pt"})
+    files = [folder / file for file in plan.filename_to_tensors]
+    if plan.is_sharded:
+        index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
+        files.append(folder / "model.safetensors.index.json")
+        files[-1].write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return files
+
+
+def write_policy(weights: Weights, path: Path, step: int, metrics: Mapping[str, Any]) -> None:
+    """Write `policy.pt` in float32. It is one object, so all weights are in memory at once."""
+    state = {name: tensor.float() for name, tensor in weights.read(sorted(weights.shapes())).items()}
+    torch.save({"step_idx": step, "state": state, "metrics": dict(metrics)}, path)
