@@ -68,6 +68,11 @@ class TokenWriter:
         arrays = [pa.array(columns[field.name], type=field.type) for field in self._schema]
         self._write_batch(pa.record_batch(arrays, schema=self._schema))
 
+    def write_batch(self, batch: pa.RecordBatch) -> None:
+        """Add many rows, given as an Arrow batch of the schema."""
+        self._write_waiting()
+        self._write_batch(batch)
+
     def _write_waiting(self) -> None:
         if self._waiting:
             batch = pa.RecordBatch.from_pylist(self._waiting, schema=self._schema)

@@ -1,0 +1,102 @@
+"""Input ids and labels of a chunk: the loss is on the assistant's answers and the `</s>` behind each."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from amberline.records.conversations import Turn
+from amberline.text.template import ASSISTANT, END, render
+from amberline.text.tokenizers import Ids, Tokenizer, TokenizerRefused
+
+IGNORED = -100  # the label of a token that bears no loss
+
+# What FastChat cuts a turn at, to tell the question from the answer.
+ANSWER_MARK = f" {ASSISTANT}: "
+
+
+class UnusableChunk(Exception):
+    """A chunk cannot be trained on: `reason` is a fixed word for counting, `detail` says what was found."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
+
+
+@dataclass(frozen=True, slots=True)
+class Masked:
+    """A sample: ids, labels (IGNORED where there is no loss, not shifted), both int32 of one length.
+
+    `cut` are the tokens lost at max_length; `mismatch` says that FastChat's count went wrong, so that all is masked.
+    """
+
+    input_ids: Ids
+    labels: Ids
+    cut: int
+    mismatch: bool = False
+
+
+def mask_answers(tokenizer: Tokenizer, turns: Sequence[Turn], max_length: int) -> Masked:
+    """Ids of the rendered turns ("human" and "gpt"), with the loss on every answer."""
+    parts = render(turns, tokenizer.eos)
+    encoded = tokenizer.encode_parts([part.text for part in parts])
+    ids = np.concatenate(encoded)
+    labels = np.concatenate(
+        [
+            part_ids if part.is_answer else np.full_like(part_ids, IGNORED)
+            for part, part_ids in zip(parts, encoded, strict=True)
+        ]
+    )
+    return Masked(ids[:max_length], labels[:max_length], max(0, len(ids) - max_length))
+
+
+def fastchat_mask(tokenizer: Tokenizer, turns: Sequence[Turn], max_length: int) -> Masked:
+    """Ids and labels equal to `fastchat.train.train.preprocess` of fschat 0.2.36, without its padding.
+
+    It counts the tokens of every turn again, apart from the others, and masks the whole sample where the sums disagree.
+    Raises UnusableChunk where FastChat stops with an error.
+    """
+    prompt = "".join(part.text for part in render(_fastchat_turns(turns)))
+    return fastchat_mask_of_prompt(tokenizer, prompt, max_length)
+
+
+def _fastchat_turns(turns: Sequence[Turn]) -> Sequence[Turn]:
+    """The turns that FastChat takes: a first one that is not the human's is passed over."""
+    known = ("human", "gpt")
+    unknown = next((turn.speaker for turn in turns if turn.speaker not in known), None)
+    if unknown is not None:
+        raise UnusableChunk("speaker_unknown", f"the speaker {unknown!r} is neither human nor gpt")
+    turns = turns[1:] if turns[0].speaker != "human" else turns
+    for number, turn in enumerate(turns):
+        if turn.speaker != known[number % 2]:
+            raise UnusableChunk("roles_do_not_alternate", f"turn {number + 1} is {turn.speaker}'s")
+    return turns
+
+
+def fastchat_mask_of_prompt(tokenizer: Tokenizer, prompt: str, max_length: int) -> Masked:
+    """`fastchat_mask` of turns that are rendered already."""
+    if tokenizer.legacy is None or tokenizer.unk_id is None:
+        raise TokenizerRefused("FastChat's way of counting is for Llama tokenizers alone: set mode to lossless")
+    whole = tokenizer.encode(prompt)
+    ids = whole[:max_length]
+    labels = ids.copy()
+    # FastChat pads with the unknown token, so one in the text counts as padding.
+    total = int(np.count_nonzero(ids != tokenizer.unk_id))
+    at = 1
+    labels[:at] = IGNORED
+    for number, turn in enumerate(prompt.split(END)):
+        if turn == "":
+            break
+        halves = turn.split(ANSWER_MARK)
+        shift = number != 0 and not tokenizer.legacy
+        turn_length = 1 + tokenizer.count(turn)
+        if len(halves) != 2:
+            break
+        instruction = 1 + tokenizer.count(halves[0] + ANSWER_MARK) - 2 - shift
+        labels[at : at + instruction] = IGNORED
+        at += turn_length - shift
+    labels[at:] = IGNORED
+    mismatch = at < max_length and at != total
+    if mismatch:
+        labels[:] = IGNORED
+    return Masked(ids, labels, len(whole) - len(ids), mismatch)

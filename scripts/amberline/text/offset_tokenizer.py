@@ -1,0 +1,97 @@
+"""Tokenizers known by their `tokenizer.json` alone: byte-level BPE, and Llama's kind without its `tokenizer.model`.
+
+The file is the tokenizer's definition, and the `tokenizers` library encodes by it. What has to be shown is which text
+each token stands for: offsets that cover the whole text, in order.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Encoding
+from tokenizers import Tokenizer as Encoder
+
+from amberline.text.tokenizers import TRICKY_TEXTS, Ids, Tokenizer, TokenizerRefused, token_text
+
+
+class OffsetTokenizer(Tokenizer):
+    """A tokenizer of the `tokenizers` library, with masks from its offsets."""
+
+    def __init__(self, folder: Path, config: dict[str, Any]) -> None:
+        """Raises TokenizerRefused if the tokenizer's offsets do not show which text its tokens stand for."""
+        self._folder = folder
+        try:
+            self._encoder = Encoder.from_file(str(folder / "tokenizer.json"))
+        except Exception as error:  # the library raises bare Exceptions
+            raise self._refusal(f"tokenizer.json cannot be read ({error})") from None
+        self._encoder.no_truncation()
+        self._encoder.no_padding()
+        self.legacy = bool(config["legacy"]) if "legacy" in config else None
+        eos = token_text(config.get("eos_token"))
+        if eos is None:
+            raise self._refusal("tokenizer_config.json names no eos_token")
+        self.eos = eos
+        self.eos_id = self._eos_id()
+        unk = token_text(config.get("unk_token"))
+        self.unk_id = None if unk is None else self._encoder.token_to_id(unk)
+        self._bos_ids: list[int] = self._encoder.encode("").ids
+        self._check()
+
+    def encode(self, text: str) -> Ids:
+        """See Tokenizer."""
+        return np.array(self._encoder.encode(text).ids, np.int32)
+
+    def encode_apart(self, text: str) -> Ids:
+        """See Tokenizer."""
+        return np.array(self._encoder.encode(text, add_special_tokens=False).ids, np.int32)
+
+    def encode_parts(self, parts: Sequence[str]) -> list[Ids]:
+        """See Tokenizer."""
+        encoding = self._encoder.encode("".join(parts))
+        ends = np.cumsum([len(part) for part in parts])
+        # Where a token ends says to which part it belongs; what is added in front ends at 0.
+        tokens_end = np.maximum([end for _, end in encoding.offsets], 1)
+        cuts = np.searchsorted(tokens_end, ends[:-1], side="right")
+        return [np.array(ids, np.int32) for ids in np.split(encoding.ids, cuts)]
+
+    def count_following(self, text: str) -> int:
+        """See Tokenizer."""
+        return len(self._encoder.encode(self.eos + text, add_special_tokens=False).ids) - 1
+
+    def _eos_id(self) -> int:
+        ids = self._encoder.encode(self.eos, add_special_tokens=False).ids
+        if ids != [self._encoder.token_to_id(self.eos)]:
+            raise self._refusal(f"its eos_token {self.eos!r} is not one token when it is read from a text")
+        return ids[0]
+
+    def _check(self) -> None:
+        for text in TRICKY_TEXTS:
+            encoding = self._encoder.encode(text)
+            if encoding.ids[: len(self._bos_ids)] != self._bos_ids:
+                raise self._refusal("it adds tokens behind the text")
+            uncovered = _uncovered(text, encoding, len(self._bos_ids))
+            if uncovered is not None:
+                raise self._refusal(f"no token stands for {uncovered!r} in {text!r}, or tokens are out of order")
+            decoded = self._encoder.decode(encoding.ids, skip_special_tokens=False)
+            if text.replace("▁", " ") not in decoded.replace("▁", " "):
+                raise self._refusal(f"it changes the text: {text!r} becomes {decoded!r}")
+
+    def _refusal(self, why: str) -> TokenizerRefused:
+        return TokenizerRefused(
+            f"{self._folder}: this tokenizer is refused, because its ids or masks could not be shown to be exact: {why}"
+        )
+
+
+def _uncovered(text: str, encoding: Encoding, added: int) -> str | None:
+    """The first stretch of text that no token covers; "" if tokens do not follow each other in order."""
+    offsets = encoding.offsets[added:]
+    covered = 0
+    for start, end in offsets:
+        if start > covered:
+            return text[covered:start]
+        covered = max(covered, end)
+    if covered < len(text):
+        return text[covered:]
+    return "" if any(a > b for a, b in pairwise(end for _, end in offsets)) else None

@@ -1,0 +1,196 @@
+"""Llama tokenizers, encoded by SentencePiece itself, a word at a time.
+
+No entry of such a vocabulary has a space behind another character, so no token reaches over the border between a
+character and the space behind it, and byte-pair merges on its two sides do not touch: the ids of a text are those of
+its words, each with the spaces in front of it. So words are encoded once and remembered. That a vocabulary is so is
+checked when it is loaded, and the result is held against SentencePiece on whole texts.
+
+What transformers adds to SentencePiece (its slow `LlamaTokenizer`, as of 4.57): special tokens written out in a text
+cut it into segments. In legacy mode each segment gets a space in front, else only the text as a whole.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
+
+from amberline.text.tokenizers import TRICKY_TEXTS, Ids, Tokenizer, TokenizerRefused, token_text
+
+SPACE = "▁"  # how SentencePiece writes a space
+WORDS = re.compile(" *[^ ]+| +")
+REMEMBERED_WORDS = 400_000  # about 100 MB
+LONGEST_REMEMBERED = 32  # characters
+LLAMA_CLASSES = {None, "LlamaTokenizer", "LlamaTokenizerFast"}
+
+
+class _Words(dict[str, bytes]):
+    """Words and their ids, int32 as bytes, encoded when they are first looked up."""
+
+    def __init__(self, processor: Any) -> None:
+        super().__init__()
+        self._encode = processor.encode
+
+    def __missing__(self, word: str) -> bytes:
+        ids = np.array(self._encode(word), np.int32).tobytes()
+        if len(word) <= LONGEST_REMEMBERED:
+            if len(self) >= REMEMBERED_WORDS:
+                self.clear()
+            self[word] = ids
+        return ids
+
+
+class LlamaTokenizer(Tokenizer):
+    """A SentencePiece BPE model with what transformers' slow LlamaTokenizer adds, ids equal to its."""
+
+    def __init__(self, folder: Path, config: dict[str, Any]) -> None:
+        """Raises TokenizerRefused if the folder's tokenizer is not of this kind, or its ids would not be exact."""
+        self._folder = folder
+        model = (folder / "tokenizer.model").read_bytes()
+        proto = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]  # made when it is imported
+        try:
+            proto.ParseFromString(model)
+            self._whole = sentencepiece.SentencePieceProcessor(model_proto=model)
+        except Exception as error:  # protobuf and SentencePiece have no common class of errors
+            raise self._refusal(f"tokenizer.model cannot be read ({error})") from None
+        self._check_model(proto)
+        self._check_config(config)
+        # transformers takes a missing or null value as true.
+        self.legacy = config.get("legacy") is not False
+        proto.normalizer_spec.add_dummy_prefix = False
+        self._words = _Words(sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString()))
+        specials = self._special_tokens(config)
+        self._specials = {text: np.array([number], np.int32).tobytes() for text, number in specials.items()}
+        self._special = re.compile("|".join(map(re.escape, sorted(specials, key=len, reverse=True))))
+        self._bos = np.array([self._whole.bos_id()], np.int32).tobytes()
+        self.eos_id = self._whole.eos_id()
+        self.unk_id = self._whole.unk_id()
+        self.eos = self._whole.id_to_piece(self.eos_id)
+        self._check_ids()
+
+    def encode(self, text: str) -> Ids:
+        """See Tokenizer."""
+        return _ids(self._bos + self._text(text, starts=True))
+
+    def encode_apart(self, text: str) -> Ids:
+        """See Tokenizer."""
+        return _ids(self._text(text, starts=True))
+
+    def encode_parts(self, parts: Sequence[str]) -> list[Ids]:
+        """See Tokenizer. Parts may meet behind a special token, or between another character and a space.
+
+        Raises ValueError if they meet elsewhere, where a token could lie across.
+        """
+        encoded = []
+        before = ""
+        for number, part in enumerate(parts):
+            if number == 0:
+                ids = self._bos + self._text(part, starts=True)
+            elif before.endswith(tuple(self._specials)):
+                ids = self._text(part, starts=False)
+            elif part.startswith(" ") and not before.endswith((" ", SPACE)):
+                first, *segments = self._special.split(part, maxsplit=1)
+                ids = self._continued(first)
+                if segments:
+                    ids += self._text(part[len(first) :], starts=False)
+            else:
+                raise ValueError(f"parts may not meet between {before[-10:]!r} and {part[:10]!r}")
+            encoded.append(_ids(ids))
+            before = part
+        return encoded
+
+    def count_following(self, text: str) -> int:
+        """See Tokenizer."""
+        return len(self._text(text, starts=False)) // 4
+
+    def count(self, text: str) -> int:
+        """See Tokenizer."""
+        return len(self._text(text, starts=True)) // 4
+
+    def _text(self, text: str, starts: bool) -> bytes:
+        """Ids of a text at the start of all (`starts`), or behind a special token."""
+        if not self._special.search(text):
+            return self._continued(f" {text}" if text and (self.legacy or starts) else text)
+        ids = []
+        at = 0
+        for special in self._special.finditer(text):
+            segment = text[at : special.start()]
+            ids.append(self._continued(f" {segment}" if segment and (self.legacy or (starts and at == 0)) else segment))
+            ids.append(self._specials[special.group()])
+            at = special.end()
+        ids.append(self._continued(f" {text[at:]}" if at < len(text) and self.legacy else text[at:]))
+        return b"".join(ids)
+
+    def _continued(self, text: str) -> bytes:
+        """Ids of a text without special tokens, nothing put in front."""
+        # SentencePiece does not tell a literal "▁" from a space.
+        return b"".join(map(self._words.__getitem__, WORDS.findall(text.replace(SPACE, " "))))
+
+    def _check_model(self, proto: Any) -> None:
+        """Refuse a model whose texts do not fall into words, or that changes its text."""
+        normalizer = proto.normalizer_spec
+        pieces = [
+            piece.piece for piece in proto.pieces if piece.type in (piece.NORMAL, piece.USER_DEFINED, piece.UNUSED)
+        ]
+        across = next((piece for piece in pieces if SPACE in piece.lstrip(SPACE)), None)
+        faults = {
+            "it is not a BPE model": proto.trainer_spec.model_type != proto.trainer_spec.BPE,
+            "it normalises the text (normalizer_spec is not the identity)": bool(normalizer.precompiled_charsmap),
+            "it removes spaces": normalizer.remove_extra_whitespaces,
+            "it does not put a space in front of a text": not normalizer.add_dummy_prefix,
+            "it does not write spaces as ▁": not normalizer.escape_whitespaces,
+            "it writes the space behind a word": proto.trainer_spec.treat_whitespace_as_suffix,
+            f"its entry {across!r} has a space inside": across is not None,
+        }
+        for fault, found in faults.items():
+            if found:
+                raise self._refusal(fault)
+
+    def _check_config(self, config: dict[str, Any]) -> None:
+        faults = {
+            f"its class is {config.get('tokenizer_class')}": config.get("tokenizer_class") not in LLAMA_CLASSES,
+            "it adds no beginning-of-sequence token (add_bos_token is false)": config.get("add_bos_token") is False,
+            "it adds an end-of-sequence token (add_eos_token is true)": config.get("add_eos_token") is True,
+            "it puts no space in front of a text (add_prefix_space is false)": config.get("add_prefix_space") is False,
+        }
+        for fault, found in faults.items():
+            if found:
+                raise self._refusal(fault)
+
+    def _special_tokens(self, config: dict[str, Any]) -> dict[str, int]:
+        """Texts that stand for one id each: SentencePiece's own three, and those the configuration adds."""
+        whole = self._whole
+        found = {whole.id_to_piece(number): number for number in (whole.unk_id(), whole.bos_id(), whole.eos_id())}
+        for name in ("unk_token", "bos_token", "eos_token"):
+            text = token_text(config.get(name))
+            if text is not None and found.get(text) != getattr(whole, f"{name[:3]}_id")():
+                raise self._refusal(f"its {name} {text!r} is not that of tokenizer.model")
+        added = config.get("added_tokens_decoder", {})
+        for number, token in added.items():
+            if token.get("lstrip") or token.get("rstrip") or token.get("single_word"):
+                raise self._refusal(f"its token {token['content']!r} takes spaces or word borders with it")
+            found[token["content"]] = int(number)
+        found.update(config.get("added_tokens", {}))
+        return found
+
+    def _check_ids(self) -> None:
+        """Hold the ids against SentencePiece on whole texts."""
+        for text in TRICKY_TEXTS:
+            if not self._special.search(text):
+                ids, expected = self.encode_apart(text).tolist(), self._whole.encode(text)
+                if ids != expected:
+                    raise self._refusal(f"its ids for {text!r} are {ids}, but SentencePiece's are {expected}")
+        if self._whole.encode(self._whole.id_to_piece(self.eos_id)) == [self.eos_id]:
+            raise self._refusal("SentencePiece reads its special tokens out of the text")
+
+    def _refusal(self, why: str) -> TokenizerRefused:
+        return TokenizerRefused(
+            f"{self._folder}: this tokenizer is refused, because its ids or masks could not be shown to be exact: {why}"
+        )
+
+
+def _ids(content: bytes) -> Ids:
+    return np.frombuffer(content, np.int32)

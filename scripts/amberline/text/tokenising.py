@@ -1,0 +1,108 @@
+"""Chunks of a file as ids and labels, and preference pairs likewise, every row accounted for."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from amberline.records.conversations import BadRecord, Turn, parse_conversation
+from amberline.records.funnel import Funnel, Reject
+from amberline.records.streams import Piece, read_piece
+from amberline.records.tokens import SEQUENCES
+from amberline.settings.data import ConversationTokens
+from amberline.text.columns import ids_column
+from amberline.text.masks import IGNORED, Masked, UnusableChunk, fastchat_mask, mask_answers
+from amberline.text.tokenizers import Ids, Tokenizer, remembered_tokenizer
+
+
+@dataclass(slots=True)
+class TokenPiece:
+    """What became of a piece of a file of chunks."""
+
+    rows: int
+    batch: pa.RecordBatch
+    funnel: Funnel
+    rejects: list[Reject]
+    lengths: Counter[int] = field(default_factory=Counter)
+    loss_tokens: int = 0
+
+
+def tokenise_piece(path: Path, model: Path, settings: ConversationTokens, piece: Piece) -> TokenPiece:
+    """Ids and labels of the chunks of one piece of a file. Raises BadFile and TokenizerRefused."""
+    tokenizer = remembered_tokenizer(model)
+    funnel = Funnel("tokenise_conversations")
+    rejects: list[Reject] = []
+    names: list[str] = []
+    samples: list[Masked] = []
+    rows = 0
+    for row, value in read_piece(path, piece):
+        rows += 1
+        funnel.add("chunks", into=1)
+        try:
+            chunk = parse_conversation(value)
+            sample = mask(tokenizer, chunk.turns, settings)
+        except (BadRecord, UnusableChunk) as fault:
+            funnel.reject("chunks", fault.reason)
+            rejects.append(Reject(path.name, row, None, fault.reason, fault.detail, value))
+            continue
+        kept = account(funnel, chunk.turns, sample, settings)
+        if kept:
+            names.append(chunk.id)
+            samples.append(sample)
+        if not kept or sample.cut or sample.mismatch:
+            reason = (
+                "masked_whole" if sample.mismatch else "cut_at_max_length" if kept else "no_answer_before_max_length"
+            )
+            detail = f"{len(sample.input_ids) + sample.cut} tokens"
+            rejects.append(Reject(path.name, row, chunk.id, reason, detail, None if kept else value, kept))
+    lengths = [len(sample.input_ids) for sample in samples]
+    columns = [
+        pa.array(names, pa.string()),
+        ids_column([sample.input_ids for sample in samples]),
+        ids_column([sample.labels for sample in samples]),
+        pa.array(lengths, pa.int32()),
+    ]
+    loss_tokens = sum(int(np.count_nonzero(sample.labels != IGNORED)) for sample in samples)
+    batch = pa.record_batch(columns, schema=SEQUENCES)
+    return TokenPiece(rows, batch, funnel, rejects, Counter(lengths), loss_tokens)
+
+
+def mask(tokenizer: Tokenizer, turns: Sequence[Turn], settings: ConversationTokens) -> Masked:
+    """Ids and labels of a chunk in the mode asked for."""
+    if settings.mode == "fastchat":
+        return fastchat_mask(tokenizer, turns, settings.max_length)
+    return mask_answers(tokenizer, turns, settings.max_length)
+
+
+def account(funnel: Funnel, turns: Sequence[Turn], sample: Masked, settings: ConversationTokens) -> bool:
+    """Count a chunk, its rounds (answers to be learnt) and its tokens; say whether the chunk is kept."""
+    rounds = sum(turn.speaker == "gpt" and bool(turn.text) for turn in turns[1:])
+    learnt = min(rounds, answers_learnt(sample.labels))
+    # FastChat trains on samples without any loss too, so in its mode they stay.
+    kept = learnt > 0 or settings.mode == "fastchat"
+    funnel.add("chunks", out=kept)
+    funnel.add("rounds", into=rounds, out=learnt)
+    funnel.add("tokens", into=len(sample.input_ids) + sample.cut, out=len(sample.input_ids) * kept)
+    if not kept:
+        funnel.reject("chunks", "no_answer_before_max_length")
+        funnel.reject("tokens", "no_answer_before_max_length", len(sample.input_ids))
+    if sample.cut:
+        funnel.reject("tokens", "cut_at_max_length", sample.cut)
+        funnel.note("chunks cut at max_length")
+    if sample.mismatch:
+        funnel.note("chunks masked whole, as FastChat does")
+    if learnt < rounds:
+        funnel.reject("rounds", "masked_whole" if sample.mismatch else "cut_at_max_length", rounds - learnt)
+    if kept:
+        funnel.observe("tokens in a chunk", len(sample.input_ids))
+        funnel.observe("rounds in a chunk", rounds)
+    return kept
+
+
+def answers_learnt(labels: Ids) -> int:
+    """How many stretches of labels bear a loss."""
+    bears = labels != IGNORED
+    return int(np.count_nonzero(bears[1:] & ~bears[:-1])) + bool(len(bears) and bears[0])

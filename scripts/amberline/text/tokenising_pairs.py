@@ -1,0 +1,164 @@
+"""Preference pairs of a file as ids and labels: a row for every pair, and one for every prompt's target (SFT)."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+
+from amberline.records.funnel import Funnel, Reject
+from amberline.records.streams import BadFile
+from amberline.records.tokens import PAIRS, SEQUENCES
+from amberline.settings.data import PreferenceTokens
+from amberline.text.columns import ids_column
+from amberline.text.preferences import Sequences, encode_prompt_and_responses, join
+from amberline.text.tokenizers import Ids, Tokenizer, remembered_tokenizer
+
+BATCH_PROMPTS = 1000
+MEND = 'It should be {prompt: {"responses": [...], "pairs": [[chosen, rejected], ...], "sft_target": ...}}.'
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt with its responses; `pairs` are indices of the chosen and the rejected one."""
+
+    index: int
+    text: str
+    responses: list[str]
+    pairs: list[tuple[int, int]]
+    sft_target: str
+
+
+@dataclass(slots=True)
+class PairBatch:
+    """What became of some prompts."""
+
+    prompts: int
+    pairs: pa.RecordBatch
+    targets: pa.RecordBatch
+    funnel: Funnel
+    rejects: list[Reject]
+    pair_lengths: Counter[int] = field(default_factory=Counter)
+    target_lengths: Counter[int] = field(default_factory=Counter)
+
+
+def read_prompts(path: Path) -> list[Prompt]:
+    """Read a file of pairs grouped by prompt, whole: the published one is 200 MB. Raises BadFile."""
+    try:
+        grouped = orjson.loads(path.read_bytes())
+    except (OSError, orjson.JSONDecodeError) as error:
+        raise BadFile(path, 0, f"it cannot be read as JSON ({error})", "Make the pairs again.") from None
+    if not isinstance(grouped, dict) or not grouped:
+        raise BadFile(path, 0, "it is not a JSON object of prompts", MEND)
+    return [_prompt(path, index, text, value) for index, (text, value) in enumerate(grouped.items())]
+
+
+def _prompt(path: Path, index: int, text: str, value: Any) -> Prompt:
+    try:
+        responses, target = value["responses"], value["sft_target"]
+        pairs = [(chosen, rejected) for chosen, rejected in value["pairs"]]
+        whole = all(isinstance(response, str) for response in [*responses, target])
+        if whole and all(0 <= number < len(responses) for pair in pairs for number in pair):
+            return Prompt(index, text, responses, pairs, target)
+    except (KeyError, TypeError, ValueError):
+        pass
+    raise BadFile(path, index + 1, "the prompt's responses, pairs and sft_target are not whole", MEND)
+
+
+def batches(prompts: Sequence[Prompt]) -> Iterator[list[Prompt]]:
+    """The prompts in batches for the processes."""
+    waiting = iter(prompts)
+    while batch := list(islice(waiting, BATCH_PROMPTS)):
+        yield batch
+
+
+def tokenise_prompts(file: str, model: Path, settings: PreferenceTokens, prompts: Sequence[Prompt]) -> PairBatch:
+    """Ids and labels of some prompts' pairs and targets. Raises TokenizerRefused.
+
+    A text in which the end-of-sequence token is written out is rejected: the DPO reference stops at it.
+    """
+    work = _Work(file, remembered_tokenizer(model), settings, Funnel("tokenise_preferences"), [])
+    pair_ids: list[str] = []
+    pairs: list[Sequences] = []
+    target_ids: list[str] = []
+    targets: list[Sequences] = []
+    for prompt in prompts:
+        for number, (chosen, rejected) in enumerate(prompt.pairs):
+            name = f"{prompt.index}-{number}"
+            made = work.sequences("pairs", name, prompt, [prompt.responses[chosen], prompt.responses[rejected]])
+            if made is not None:
+                pair_ids.append(name)
+                pairs.append(made)
+        name = f"{prompt.index}"
+        made = work.sequences("sft", name, prompt, [prompt.sft_target])
+        if made is not None:
+            target_ids.append(name)
+            targets.append(made)
+    pair_lengths = [sum(map(len, made.input_ids)) for made in pairs]
+    target_lengths = [len(made.input_ids[0]) for made in targets]
+    pair_columns = [
+        pa.array(pair_ids, pa.string()),
+        pa.array([made.prompt_length for made in pairs], pa.int32()),
+        *(ids_column(rows) for which in (0, 1) for rows in _column_rows(pairs, which)),
+        pa.array(pair_lengths, pa.int32()),
+    ]
+    target_columns = [
+        pa.array(target_ids, pa.string()),
+        *(ids_column(rows) for rows in _column_rows(targets, 0)),
+        pa.array(target_lengths, pa.int32()),
+    ]
+    return PairBatch(
+        len(prompts),
+        pa.record_batch(pair_columns, schema=PAIRS),
+        pa.record_batch(target_columns, schema=SEQUENCES),
+        work.funnel,
+        work.rejects,
+        Counter(pair_lengths),
+        Counter(target_lengths),
+    )
+
+
+def _column_rows(made: Sequence[Sequences], which: int) -> tuple[list[Ids], list[Ids]]:
+    return [one.input_ids[which] for one in made], [one.labels[which] for one in made]
+
+
+@dataclass(slots=True)
+class _Work:
+    file: str
+    tokenizer: Tokenizer
+    settings: PreferenceTokens
+    funnel: Funnel
+    rejects: list[Reject]
+
+    def sequences(self, unit: str, name: str, prompt: Prompt, responses: list[str]) -> Sequences | None:
+        """Encode a prompt with one response (sft) or two (pairs), and count it; None: it is rejected."""
+        self.funnel.add(unit, into=1)
+        ids, response_ids = encode_prompt_and_responses(self.tokenizer, prompt.text, responses, self.settings.template)
+        eos = self.tokenizer.eos_id
+        if eos in ids or any(eos in response[:-1] for response in response_ids):
+            self._reject(
+                unit, name, prompt, "end_of_sequence_in_text", f"the text has {self.tokenizer.eos!r} in it", kept=False
+            )
+            return None
+        made = join(ids, response_ids, self.settings)
+        tokens = len(ids) * len(response_ids) + sum(map(len, response_ids))
+        self.funnel.add(unit, out=1)
+        self.funnel.add(f"tokens in {unit}", into=tokens, out=sum(map(len, made.input_ids)))
+        for part, cut in (("prompt_cut", made.prompt_cut * len(responses)), ("response_cut", made.response_cut)):
+            if cut:
+                self.funnel.reject(f"tokens in {unit}", part, cut)
+                self.funnel.note(f"{unit}: {part}")
+                self._reject(unit, name, prompt, part, f"{cut} tokens of {tokens}", kept=True)
+        self.funnel.observe(f"tokens of a sequence in {unit}", int(np.max([len(row) for row in made.input_ids])))
+        return made
+
+    def _reject(self, unit: str, name: str, prompt: Prompt, reason: str, detail: str, *, kept: bool) -> None:
+        if not kept:
+            self.funnel.reject(unit, reason)
+        record = None if kept else asdict(prompt)
+        self.rejects.append(Reject(self.file, prompt.index + 1, f"{unit} {name}", reason, detail, record, kept))

@@ -1,0 +1,70 @@
+"""Cut long conversations into chunks that fit the context."""
+
+import json
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from tqdm import tqdm
+
+from amberline.provenance.manifests import ManifestError, verify, write_manifest
+from amberline.records.files import whole_file
+from amberline.records.funnel import Funnel, FunnelError, write_rejects
+from amberline.records.parallel import WorkerLost, ordered_map
+from amberline.records.streams import BadFile, pieces, write_array
+from amberline.settings.data import Split
+from amberline.text.splitting import MODES, split_piece
+from amberline.text.tokenizers import TokenizerRefused
+
+PIECE_BYTES = 2**21  # of the file that a process works on at a time
+
+
+def main(
+    *,
+    conversations: Annotated[Path, typer.Option(help="conversations to cut: a JSON array")],
+    model: Annotated[Path, typer.Option(help="Hugging Face folder with the tokenizer")],
+    settings: Annotated[str, typer.Option(help="amberchat.split of the configuration, as JSON")],
+    processes: Annotated[int, typer.Option(min=1, help="processes that share the work")] = 1,
+    chunks: Annotated[Path, typer.Option(help="chunks to write")],
+    funnel: Annotated[Path, typer.Option(help="the account to write")],
+    rejects: Annotated[Path, typer.Option(help="lost turns and rows to write")],
+    comparison: Annotated[Path, typer.Option(help="accounts of both modes to write, side by side")],
+) -> None:
+    """Cut long conversations into chunks that fit the context."""
+    choices = Split.model_validate_json(settings)
+    try:
+        rows = verify(conversations)["facts"].get("rows")
+        verify(model)
+        funnels = {mode: Funnel("split") for mode in MODES}
+        work = partial(split_piece, conversations, model, choices)
+        items = pieces(conversations, conversations.stat().st_size // PIECE_BYTES + 1)
+        with write_array(chunks) as written, write_rejects(rejects) as rejected, tqdm(total=rows, unit=" rows") as bar:
+            for made in ordered_map(work, items, processes):
+                for line in made.chunks:
+                    written.write_line(line)
+                for reject in made.rejects:
+                    rejected.write(reject)
+                for mode, part in made.funnels.items():
+                    funnels[mode].merge(part)
+                bar.update(made.rows)
+        funnels[choices.mode].write(funnel)
+        with whole_file(comparison) as partial_file:
+            side_by_side = {mode: account.to_json() for mode, account in funnels.items()}
+            partial_file.write_text(json.dumps(side_by_side, indent=1) + "\n", encoding="utf-8")
+        account = funnels[choices.mode].to_json()
+        write_manifest(
+            chunks,
+            kind="chunks",
+            files=[chunks],
+            inputs={"conversations": conversations, "model": model},
+            settings=choices.model_dump(),
+            facts={"rows": written.rows, "counts": account["counts"], "notes": account["notes"]},
+        )
+    except (ManifestError, BadFile, FunnelError, TokenizerRefused, WorkerLost) as error:
+        sys.exit(f"split: {error}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,78 @@
+"""Turn chunks of conversations into token ids, with the loss on the assistant's answers alone."""
+
+import sys
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from tqdm import tqdm
+
+from amberline.provenance.manifests import ManifestError, verify, write_manifest
+from amberline.records.funnel import Funnel, FunnelError, write_rejects
+from amberline.records.parallel import WorkerLost, ordered_map
+from amberline.records.streams import BadFile, pieces
+from amberline.records.tokens import SEQUENCES, token_files, write_tokens
+from amberline.settings.data import ConversationTokens
+from amberline.text.columns import length_facts
+from amberline.text.tokenising import tokenise_piece
+from amberline.text.tokenizers import TokenizerRefused
+
+PIECE_BYTES = 2**21  # of the file that a process works on at a time
+
+
+def main(
+    *,
+    chunks: Annotated[Path, typer.Option(help="chunks to tokenise: a JSON array")],
+    model: Annotated[Path, typer.Option(help="Hugging Face folder with the tokenizer")],
+    settings: Annotated[str, typer.Option(help="amberchat.tokens of the configuration, as JSON")],
+    processes: Annotated[int, typer.Option(min=1, help="processes that share the work")] = 1,
+    tokens: Annotated[Path, typer.Option(help="token folder to write")],
+    funnel: Annotated[Path, typer.Option(help="the account to write")],
+    rejects: Annotated[Path, typer.Option(help="rejected and cut rows to write")],
+) -> None:
+    """Turn chunks of conversations into token ids, with the loss on the assistant's answers alone."""
+    choices = ConversationTokens.model_validate_json(settings)
+    try:
+        rows = verify(chunks)["facts"].get("rows")
+        verify(model)
+        account = Funnel("tokenise_conversations")
+        lengths: Counter[int] = Counter()
+        loss_tokens = 0
+        work = partial(tokenise_piece, chunks, model, choices)
+        items = pieces(chunks, chunks.stat().st_size // PIECE_BYTES + 1)
+        with write_tokens(tokens, SEQUENCES) as written, write_rejects(rejects) as rejected:
+            with tqdm(total=rows, unit=" rows") as bar:
+                for made in ordered_map(work, items, processes):
+                    written.write_batch(made.batch)
+                    for reject in made.rejects:
+                        rejected.write(reject)
+                    account.merge(made.funnel)
+                    lengths.update(made.lengths)
+                    loss_tokens += made.loss_tokens
+                    bar.update(made.rows)
+            account.close()
+        account.write(funnel)
+        counts = account.to_json()
+        write_manifest(
+            tokens,
+            kind="conversation-tokens",
+            files=token_files(tokens),
+            inputs={"chunks": chunks, "model": model},
+            settings=choices.model_dump(),
+            facts={
+                "rows": written.rows,
+                "tokens": sum(length * count for length, count in lengths.items()),
+                "loss_tokens": loss_tokens,
+                "length": length_facts(lengths),
+                "counts": counts["counts"],
+                "notes": counts["notes"],
+            },
+        )
+    except (ManifestError, BadFile, FunnelError, TokenizerRefused, WorkerLost) as error:
+        sys.exit(f"tokenise_conversations: {error}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
