@@ -70,16 +70,19 @@ def training_threads(stage):
 
 
 def launch(stage):
-    """The command that starts a program once per rank."""
+    """The command that starts a program once per rank.
+
+    It ends with `--`: without, torchrun takes a program's `--run` for a short form of an option of its own.
+    """
     hardware = getattr(CONFIG.hardware, stage)
     ranks = f"--nproc-per-node={hardware.ranks_per_node}"
     if hardware.nodes == 1:
-        return f"torchrun --standalone {ranks}"
+        return f"torchrun --standalone {ranks} --"
     nodes = hardware.nodes
     return (
         f"srun --nodes={nodes} --ntasks={nodes} --ntasks-per-node=1 --cpus-per-task={training_threads(stage)} "
         f"--kill-on-bad-exit=1 torchrun --nnodes={nodes} {ranks} "
-        "--rdzv-backend=c10d --rdzv-id=$SLURM_JOB_ID --rdzv-endpoint=$(hostname):29501"
+        "--rdzv-backend=c10d --rdzv-id=$SLURM_JOB_ID --rdzv-endpoint=$(hostname):29501 --"
     )
 
 

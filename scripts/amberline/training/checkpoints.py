@@ -1,0 +1,258 @@
+"""Checkpoints: the whole state of a training, sharded, written while the training goes on, and whole or not there.
+
+A checkpoint is a folder `step-00000200` with the shards that torch's distributed checkpoint writes, one file a
+process, and `checkpoint.json`, written last, with the sha256 of every other file. It is written under another name
+and then renamed, so a kill at any moment leaves the older ones as they were. It can be loaded by any number of
+processes.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_state_dict, set_state_dict
+
+from amberline.records.files import whole_file
+from amberline.training.ranks import Ranks
+
+MARKER = "checkpoint.json"
+
+# A single process is meant.
+warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+
+
+class CheckpointError(Exception):
+    """A checkpoint could not be written or read."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint."""
+
+    folder: Path
+    step: int  # optimizer steps that were done
+    processes: int  # that wrote it
+    plan: str  # digest of the batch plan
+    files: dict[str, str]  # sha256 of each file
+
+
+class Checkpoints:
+    """The checkpoints of a place."""
+
+    def __init__(self, folder: Path, keep: int, plan: str, ranks: Ranks, log: Callable[[str], None]) -> None:
+        self._folder = folder
+        self._keep = keep
+        self._plan = plan
+        self._ranks = ranks
+        self._log = log
+        self._writing: threading.Thread | None = None
+        self.failure: str | None = None  # why the last one could not be written, for this process
+
+    def newest(self) -> Checkpoint | None:
+        """The newest checkpoint that is whole, every file verified. Others are set aside, and that is logged."""
+        while (found := self._ranks.from_first(lambda: next(iter(complete(self._folder)[::-1]), None))) is not None:
+            # Each process verifies its part of the files.
+            names = sorted(found.files)[self._ranks.rank :: self._ranks.world]
+            faults = [fault for each in self._ranks.gather(_faults(found, names)) for fault in each]
+            if not faults:
+                return found
+            self._ranks.from_first(lambda found=found: _set_aside(found))  # type: ignore[misc]
+            self._log(f"checkpoint {found.folder} is damaged ({faults[0]}): it is set aside, and an older one is used")
+        return None
+
+    def load(self, checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Put model, optimizer and random state back as they were. Raises CheckpointError."""
+        if checkpoint.plan != self._plan:
+            raise CheckpointError(
+                f"{checkpoint.folder} was made with other batches than these: the tokens or the program changed under "
+                f"it. If that is meant, delete {self._folder} and start again"
+            )
+        state = self._state(model, optimizer, with_random=checkpoint.processes == self._ranks.world)
+        try:
+            state_dict_loader.load(
+                state,
+                checkpoint_id=checkpoint.folder,
+                process_group=self._ranks.control,
+                no_dist=self._ranks.world == 1,
+            )
+        except (CheckpointException, OSError, RuntimeError) as error:
+            raise CheckpointError(f"{checkpoint.folder} cannot be read: {_first_cause(error)}") from None
+        set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+        if "random" in state:
+            _set_random(state["random"][str(self._ranks.rank)])
+
+    def save(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Write a checkpoint after `step` steps, in the background; `failure` says later whether that went wrong."""
+        self.wait()
+        state = _staged(self._state(model, optimizer, with_random=True))
+        self._writing = threading.Thread(
+            target=self._write, args=(state, f"step-{step:08d}", step), name="checkpoint", daemon=True
+        )
+        self._writing.start()
+
+    def save_final(self, step: int, model: nn.Module) -> None:
+        """Write the weights alone into `final`, by the names of the parameters. Raises CheckpointError."""
+        self.wait()
+        self._write(get_model_state_dict(model), "final", step)
+        self.raise_failure()
+
+    def wait(self) -> None:
+        """Until nothing is being written."""
+        if self._writing is not None:
+            self._writing.join()
+            self._writing = None
+
+    def raise_failure(self) -> None:
+        """Raise CheckpointError if a checkpoint could not be written."""
+        if self.failure is not None:
+            kept = ", ".join(each.folder.name for each in complete(self._folder)) or "none yet"
+            raise CheckpointError(f"{self.failure}. The earlier checkpoints are good: {kept}")
+
+    def _state(self, model: nn.Module, optimizer: torch.optim.Optimizer, with_random: bool) -> dict[str, Any]:
+        weights, moments = get_state_dict(model, optimizer)
+        random = {"random": {str(self._ranks.rank): _random()}} if with_random else {}
+        return {"model": weights, "optimizer": moments, **random}
+
+    def _write(self, state: dict[str, Any], name: str, step: int) -> None:
+        """Write shards, agree that all are there, then mark and rename. All processes learn of any failure."""
+        free = shutil.disk_usage(self._folder).free
+        partial = self._folder / f"{name}.partial-{self._token()}"
+        try:
+            digests = self._write_shards(state, partial)
+            if self._ranks.first:
+                marker = {"step": step, "processes": self._ranks.world, "plan": self._plan, "files": digests}
+                self._finish(partial, self._folder / name, marker)
+            failure = None
+        except (CheckpointException, OSError, RuntimeError) as error:
+            failure = (
+                f"the checkpoint after step {step} could not be written into {self._folder}: {_first_cause(error)} "
+                f"({free / 2**20:,.0f} MiB were free)"
+            )
+            if self._ranks.first:
+                shutil.rmtree(partial, ignore_errors=True)
+        if self._ranks.world > 1:
+            failures: list[str | None] = [None] * self._ranks.world
+            dist.all_gather_object(failures, failure, group=self._ranks.saving)
+            failure = next((each for each in failures if each), None)
+        self.failure = failure
+
+    def _token(self) -> str:
+        """A name that no other run of this place uses, so that a leftover process can never write into ours."""
+        token = [f"{os.getpid()}-{time.time_ns()}"]
+        if self._ranks.world > 1:
+            dist.broadcast_object_list(token, src=0, group=self._ranks.saving)
+        return token[0]
+
+    def _write_shards(self, state: dict[str, Any], partial: Path) -> dict[str, str]:
+        """Returns the sha256 of every file."""
+        state_dict_saver.save(
+            state, checkpoint_id=partial, process_group=self._ranks.saving, no_dist=self._ranks.world == 1
+        )
+        own = {file.name: _sha256(file) for file in partial.glob(f"__{self._ranks.rank}_*")}
+        if self._ranks.first:
+            own[".metadata"] = _sha256(partial / ".metadata")
+        if self._ranks.world == 1:
+            return own
+        everyone: list[dict[str, str]] = [{}] * self._ranks.world
+        dist.all_gather_object(everyone, own, group=self._ranks.saving)
+        return {name: digest for each in everyone for name, digest in each.items()}
+
+    def _finish(self, partial: Path, folder: Path, marker: dict[str, Any]) -> None:
+        with whole_file(partial / MARKER) as draft:
+            draft.write_text(json.dumps(marker, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.replace(folder)
+        for old in complete(self._folder)[: -self._keep]:
+            # The marker goes first: what is left of it, should we be killed here, is no checkpoint.
+            (old.folder / MARKER).unlink()
+            shutil.rmtree(old.folder)
+
+
+def complete(place: Path) -> list[Checkpoint]:
+    """The complete checkpoints of a place, oldest first; their files are not verified."""
+    found = [read_marker(folder) for folder in sorted(place.glob("step-*"))]
+    return [checkpoint for checkpoint in found if checkpoint is not None]
+
+
+def read_marker(folder: Path) -> Checkpoint | None:
+    """The checkpoint in a folder, or None if it is not complete."""
+    try:
+        marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+        return Checkpoint(folder, marker["step"], marker["processes"], marker["plan"], marker["files"])
+    except (OSError, json.JSONDecodeError, KeyError, UnicodeDecodeError):
+        return None
+
+
+def verified(checkpoint: Checkpoint) -> bool:
+    """Whether every file is the one that was written."""
+    return not _faults(checkpoint, sorted(checkpoint.files))
+
+
+def _faults(checkpoint: Checkpoint, names: list[str]) -> list[str]:
+    faults = []
+    for name in names:
+        file = checkpoint.folder / name
+        if not file.is_file():
+            faults.append(f"{name} is missing")
+        elif _sha256(file) != checkpoint.files[name]:
+            faults.append(f"{name} is not as it was written")
+    return faults
+
+
+def _set_aside(checkpoint: Checkpoint) -> None:
+    aside = checkpoint.folder.with_name(f"damaged-{checkpoint.folder.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    checkpoint.folder.replace(aside)
+
+
+def _staged(state: dict[str, Any]) -> dict[str, Any]:
+    """A copy of all tensors in main memory, so that training can go on while it is written."""
+    stager = DefaultStager(
+        StagingOptions(
+            use_pinned_memory=False, use_shared_memory=False, use_async_staging=False, use_non_blocking_copy=False
+        )
+    )
+    copy = stager.stage(state)
+    assert isinstance(copy, dict)
+    return copy
+
+
+def _random() -> dict[str, torch.Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_initialized():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def _set_random(state: dict[str, torch.Tensor]) -> None:
+    torch.set_rng_state(state["cpu"].cpu())
+    if "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"].cpu())
+
+
+def _first_cause(error: BaseException) -> str:
+    """The first line of what went wrong on the first process on which it did."""
+    if isinstance(error, CheckpointException):
+        error = next(iter(error.failures.values()))[0]
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -1,0 +1,93 @@
+"""What `auto` in the hardware settings comes to on this machine, and why."""
+
+from dataclasses import dataclass
+
+import torch
+from transformers import LlamaConfig
+
+from amberline.model.attention import Kind, choose_attention
+from amberline.model.checkpointing import Level
+from amberline.settings.hardware import Hardware
+from amberline.settings.training import AdamW, Training
+from amberline.training.ranks import Ranks
+
+CPU_TOKENS = 4096
+# Beyond this, a GPU's matrix products grow no faster; below the other, they are slow.
+MOST_TOKENS, FEWEST_TOKENS = 16384, 4096
+# Part of a GPU's memory that is planned with; the rest is for fragments and what libraries take.
+USABLE = 0.9
+# Bytes of activations of one token in one layer, for each unit of its width, in bfloat16: of a 7B Llama, measured.
+ACTIVATION_BYTES: dict[Level, float] = {"none": 40, "selective": 25, "full": 2}
+
+
+@dataclass(frozen=True)
+class Choices:
+    """How a training is laid out on its hardware."""
+
+    attention: Kind
+    micro_batch_tokens: int
+    activation_checkpointing: Level
+    reshard_after_forward: bool
+    notes: tuple[str, ...]  # each choice in a sentence
+
+
+def choose(hardware: Hardware, settings: Training, config: LlamaConfig, ranks: Ranks) -> Choices:
+    """Settle every `auto`."""
+    attention, why = choose_attention(hardware.attention, ranks.device)
+    notes = [f"attention: {attention}, because {why}"]
+    level, reshard, tokens, reason = _fit(hardware, settings, config, ranks)
+    for name, asked, chosen in (
+        ("activation_checkpointing", hardware.activation_checkpointing, level),
+        ("reshard_after_forward", hardware.reshard_after_forward, reshard),
+        ("micro_batch_tokens", hardware.micro_batch_tokens, tokens),
+    ):
+        notes.append(f"{name}: {chosen}, because {reason if asked == 'auto' else 'the hardware settings say so'}")
+    return Choices(attention, tokens, level, reshard, tuple(notes))
+
+
+def _fit(hardware: Hardware, settings: Training, config: LlamaConfig, ranks: Ranks) -> tuple[Level, bool, int, str]:
+    """The fastest of the layouts that fit: activations kept before recomputed, parameters kept before gathered anew."""
+    asked, kept = hardware.activation_checkpointing, hardware.reshard_after_forward
+    levels: list[Level] = ["none", "selective", "full"] if asked == "auto" else [asked]
+    reshards = [False, True] if kept == "auto" else [kept]
+    fixed = None if hardware.micro_batch_tokens == "auto" else hardware.micro_batch_tokens
+    if ranks.device.type == "cpu":
+        return levels[0], reshards[0], fixed or CPU_TOKENS, "main memory is plentiful on the CPU"
+    memory = torch.cuda.get_device_properties(ranks.device).total_memory * USABLE
+    for level in levels:
+        for reshard in reshards:
+            left = memory - state_bytes(settings, config, ranks.world, reshard)
+            room = int(left / activation_bytes(settings, config, level)) // 256 * 256
+            if room >= (fixed or FEWEST_TOKENS):
+                break
+        else:
+            continue
+        break
+    tokens = fixed or max(256, min(MOST_TOKENS, room))
+    return level, reshard, tokens, f"about {max(0, left) / 2**30:.0f} GiB a GPU are left for activations"
+
+
+def parameters(config: LlamaConfig) -> tuple[int, int]:
+    """Parameters of the model, and how many of them are in matrix products (all but input embeddings and norms)."""
+    width, layers = config.hidden_size, config.num_hidden_layers
+    head = config.head_dim or width // config.num_attention_heads
+    heads = config.num_attention_heads + (config.num_key_value_heads or config.num_attention_heads)
+    attention = 2 * width * head * heads
+    matrices = layers * (attention + 3 * width * config.intermediate_size) + width * config.vocab_size
+    return matrices + width * config.vocab_size + (2 * layers + 1) * width, matrices
+
+
+def state_bytes(settings: Training, config: LlamaConfig, world: int, reshard: bool) -> float:
+    """Memory of one process apart from activations."""
+    count = parameters(config)[0]
+    moments = 2 if isinstance(settings.optimizer, AdamW) else 1
+    sharded = 4 * count * (2 + moments) / world  # float32 weights, gradients and moments
+    gathered = 0 if reshard else count * (2 if settings.precision == "bfloat16" else 4)
+    accumulated = 4 * count * (1 - 1 / world)  # gradients of a step's micro-batches, until they are reduced
+    return sharded + gathered + accumulated
+
+
+def activation_bytes(settings: Training, config: LlamaConfig, level: Level) -> float:
+    """Memory of one token's activations."""
+    wide = 1 if settings.precision == "bfloat16" else 2
+    return ACTIVATION_BYTES[level] * config.hidden_size * config.num_hidden_layers * wide

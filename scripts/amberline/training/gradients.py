@@ -1,0 +1,36 @@
+"""Gradients of a whole step: their norm, and clipping."""
+
+import torch
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+
+
+def synchronise(model: nn.Module, now: bool) -> None:
+    """Whether the next backward pass reduces gradients over processes: only the last one of a step has to."""
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(now)
+
+
+def squared_gradients(model: nn.Module) -> float:
+    """The sum of the squares of this process's shard of all gradients. Their sum over processes is the squared norm.
+
+    In float64, so that how parameters are cut into shards shows in no more than the last bits of the norm, and not in
+    the gradients that are clipped with it.
+    """
+    norms = [torch.linalg.vector_norm(gradient, dtype=torch.float64) for gradient in _local_gradients(model)]
+    return float(torch.stack(norms).square().sum()) if norms else 0.0
+
+
+def clip(model: nn.Module, norm: float, max_norm: float) -> None:
+    """Scale gradients to `max_norm` if their norm is greater, as `torch.nn.utils.clip_grad_norm_` does."""
+    scale = max_norm / (norm + 1e-6)
+    if scale < 1:
+        torch._foreach_mul_(_local_gradients(model), scale)
+
+
+def _local_gradients(model: nn.Module) -> list[torch.Tensor]:
+    """This process's shard of each gradient. An empty shard, where there are more processes than rows, is left out."""
+    gradients = (parameter.grad for parameter in model.parameters() if parameter.grad is not None)
+    local = (gradient.to_local() if isinstance(gradient, DTensor) else gradient for gradient in gradients)
+    return [gradient for gradient in local if gradient.numel()]

@@ -1,0 +1,216 @@
+"""The training loop: one for all objectives."""
+
+import json
+import math
+import resource
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import LlamaConfig
+
+from amberline.batches.layout import lay_out
+from amberline.batches.plan import BatchPlan, Step
+from amberline.records.files import whole_file
+from amberline.settings.training import Training
+from amberline.training.checkpoints import Checkpoints
+from amberline.training.gradients import clip, squared_gradients, synchronise
+from amberline.training.guards import CurveWatch, TrainingStopped, is_sound
+from amberline.training.metrics import Line, Metrics
+from amberline.training.objectives.base import MicroBatch, Objective
+from amberline.training.optimizers import learning_rates, set_learning_rate
+from amberline.training.place import Place
+from amberline.training.ranks import Ranks
+from amberline.training.signals import StopRequest
+from amberline.training.speed import peak_flops, training_flops
+
+
+@dataclass(frozen=True)
+class Heldout:
+    """Examples that are evaluated on, and never trained on."""
+
+    objective: Objective
+    step: Step
+    lengths: list[int]  # tokens of each
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that the loop works with."""
+
+    ranks: Ranks
+    place: Place
+    settings: Training
+    config: LlamaConfig
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    objective: Objective
+    plan: BatchPlan
+    heldout: Heldout | None
+    micro_batch_tokens: int
+    checkpoints: Checkpoints
+    metrics: Metrics | None  # on the first process only
+    watch: CurveWatch
+
+
+def train(run: Run, start: int) -> int:
+    """Take the steps from `start` on. Returns the number of steps that are done: fewer than planned after a signal.
+
+    Raises TrainingStopped when a guard stops the run, CheckpointError when the state cannot be written.
+    """
+    rate = learning_rates(run.settings.schedule, run.settings.learning_rate, run.plan.steps)
+    if start == 0:
+        _check_reference(run)
+    with StopRequest() as stop, ThreadPoolExecutor(max_workers=1) as reader:
+        # The next step's micro-batches are read and packed while this one is computed.
+        reading = reader.submit(_micro_batches, run, start)
+        for number in range(start, run.plan.steps):
+            if run.heldout and run.plan.evaluation_due(number, run.settings.evaluation.every_examples):
+                _evaluate(run, run.heldout, number)
+            began = time.perf_counter()
+            step, micro_batches = reading.result()
+            if number + 1 < run.plan.steps:
+                reading = reader.submit(_micro_batches, run, number + 1)
+
+            sums = _forward_and_backward(run, micro_batches)
+            loss, *figures, squares, stops, failures = run.ranks.add(
+                [*sums, squared_gradients(run.model), stop.received is not None, run.checkpoints.failure is not None]
+            )
+            norm = math.sqrt(squares)
+            if not is_sound(loss, norm):
+                _stop_unsound(run, number, loss, norm, micro_batches)
+            clip(run.model, norm, run.settings.max_grad_norm)
+            set_learning_rate(run.optimizer, rate(number))
+            run.optimizer.step()
+            run.optimizer.zero_grad()
+
+            line = {"step": number + 1, "epoch": run.plan.examples_before(number + 1) / len(run.plan.lengths)}
+            line |= {"loss": loss, "grad_norm": norm, "learning_rate": rate(number)}
+            line |= dict(zip(run.objective.figures, figures, strict=True))
+            lengths = run.plan.lengths[step.examples].tolist()
+            line |= {"examples": len(lengths), "tokens": sum(lengths), "loss_tokens": step.targets}
+            if run.metrics:
+                run.metrics.training(line, _timing(run, number + 1, time.perf_counter() - began, lengths))
+            if failures:
+                run.checkpoints.wait()
+                run.checkpoints.raise_failure()
+            last = number + 1 == run.plan.steps
+            if stops or last or (number + 1) % run.settings.checkpoints.every_steps == 0:
+                if run.metrics:
+                    run.metrics.sync()
+                run.checkpoints.save(number + 1, run.model, run.optimizer)
+            _watch(run, line)
+            if stops or last:
+                run.checkpoints.wait()
+                run.checkpoints.raise_failure()
+                return number + 1
+    return run.plan.steps
+
+
+def _micro_batches(run: Run, number: int) -> tuple[Step, list[MicroBatch]]:
+    """A step, and this process's micro-batches of it."""
+    step = run.plan.step(number)
+    return step, list(_lay_out(run, run.objective, step, run.plan.lengths[step.examples].tolist()))
+
+
+def _lay_out(run: Run, objective: Objective, step: Step, lengths: list[int]) -> Iterator[MicroBatch]:
+    for positions in lay_out(lengths, run.micro_batch_tokens, run.ranks.world)[run.ranks.rank]:
+        yield objective.micro_batch(step.examples[positions].tolist(), step.weights[positions].tolist(), step)
+
+
+def _forward_and_backward(run: Run, micro_batches: list[MicroBatch]) -> list[float]:
+    """Accumulate gradients. Returns the sums of this process: the loss, then the objective's figures."""
+    sums = torch.zeros(1 + len(run.objective.figures), dtype=torch.float64, device=run.ranks.device)
+    for number, micro_batch in enumerate(micro_batches):
+        synchronise(run.model, now=number + 1 == len(micro_batches))
+        contribution = run.objective(run.model, micro_batch.to(run.ranks.device))
+        contribution.loss.backward()
+        figures = [contribution.loss.detach(), *(contribution.figures[name] for name in run.objective.figures)]
+        sums += torch.stack([figure.double() for figure in figures])
+    values: list[float] = sums.tolist()
+    return values
+
+
+@torch.no_grad()
+def _evaluate(run: Run, heldout: Heldout, steps_done: int) -> None:
+    """The objective's figures on held-out examples."""
+    sums = torch.zeros(1 + len(heldout.objective.figures), dtype=torch.float64, device=run.ranks.device)
+    for micro_batch in _lay_out(run, heldout.objective, heldout.step, heldout.lengths):
+        contribution = heldout.objective(run.model, micro_batch.to(run.ranks.device))
+        figures = [contribution.loss, *(contribution.figures[name] for name in heldout.objective.figures)]
+        sums += torch.stack([figure.double() for figure in figures])
+    totals = run.ranks.add(sums.tolist())
+    if run.metrics:
+        names = ("loss", *heldout.objective.figures)
+        run.metrics.heldout(
+            {"step": steps_done, **{f"heldout/{name}": total for name, total in zip(names, totals, strict=True)}}
+        )
+
+
+@torch.no_grad()
+def _check_reference(run: Run) -> None:
+    """Before the first step, policy and reference are the same model: their log-probabilities have to agree."""
+    exact = run.settings.precision == "float32" and not (run.settings.tf32 and run.ranks.device.type == "cuda")
+    tolerance = 1e-4 if exact else 2e-2
+    distances = [
+        run.objective.distance_from_reference(run.model, micro_batch.to(run.ranks.device)) or 0.0
+        for micro_batch in _micro_batches(run, 0)[1]
+    ]
+    distance = max(run.ranks.gather(max(distances)))
+    if not distance <= tolerance:
+        raise TrainingStopped(
+            f"before the first step, the reference's log-probabilities differ from the model's by {distance:.2g} of "
+            f"their size ({tolerance:g} is allowed), though both should be the same model, and the reward margin 0: "
+            "the reference was scored with other weights or in another precision; score it again"
+        )
+
+
+@torch.no_grad()
+def _stop_unsound(run: Run, number: int, loss: float, norm: float, micro_batches: list[MicroBatch]) -> None:
+    """Write down which examples were in the step, and which of them have a loss that is not finite; then stop."""
+    here: list[dict[str, Any]] = []
+    for micro_batch in micro_batches:
+        losses = run.objective.example_losses(run.model, micro_batch.to(run.ranks.device)).tolist()
+        ids = run.objective.ids(micro_batch.examples)
+        rows = zip(ids, micro_batch.examples, losses, strict=False)
+        here += [{"id": name, "row": row, "process": run.ranks.rank, "loss": repr(each)} for name, row, each in rows]
+    examples = [example for each in run.ranks.gather(here) for example in each]
+    guilty = [example["id"] for example in examples if not math.isfinite(float(example["loss"]))]
+    what = "loss" if not math.isfinite(loss) else "gradient"
+    report = run.place.folder / f"not-finite-{number + 1:08d}.json"
+    if run.ranks.first:
+        found = {"step": number + 1, "loss": repr(loss), "grad_norm": repr(norm), "not_finite": guilty}
+        with whole_file(report) as partial:
+            partial.write_text(json.dumps(found | {"examples": examples}, indent=1) + "\n", encoding="utf-8")
+    named = f"in {', '.join(map(repr, guilty[:3]))}" if guilty else "though each example's loss is"
+    raise TrainingStopped(
+        f"the {what} of step {number + 1} is not finite ({named}): stopped before the update. The examples of the step "
+        f"are in {report}; the checkpoints of earlier steps are good"
+    )
+
+
+def _watch(run: Run, line: Line) -> None:
+    """Apply the rules on the curve; all processes see the same figures and decide alike."""
+    for sentence in run.watch.judge(line):
+        if run.settings.guards.action == "stop":
+            run.checkpoints.wait()
+            raise TrainingStopped(f"step {line['step']}: {sentence}; stopped, because guards.action is stop")
+        if run.metrics:
+            run.metrics.warn(f"step {line['step']}: {sentence}")
+
+
+def _timing(run: Run, step: int, seconds: float, lengths: list[int]) -> Line:
+    timing: Line = {"step": step, "seconds": seconds, "tokens_per_second": sum(lengths) / seconds}
+    device = run.ranks.device
+    peak = peak_flops(device, run.settings.precision, run.settings.tf32)
+    if peak is not None:
+        timing["mfu"] = training_flops(run.config, lengths) / (seconds * peak * run.ranks.world)
+    if device.type == "cuda":
+        timing["memory_gb"] = torch.cuda.max_memory_allocated(device) / 1e9
+    else:
+        timing["memory_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return timing

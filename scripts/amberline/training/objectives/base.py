@@ -1,0 +1,109 @@
+"""What an objective is: how rows become micro-batches, and what a micro-batch adds to the loss of its step.
+
+To add an objective, write a subclass of `Objective` in a file of its own, and a program that hands it to
+`training.stage.train_stage`. The loop, the plan and the checkpoints need not know about it.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from datasets import Dataset
+from torch import nn
+
+from amberline.batches.plan import Step
+from amberline.model.packed import IGNORED, PackedBatch
+
+
+class ObjectiveError(Exception):
+    """The data cannot be trained on with this objective."""
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What a process computes at once: some examples of a step, packed."""
+
+    examples: tuple[int, ...]  # rows of the token folder; empty where a process only keeps the others company
+    documents: PackedBatch
+    columns: Mapping[str, torch.Tensor] = field(default_factory=dict)  # what else the objective needs, [E] each
+
+    def to(self, device: torch.device) -> "MicroBatch":
+        """The same micro-batch on another device."""
+        columns = {name: column.to(device, non_blocking=True) for name, column in self.columns.items()}
+        return MicroBatch(self.examples, self.documents.to(device), columns)
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What a micro-batch adds. Summed over all micro-batches of all processes, these are the figures of the step."""
+
+    loss: torch.Tensor  # scalar with a graph behind it
+    figures: Mapping[str, torch.Tensor] = field(default_factory=dict)  # scalars, by the names they are logged under
+
+
+class Objective(ABC):
+    """A loss over a token folder."""
+
+    figures: tuple[str, ...] = ()  # names of what is logged besides `loss`
+    preferences = False  # whether figures include rewards/accuracies and rewards/margins, which guards may watch
+
+    def __init__(self, tokens: Dataset) -> None:
+        self.tokens = tokens
+        self.rows = tokens.with_format("numpy")
+
+    def ids(self, examples: Iterable[int]) -> list[str]:
+        """Ids of examples, for messages."""
+        return [self.tokens[int(example)]["id"] for example in examples]
+
+    def sizes(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Tokens [N] and target tokens [N] of every example."""
+        return column_values(self.tokens, "length").astype(np.int64), count_targets(self.tokens, "labels")
+
+    @abstractmethod
+    def micro_batch(self, examples: Sequence[int], weights: Sequence[float], step: Step) -> MicroBatch:
+        """Pack examples of a step, given the weight of their target tokens. No examples: the cheapest micro-batch."""
+
+    @abstractmethod
+    def __call__(self, model: nn.Module, micro_batch: MicroBatch) -> Contribution:
+        """Run the model. An empty micro-batch adds zeros, but runs the model all the same: sharded processes must."""
+
+    @abstractmethod
+    def example_losses(self, model: nn.Module, micro_batch: MicroBatch) -> torch.Tensor:
+        """Loss of each example by itself, [E], to find the one that is not finite. Called without gradients."""
+
+    def distance_from_reference(self, model: nn.Module, micro_batch: MicroBatch) -> float | None:  # noqa: ARG002
+        """How far model and reference are apart, relative to their log-probabilities; None without a reference."""
+        return None
+
+
+# A document for processes that have nothing to compute: one token, predicted with weight zero.
+NOTHING = ([0, 0], [IGNORED, 0], 0.0)
+
+
+def count_targets(dataset: Dataset, column: str) -> npt.NDArray[np.int64]:
+    """Target tokens of every row, [N]: labels that are not ignored, the first position (never predicted) aside."""
+    counts = []
+    for chunk in _chunks(dataset, column):
+        lengths = chunk.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
+        scored = chunk.flatten().to_numpy(zero_copy_only=False) != IGNORED
+        ends = np.cumsum(lengths)
+        starts = ends - lengths
+        scored[starts[lengths > 0]] = False
+        running = np.concatenate([[0], np.cumsum(scored)])
+        counts.append(running[ends] - running[starts])
+    return np.concatenate(counts).astype(np.int64) if counts else np.empty(0, dtype=np.int64)
+
+
+def column_values(dataset: Dataset, column: str) -> npt.NDArray[Any]:
+    """A column of plain numbers as one array, [N]."""
+    return np.concatenate([chunk.to_numpy(zero_copy_only=False) for chunk in _chunks(dataset, column)])
+
+
+def _chunks(dataset: Dataset, column: str) -> list[pa.Array]:
+    chunks: list[pa.Array] = dataset.with_format("arrow").data.column(column).chunks
+    return chunks

@@ -1,0 +1,122 @@
+"""AmberSafe, second half: direct preference optimisation against cached log-probabilities of the reference.
+
+Equation 7 of Rafailov et al. 2023, with label smoothing (conservative DPO), or equation 17 of Azar et al. 2023 (IPO),
+both as `preference_loss` of eric-mitchell/direct-preference-optimization has them.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from datasets import Dataset
+from torch import nn
+
+from amberline.batches.plan import Step
+from amberline.model.forward import document_logps, token_logps
+from amberline.model.packed import pack
+from amberline.settings.training import DPOTraining
+from amberline.training.objectives.base import (
+    NOTHING,
+    Contribution,
+    MicroBatch,
+    Objective,
+    ObjectiveError,
+    column_values,
+    count_targets,
+)
+
+SIDES = ("chosen", "rejected")
+
+
+class DPO(Objective):
+    """The mean over pairs of −log σ(β · margin), where the margin is how much more than the reference the policy
+    prefers the chosen response to the rejected one.
+    """
+
+    figures = (
+        *(f"rewards/{name}" for name in ("chosen", "rejected", "accuracies", "margins")),
+        *(f"logps/{side}" for side in SIDES),
+    )
+    preferences = True
+
+    def __init__(self, tokens: Dataset, reference: Dataset, settings: DPOTraining) -> None:
+        """`reference` has a row for each row of `tokens`. Raises ObjectiveError where it has not."""
+        if tokens["id"][:] != reference["id"][:]:
+            raise ObjectiveError(
+                f"the reference's log-probabilities ({len(reference)} rows) are not those of these pairs "
+                f"({len(tokens)} rows): their ids differ; score the pairs again"
+            )
+        super().__init__(tokens)
+        self._reference = {side: column_values(reference, f"{side}_logp") for side in SIDES}
+        self._settings = settings
+
+    def sizes(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Tokens [N] and target tokens [N] of every pair, both responses together."""
+        counts = [count_targets(self.tokens, f"{side}_labels") for side in SIDES]
+        empty = np.flatnonzero(np.minimum(*counts) == 0)
+        if len(empty):
+            raise ObjectiveError(
+                f"{len(empty)} pairs have a response without tokens, the first of them {self.ids(empty[:1])[0]!r}: "
+                "there is nothing to prefer in it; make the token stage again"
+            )
+        return column_values(self.tokens, "length").astype(np.int64), counts[0] + counts[1]
+
+    def micro_batch(self, examples: Sequence[int], weights: Sequence[float], step: Step) -> MicroBatch:  # noqa: ARG002
+        """Both sequences of each pair, chosen first, end to end; each sequence is a document."""
+        rows = [self.rows[int(example)] for example in examples]
+        documents = [(row[f"{side}_input_ids"], row[f"{side}_labels"], 1.0) for row in rows for side in SIDES]
+        columns = {f"reference_{side}": torch.tensor(self._reference[side][list(examples)]) for side in SIDES}
+        columns["shares"] = torch.full((len(rows),), step.share, dtype=torch.float64)
+        return MicroBatch(tuple(examples), pack(documents or [NOTHING, NOTHING]), columns)
+
+    def __call__(self, model: nn.Module, micro_batch: MicroBatch) -> Contribution:
+        """The loss of the pairs' share of the step, and the field's figures."""
+        shares = micro_batch.columns["shares"]
+        logps = self._logps(model, micro_batch)
+        loss = (shares * self._losses(logps, micro_batch)).sum()
+        if not micro_batch.examples:
+            loss = loss + 0 * logps["company"].sum()
+        with torch.no_grad():
+            rewards = {
+                side: self._settings.beta * (logps[side] - micro_batch.columns[f"reference_{side}"]) for side in SIDES
+            }
+            each = {
+                "rewards/chosen": rewards["chosen"],
+                "rewards/rejected": rewards["rejected"],
+                "rewards/accuracies": (rewards["chosen"] > rewards["rejected"]).double(),
+                "rewards/margins": rewards["chosen"] - rewards["rejected"],
+                "logps/chosen": logps["chosen"],
+                "logps/rejected": logps["rejected"],
+            }
+            return Contribution(loss, {name: (shares * values).sum() for name, values in each.items()})
+
+    def example_losses(self, model: nn.Module, micro_batch: MicroBatch) -> torch.Tensor:
+        """Loss of each pair, [E]."""
+        return self._losses(self._logps(model, micro_batch), micro_batch)
+
+    def distance_from_reference(self, model: nn.Module, micro_batch: MicroBatch) -> float:
+        """The largest |log p − reference log p| of a response, relative to log p: 0 where both are one model."""
+        logps = self._logps(model, micro_batch)
+        apart = [
+            (logps[side] - micro_batch.columns[f"reference_{side}"]).abs() / logps[side].abs().clamp(min=1)
+            for side in SIDES
+        ]
+        return float(torch.cat(apart).max()) if micro_batch.examples else 0.0
+
+    def _logps(self, model: nn.Module, micro_batch: MicroBatch) -> dict[str, torch.Tensor]:
+        """log p of each response under the policy, [E] float64, by side."""
+        documents = document_logps(token_logps(model, micro_batch.documents).double(), micro_batch.documents)
+        count = len(micro_batch.examples)
+        return {"chosen": documents[0::2][:count], "rejected": documents[1::2][:count], "company": documents}
+
+    def _losses(self, logps: dict[str, torch.Tensor], micro_batch: MicroBatch) -> torch.Tensor:
+        settings = self._settings
+        margin = logps["chosen"] - logps["rejected"]
+        if not settings.reference_free:
+            margin = margin - (micro_batch.columns["reference_chosen"] - micro_batch.columns["reference_rejected"])
+        if settings.loss == "ipo":
+            return (margin - 1 / (2 * settings.beta)) ** 2
+        right, wrong = F.logsigmoid(settings.beta * margin), F.logsigmoid(-settings.beta * margin)
+        return -(1 - settings.label_smoothing) * right - settings.label_smoothing * wrong

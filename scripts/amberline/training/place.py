@@ -1,0 +1,177 @@
+"""The place of a run: the folder that holds its checkpoints, its curve and its final weights.
+
+It is named by the digest of all that determines the run, so the same command finds what an interrupted one left, and
+a changed setting, dataset, model or program can never continue from what another made.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from amberline.records.files import whole_file
+
+REQUEUE = 75  # EX_TEMPFAIL: the run was asked to stop, has saved its state, and goes on when it is started again
+
+
+class PlaceError(Exception):
+    """The place cannot be used."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A run's folder."""
+
+    folder: Path
+    stage: str
+    identity: Mapping[str, Any]  # all that determines the run, by name
+
+    @property
+    def final(self) -> Path:
+        """Where the final weights are, when the run is complete."""
+        return self.folder / "final"
+
+    @property
+    def metrics(self) -> Path:
+        """The curve."""
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def requeue(self) -> Path:
+        """There while the stage waits to be started again after a signal. torchrun does not pass on exit codes."""
+        return self.folder.parent / f"{self.stage}.requeue.json"
+
+
+def place_of(checkpoints: Path, stage: str, identity: Mapping[str, Any]) -> Place:
+    """The place of a run. `identity` is JSON: digests, settings."""
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return Place(checkpoints / f"{stage}-{digest[:16]}", stage, identity)
+
+
+def open_place(place: Place) -> str:
+    """Make the folder, clear what an interrupted run left half done, and say what is found there."""
+    known = (place.folder / "identity.json").is_file()
+    place.folder.mkdir(parents=True, exist_ok=True)
+    for partial in place.folder.glob("*.partial-*"):
+        shutil.rmtree(partial, ignore_errors=True)
+    place.requeue.unlink(missing_ok=True)
+    if known:
+        return f"continuing in {place.folder}"
+    with whole_file(place.folder / "identity.json") as partial:
+        partial.write_text(json.dumps(place.identity, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return f"starting fresh in {place.folder}{_why_not_another(place)}"
+
+
+def _why_not_another(place: Place) -> str:
+    """How the newest other run of this stage differs, for someone who expected it to be continued."""
+    others = [
+        other for other in place.folder.parent.glob(f"{place.stage}-*/identity.json") if other.parent != place.folder
+    ]
+    if not others:
+        return ""
+    newest = max(others, key=lambda file: file.stat().st_mtime)
+    try:
+        theirs = json.loads(newest.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return f"; what is in {newest.parent} cannot be read"
+    return f", because {', '.join(_differences(place.identity, theirs))} changed since {newest.parent.name}"
+
+
+def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> list[str]:
+    names = []
+    for key in sorted(ours.keys() | theirs.keys()):
+        mine, other = ours.get(key), theirs.get(key)
+        if isinstance(mine, Mapping) and isinstance(other, Mapping):
+            names += _differences(mine, other, f"{prefix}{key}.")
+        elif mine != other:
+            names.append(f"{prefix}{key}")
+    return names
+
+
+class Lock:
+    """A file that says who writes in a place, so that there are never two.
+
+    A lock is stale, and taken over, when its process is gone: it ran on this machine and is not there any more; it
+    belonged to the Slurm job that this is, requeued; or Slurm does not know its job any more.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "lock.json"
+
+    def acquire(self) -> str | None:
+        """Take the lock. Returns a note when a stale one was taken over. Raises PlaceError when another run has it."""
+        note = None
+        while not self._create():
+            holder = self._holder()
+            if holder is not None and not _gone(holder):
+                raise PlaceError(
+                    f"{self._path.parent} is in use by process {holder['pid']} on {holder['host']}"
+                    f"{_job(holder)}: two runs may not write there at once. Wait for it, or stop it; if you know that "
+                    f"it is gone, delete {self._path} and start again"
+                )
+            self._path.unlink(missing_ok=True)
+            note = "an interrupted run's lock was found and taken over"
+        return note
+
+    def release(self) -> None:
+        """Give the lock back."""
+        holder = self._holder()
+        if holder is not None and (holder["host"], holder["pid"]) == (socket.gethostname(), os.getpid()):
+            self._path.unlink(missing_ok=True)
+
+    def _create(self) -> bool:
+        mine = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "started": psutil.Process().create_time(),
+            "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
+        }
+        try:
+            # Linked into place, so that it is there with its content or not at all.
+            draft = self._path.with_name(f".lock.{socket.gethostname()}.{os.getpid()}")
+            draft.write_text(json.dumps(mine), encoding="utf-8")
+            os.link(draft, self._path)
+        except FileExistsError:
+            return False
+        finally:
+            draft.unlink(missing_ok=True)
+        return True
+
+    def _holder(self) -> dict[str, Any] | None:
+        try:
+            holder: dict[str, Any] = json.loads(self._path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, json.JSONDecodeError):
+            return None
+        return holder
+
+
+def _job(holder: Mapping[str, Any]) -> str:
+    return f" (Slurm job {holder['slurm_job_id']})" if holder["slurm_job_id"] else ""
+
+
+def _gone(holder: Mapping[str, Any]) -> bool:
+    job = holder["slurm_job_id"]
+    if holder["host"] == socket.gethostname():
+        try:
+            # A process id may have been given to another process since.
+            return bool(abs(psutil.Process(holder["pid"]).create_time() - holder["started"]) > 1)
+        except psutil.NoSuchProcess:
+            return True
+    if job is None:
+        return False
+    if job == os.environ.get("SLURM_JOB_ID"):
+        return True
+    squeue = shutil.which("squeue")
+    if squeue is None:
+        return False
+    listed = subprocess.run([squeue, "--noheader", f"--jobs={job}"], capture_output=True, text=True, check=False)
+    return "Invalid job id" in listed.stderr or (listed.returncode == 0 and not listed.stdout.strip())

@@ -1,0 +1,102 @@
+"""The processes of a training, one a GPU: how they find each other and agree."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+Value = TypeVar("Value")
+
+
+class FirstRankFailed(Exception):
+    """The first process has failed, and has told why."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among all. A single process has no groups and no mesh."""
+
+    rank: int
+    world: int
+    device: torch.device
+    mesh: DeviceMesh | None = None
+    control: dist.ProcessGroup | None = None  # gloo: small agreements between the main threads
+    saving: dist.ProcessGroup | None = None  # gloo: the threads that write checkpoints
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that logs and writes."""
+        return self.rank == 0
+
+    def add(self, values: list[float]) -> list[float]:
+        """Element-wise sums over all processes, in the order of ranks, so that every run adds alike."""
+        if self.world == 1:
+            return values
+        parts = [torch.empty(len(values), dtype=torch.float64) for _ in range(self.world)]
+        dist.all_gather(parts, torch.tensor(values, dtype=torch.float64), group=self.control)
+        sums: list[float] = sum(parts[1:], start=parts[0]).tolist()
+        return sums
+
+    def gather(self, value: Value) -> list[Value]:
+        """The value of every process, on every process."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] = [None] * self.world
+        dist.all_gather_object(values, value, group=self.control)
+        return values
+
+    def from_first(self, make: Callable[[], Value]) -> Value:
+        """What `make` returns on the first process, on every process.
+
+        What it raises there is raised there, and FirstRankFailed on the others, so that all of them end.
+        """
+        if self.world == 1:
+            return make()
+        answer: list[Any] = [None, False]
+        failure: Exception | None = None
+        if self.first:
+            try:
+                answer = [make(), True]
+            except Exception as error:
+                failure = error
+        dist.broadcast_object_list(answer, src=0, group=self.control)
+        if failure is not None:
+            raise failure
+        if not answer[1]:
+            raise FirstRankFailed
+        value: Value = answer[0]
+        return value
+
+
+def join(device: str, threads: int) -> Ranks:
+    """Become one of the processes that torchrun started, or the only one. `device` is cuda or cpu."""
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    torch.set_num_threads(threads)
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        here = torch.device("cuda", torch.cuda.current_device())
+    else:
+        here = torch.device("cpu")
+    if world == 1:
+        return Ranks(rank, world, here)
+    # A process that waits longer than this waits for one that has gone.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timeout=timedelta(minutes=30))
+    return Ranks(
+        rank,
+        world,
+        here,
+        init_device_mesh(device, (world,)),
+        dist.new_group(backend="gloo"),
+        dist.new_group(backend="gloo"),
+    )
+
+
+def leave() -> None:
+    """Let go of the other processes."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

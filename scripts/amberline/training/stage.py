@@ -1,0 +1,215 @@
+"""A training stage from its folders to its final weights: everything around the loop."""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from amberline.batches.plan import PlanError, Step, plan_batches, target_weights
+from amberline.model.errors import ModelError
+from amberline.model.files import read_config
+from amberline.model.load import load_model
+from amberline.records.files import whole_file
+from amberline.records.tokens import BadTokens
+from amberline.settings.hardware import Hardware
+from amberline.settings.tracking import Tracking
+from amberline.settings.training import Training
+from amberline.training.checkpoints import CheckpointError, Checkpoints, read_marker, verified
+from amberline.training.choices import choose
+from amberline.training.guards import CurveWatch, TrainingStopped
+from amberline.training.loop import Heldout, Run, train
+from amberline.training.metrics import Metrics, read_metrics
+from amberline.training.objectives.base import Objective, ObjectiveError
+from amberline.training.optimizers import make_optimizer
+from amberline.training.place import Lock, Place, PlaceError, open_place
+from amberline.training.ranks import FirstRankFailed, Ranks
+
+# What a program reports as one message.
+FAILURES = (
+    BadTokens,
+    CheckpointError,
+    FirstRankFailed,
+    ModelError,
+    ObjectiveError,
+    PlaceError,
+    PlanError,
+    TrainingStopped,
+)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a program asks for."""
+
+    place: Place
+    model: Path  # Hugging Face folder to start from
+    objective: Objective
+    heldout: Objective | None
+    settings: Training
+    hardware: Hardware
+    tracking: Tracking
+
+
+def train_stage(stage: Stage, ranks: Ranks) -> bool:
+    """Train until the final weights are in the place; continue where an interrupted run left off.
+
+    Returns False after a signal: the state is saved, and the same command goes on from there. Raises one of FAILURES.
+    """
+    stage.place.folder.mkdir(parents=True, exist_ok=True)
+    lock = Lock(stage.place.folder)
+    note = ranks.from_first(lock.acquire)
+    try:
+        say(ranks, *([note] if note else []), ranks.from_first(lambda: open_place(stage.place)))
+        if ranks.from_first(lambda: _is_finished(stage.place)):
+            say(ranks, "already finished: the final weights are there")
+            return True
+        return _train(stage, ranks)
+    finally:
+        if ranks.first:
+            lock.release()
+
+
+def _train(stage: Stage, ranks: Ranks) -> bool:
+    settings = stage.settings
+    lengths, targets = stage.objective.sizes()
+    plan = plan_batches(
+        lengths,
+        targets,
+        seed=settings.seed,
+        epochs=settings.epochs,
+        global_batch=settings.global_batch,
+        partial_batch=settings.partial_batch,
+        loss_normalization=settings.loss_normalization,
+        micro_batch_examples=settings.micro_batch_examples,
+    )
+    say(
+        ranks,
+        f"{len(lengths):,} examples, {lengths.sum():,} tokens, {targets.sum():,} of them with loss; "
+        f"{plan.steps:,} steps of {settings.global_batch}, in {settings.epochs} epochs",
+    )
+    torch.manual_seed(settings.seed)
+    if settings.tf32 and ranks.device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+    config = read_config(stage.model)
+    choices = choose(stage.hardware, settings, config, ranks)
+    say(ranks, f"{ranks.world} processes on {ranks.device.type}", *choices.notes)
+    model = load_model(
+        stage.model,
+        device=ranks.device,
+        mesh=ranks.mesh,
+        compute_dtype=getattr(torch, settings.precision),
+        attention=choices.attention,
+        activation_checkpointing=choices.activation_checkpointing,
+        reshard_after_forward=choices.reshard_after_forward,
+        compile=stage.hardware.compile,
+    )
+    optimizer = make_optimizer(model, settings.optimizer)
+    checkpoints = Checkpoints(
+        stage.place.folder, settings.checkpoints.keep, plan.digest, ranks, lambda text: say(ranks, text)
+    )
+    start = 0
+    if (found := checkpoints.newest()) is not None:
+        checkpoints.load(found, model, optimizer)
+        start = found.step
+        say(ranks, f"continuing after step {start} from {found.folder}")
+    metrics = None
+    if ranks.first:
+        metrics = Metrics(stage.place.folder, stage.place.stage, stage.tracking, start, plan.steps)
+    run = Run(
+        ranks=ranks,
+        place=stage.place,
+        settings=settings,
+        config=config,
+        model=model,
+        optimizer=optimizer,
+        objective=stage.objective,
+        plan=plan,
+        heldout=_heldout(stage),
+        micro_batch_tokens=choices.micro_batch_tokens,
+        checkpoints=checkpoints,
+        metrics=metrics,
+        watch=_watch(stage, ranks, start),
+    )
+    try:
+        done = train(run, start)
+        if done == plan.steps:
+            checkpoints.save_final(done, model)
+    finally:
+        if metrics:
+            metrics.close()
+    if done < plan.steps and ranks.first:
+        _ask_to_requeue(stage.place, done)
+    return done == plan.steps
+
+
+def _watch(stage: Stage, ranks: Ranks, start: int) -> CurveWatch:
+    """Rules on the curve, with the steps before a resume in mind."""
+    watch = CurveWatch(stage.settings.guards)
+    lines = ranks.from_first(lambda: read_metrics(stage.place.metrics))
+    for line in lines:
+        if "loss" in line and line["step"] <= start:
+            watch.remember(line)
+    return watch
+
+
+def _heldout(stage: Stage) -> Heldout | None:
+    """The first held-out examples, as one step: a mean over tokens, or over sequences for losses that are sums."""
+    wanted = stage.settings.evaluation.examples if stage.settings.evaluation.every_examples else 0
+    if stage.heldout is None or wanted == 0:
+        return None
+    lengths, targets = (sizes[:wanted] for sizes in stage.heldout.sizes())
+    if not targets.any():
+        raise PlanError("the held-out examples have no token with loss: set evaluation.examples to 0, or mend them")
+    per_sequence = stage.settings.loss_normalization == "sum_per_sequence"
+    weights = target_weights(targets, "sum_per_sequence" if per_sequence else "token_mean", 1)
+    return Heldout(stage.heldout, Step(np.arange(len(lengths)), weights, int(targets.sum())), lengths.tolist())
+
+
+def _is_finished(place: Place) -> bool:
+    marker = read_marker(place.final)
+    return marker is not None and verified(marker)
+
+
+def _ask_to_requeue(place: Place, steps: int) -> None:
+    with whole_file(place.requeue) as partial:
+        partial.write_text(json.dumps({"place": place.folder.name, "steps": steps}) + "\n", encoding="utf-8")
+    print(f"stopped on request after step {steps}; start the same command again to go on", file=sys.stderr)
+
+
+def write_summary(place: Place, run: Path, metrics: Path) -> Mapping[str, Any]:
+    """Write `run`, which says where the final weights are and what they are, and the curve. Returns what it says."""
+    weights = read_marker(place.final)
+    if weights is None:
+        raise CheckpointError(f"there are no final weights in {place.final}")
+    lines = [line for line in read_metrics(place.metrics) if "loss" in line]
+    summary = {
+        "stage": place.stage,
+        # Relative to this file, so that results can be moved as a whole.
+        "final_weights": os.path.relpath(place.final, run.parent),
+        "final_weights_sha256": weights.files,
+        "steps": weights.step,
+        "examples": sum(line["examples"] for line in lines),
+        "tokens": sum(line["tokens"] for line in lines),
+        "loss_tokens": sum(line["loss_tokens"] for line in lines),
+        "final_metrics": lines[-1],
+    }
+    with whole_file(metrics) as partial:
+        shutil.copyfile(place.metrics, partial)
+    with whole_file(run) as partial:
+        partial.write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return summary
+
+
+def say(ranks: Ranks, *sentences: str) -> None:
+    """Log, from the first process."""
+    if ranks.first:
+        for sentence in sentences:
+            tqdm.write(sentence, file=sys.stderr)

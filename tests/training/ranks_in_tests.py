@@ -1,0 +1,87 @@
+"""Starts training programs as processes, as torchrun would, from one that has imported everything already."""
+
+import importlib
+import multiprocessing
+import os
+import socket
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["ranks_in_tests", "train_chat", "train_preferred", "train_dpo", "torch._dynamo"])
+
+
+@dataclass
+class Launch:
+    """A started training."""
+
+    processes: list[ForkServerProcess]
+    log: Path
+
+    def wait(self, timeout: float = 60) -> list[int | None]:
+        """Exit codes of all ranks; a rank that outlives the timeout is killed, and its code is that of SIGKILL.
+
+        As torchrun does, the others are terminated once a rank has failed.
+        """
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline and any(process.is_alive() for process in self.processes):
+            if any(process.exitcode not in {None, 0} for process in self.processes):
+                time.sleep(0.2)
+                for process in self.processes:
+                    if process.is_alive():
+                        process.terminate()
+            time.sleep(0.01)
+        self.kill()
+        return [process.exitcode for process in self.processes]
+
+    def kill(self) -> None:
+        """SIGKILL for all ranks."""
+        for process in self.processes:
+            process.kill()
+        for process in self.processes:
+            process.join()
+
+    def text(self) -> str:
+        """What the ranks wrote."""
+        return self.log.read_text()
+
+
+def launch(program: str, ranks: int, arguments: dict[str, Any], log: Path, plant: str | None = None) -> Launch:
+    """Start `ranks` processes of a program. `plant` is "module:function", called in each before the program."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    log.parent.mkdir(parents=True, exist_ok=True)
+    processes = []
+    for rank in range(ranks):
+        mine = environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        process = CONTEXT.Process(target=_run, args=(program, arguments, mine, str(log), plant), daemon=True)
+        process.start()
+        processes.append(process)
+    return Launch(processes, log)
+
+
+def _run(program: str, arguments: dict[str, Any], environment: dict[str, str], log: str, plant: str | None) -> None:
+    os.environ.update(environment)
+    with ExitStack() as stack:
+        file = stack.enter_context(open(log, "a", buffering=1))
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        if plant:
+            module, function = plant.split(":")
+            getattr(importlib.import_module(module), function)()
+        module = importlib.import_module(program)
+        sys.argv = [module.__file__]
+        import click
+
+        try:
+            module.main(**arguments)
+        except click.exceptions.Exit as stop:
+            sys.stdout.flush()
+            os._exit(stop.exit_code)
