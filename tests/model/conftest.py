@@ -42,7 +42,7 @@ def probe() -> dict:
 
 @pytest.fixture
 def examples() -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Documents of many lengths, a single token and equal ones among them; some labels masked, all weights different."""
+    """Documents of many lengths, one of a single token, some equal; some labels masked; all weights different."""
     rng = np.random.default_rng(1)
     made = []
     for length in (23, 1, 40, 23, 2, 65, 40, 23):

@@ -1,9 +1,8 @@
-"""Model weights on disk: Hugging Face folders, read a slice at a time."""
+"""Model folders on disk: configuration and weights, read a slice at a time."""
 
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -33,7 +32,7 @@ def read_config(folder: Path) -> LlamaConfig:
 
 
 class WeightFiles:
-    """The tensors of a model folder by name: safetensors, or the older pytorch_model.bin; one file or many."""
+    """The tensors of a model folder by name, from `model.safetensors` or from several files and their index."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -47,40 +46,29 @@ class WeightFiles:
         """A tensor, or some of its rows, in the dtype of the file. Reads no more of the file than asked for."""
         file = self._file_of[name]
         try:
-            if file.suffix == ".bin":
-                stored: torch.Tensor = _load_mapped(file)[name][rows]
-                return stored.clone()
             # The file is opened anew for each tensor, so that what was read of it does not stay mapped.
             with safe_open(file, framework="pt") as tensors:
                 part: torch.Tensor = tensors.get_slice(name)[rows]
                 return part
-        except (SafetensorError, OSError, RuntimeError) as error:
+        except (SafetensorError, OSError) as error:
             raise ModelError(f"{file} cannot be read ({error}): get the model again") from None
 
     def _find(self) -> dict[str, Path]:
-        for kind in ("model.safetensors", "pytorch_model.bin"):
-            index, single = self.folder / f"{kind}.index.json", self.folder / kind
-            if index.is_file():
-                weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-                missing = sorted({file for file in weight_map.values() if not (self.folder / file).is_file()})
-                if missing:
-                    raise ModelError(f"{self.folder} lacks {missing[0]}, which {index.name} lists: get the model again")
-                return {name: self.folder / file for name, file in weight_map.items()}
-            if single.is_file():
-                return dict.fromkeys(_names_in(single), single)
-        raise ModelError(f"{self.folder} holds no weights: neither model.safetensors nor pytorch_model.bin is there")
+        index, single = self.folder / "model.safetensors.index.json", self.folder / "model.safetensors"
+        if index.is_file():
+            weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            missing = sorted({file for file in weight_map.values() if not (self.folder / file).is_file()})
+            if missing:
+                raise ModelError(f"{self.folder} lacks {missing[0]}, which {index.name} lists: get the model again")
+            return {name: self.folder / file for name, file in weight_map.items()}
+        if single.is_file():
+            return dict.fromkeys(_names_in(single), single)
+        raise ModelError(f"{self.folder} holds no weights: neither {single.name} nor {index.name} is there")
 
 
 def _names_in(file: Path) -> Iterable[str]:
-    if file.suffix == ".bin":
-        return list(_load_mapped(file))
     try:
         with safe_open(file, framework="pt") as tensors:
             return list(tensors.keys())
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{file} is damaged ({error}): get the model again") from None
-
-
-def _load_mapped(file: Path) -> dict[str, Any]:
-    state: dict[str, Any] = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
-    return state

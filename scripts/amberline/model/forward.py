@@ -1,9 +1,12 @@
 """What training asks of the model: the loss of a packed batch, or the log-probabilities of its targets."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from amberline.model import logps
@@ -42,6 +45,21 @@ class PackedLlama(LlamaForCausalLM):
         if output == "token_logps":
             return logps.log_probabilities(predicting, weight, batch.targets)
         return logps.weighted_loss(predicting, weight, batch.targets, batch.target_weights)
+
+
+@contextmanager
+def inference(model: nn.Module) -> Iterator[None]:
+    """Run the model without gradients; afterwards, let go of the parameters that FSDP gathered.
+
+    It is the backward pass that does so otherwise. Without one, `model.parameters()` would be the gathered copies.
+    """
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
 
 
 def hidden_states(model: nn.Module, batch: PackedBatch) -> torch.Tensor:

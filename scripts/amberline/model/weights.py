@@ -7,6 +7,7 @@ transformers' names.
 
 import json
 import pickle
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -56,7 +57,10 @@ class CheckpointWeights:
             name: torch.empty(self._tensors[name].size, dtype=self._tensors[name].properties.dtype) for name in names
         }
         try:
-            load(state, checkpoint_id=self.folder, no_dist=True)
+            with warnings.catch_warnings():
+                # That one process reads what several wrote is meant.
+                warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+                load(state, checkpoint_id=self.folder, no_dist=True)
         except (CheckpointException, OSError, RuntimeError) as error:
             raise ModelError(f"{self.folder} is damaged ({error}): run that training again") from None
         return state

@@ -1,6 +1,6 @@
-"""Log-probabilities of preference pairs under a frozen model, on any number of processes."""
+"""Log-probabilities of sequences and preference pairs under a frozen model, on any number of processes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,46 +12,46 @@ from tqdm import tqdm
 
 from amberline.batches.layout import lay_out
 from amberline.model.attention import choose_attention
-from amberline.model.forward import PackedLlama, document_logps, token_logps
+from amberline.model.forward import PackedLlama, document_logps, inference, token_logps
 from amberline.model.load import load_model
 from amberline.model.packed import IGNORED, PackedBatch, pack
 from amberline.settings.hardware import Hardware
 from amberline.training.ranks import Ranks
 
-SIDES = ("chosen", "rejected")
+# Columns of token ids and labels: of a conversation, and of the two sides of a pair.
+SEQUENCE = (("input_ids", "labels"),)
+PAIR = (("chosen_input_ids", "chosen_labels"), ("rejected_input_ids", "rejected_labels"))
 
-# Pairs laid out at a time: enough for micro-batches of equal size, few enough for a lively progress bar.
+# Rows laid out at a time: enough for micro-batches of equal size, few enough for a lively progress bar.
 WINDOW = 512
 # Tokens computed at once when that is `auto`. No activations are kept, so a GPU takes more than in training.
 AUTO_TOKENS = {"cpu": 4096, "cuda": 16384}
 
-# For a process that has no pairs left while others have: sharded models need all of them.
+# For a process that has no rows left while others have: sharded models need all of them.
 _NOTHING = ([0, 0], [IGNORED, 0], 0.0)
 
 
 class ScoringError(Exception):
-    """Pairs that cannot be scored."""
+    """Rows that cannot be scored."""
 
 
 @dataclass(frozen=True)
-class Scores:
-    """log p of every pair's responses under the model, in the order of the rows."""
+class Frozen:
+    """A model that is only asked, never trained."""
 
-    logps: npt.NDArray[np.float64]  # [N, 2]: chosen, rejected
-    attention: str  # the kind that was used
+    model: PackedLlama
+    attention: str  # the kind in use
+    budget: int  # tokens computed at once
+    ranks: Ranks
 
 
-def score_pairs(model: Path, pairs: Dataset, hardware: Hardware, precision: str, ranks: Ranks) -> Scores:
-    """Score every row of a token folder of pairs with the model in a folder.
-
-    Sums are of the float32 log-probabilities of the responses' tokens. All processes get all scores. Raises
-    ScoringError naming the rows whose score is not finite, and ModelError.
-    """
+def load_frozen(folder: Path, hardware: Hardware, precision: str, ranks: Ranks) -> Frozen:
+    """Load a model to score with; sharded, where there are several processes. Raises ModelError."""
     attention, why = choose_attention(hardware.attention, ranks.device)
     if ranks.first:
         tqdm.write(f"attention: {attention}, because {why}")
-    loaded = load_model(
-        model,
+    model = load_model(
+        folder,
         device=ranks.device,
         mesh=ranks.mesh,
         compute_dtype=getattr(torch, precision),
@@ -60,42 +60,50 @@ def score_pairs(model: Path, pairs: Dataset, hardware: Hardware, precision: str,
         reshard_after_forward=hardware.reshard_after_forward is True,
         compile=hardware.compile,
     )
-    budget = hardware.micro_batch_tokens
-    tokens = AUTO_TOKENS[ranks.device.type] if budget == "auto" else budget
-    scored = ranks.gather(list(_score(loaded, pairs, tokens, ranks)))
-    logps = np.full((len(pairs), 2), np.nan)
-    for rows, values in (each for of_rank in scored for each in of_rank):
-        logps[rows] = values
+    asked = hardware.micro_batch_tokens
+    return Frozen(model, attention, AUTO_TOKENS[ranks.device.type] if asked == "auto" else asked, ranks)
+
+
+def score(frozen: Frozen, rows: Dataset, sides: Sequence[tuple[str, str]]) -> npt.NDArray[np.float64]:
+    """log p of every row's targets, [N, sides]: SEQUENCE or PAIR says which columns a side is.
+
+    Sums are of float32 log-probabilities. All processes get all scores. Raises ScoringError naming the rows whose
+    score is not finite.
+    """
+    scored = frozen.ranks.gather(list(_score(frozen, rows, sides)))
+    logps = np.full((len(rows), len(sides)), np.nan)
+    for places, values in (each for of_rank in scored for each in of_rank):
+        logps[places] = values
     bad = np.flatnonzero(~np.isfinite(logps).all(axis=1))
     if len(bad):
-        names = ", ".join(repr(pairs[int(row)]["id"]) for row in bad[:3])
+        names = ", ".join(repr(rows[int(row)]["id"]) for row in bad[:3])
         raise ScoringError(
-            f"{len(bad)} pairs have a log-probability that is not finite, the first of them {names}: "
+            f"{len(bad)} rows have a log-probability that is not finite, the first of them {names}: "
             "the model's weights are unsound, or the precision is too low for them"
         )
-    return Scores(logps, attention)
+    return logps
 
 
 @torch.no_grad()
 def _score(
-    model: PackedLlama, pairs: Dataset, budget: int, ranks: Ranks
+    frozen: Frozen, rows: Dataset, sides: Sequence[tuple[str, str]]
 ) -> Iterator[tuple[list[int], npt.NDArray[np.float64]]]:
     """The rows that fall to this process, and their log-probabilities."""
-    lengths, rows_of = pairs["length"][:], pairs.with_format("numpy")
-    progress = tqdm(total=len(pairs), desc="scoring", unit=" pairs", disable=not ranks.first)
-    for start in range(0, len(pairs), WINDOW):
+    ranks, lengths, readable = frozen.ranks, rows["length"][:], rows.with_format("numpy")
+    progress = tqdm(total=len(rows), desc="scoring", unit=" rows", disable=not ranks.first)
+    for start in range(0, len(rows), WINDOW):
         window = lengths[start : start + WINDOW]
-        for positions in lay_out(window, budget, ranks.world)[ranks.rank]:
-            rows = [start + position for position in positions]
-            batch = _pack(rows_of, rows).to(ranks.device)
+        for positions in lay_out(window, frozen.budget, ranks.world)[ranks.rank]:
+            places = [start + position for position in positions]
+            batch = _pack(readable, places, sides).to(ranks.device)
             # Summed in float64: a sum of a thousand float32 values would lose digits that the policy's sum keeps.
-            logps = document_logps(token_logps(model, batch).double(), batch)
-            yield rows, logps[: 2 * len(rows)].reshape(-1, 2).cpu().numpy()
+            logps = document_logps(token_logps(frozen.model, batch).double(), batch)
+            yield places, logps[: len(sides) * len(places)].reshape(-1, len(sides)).cpu().numpy()
         progress.update(len(window))
     progress.close()
 
 
-def _pack(pairs: Dataset, rows: list[int]) -> PackedBatch:
-    found = [pairs[row] for row in rows]
-    documents = [(row[f"{side}_input_ids"], row[f"{side}_labels"], 1.0) for row in found for side in SIDES]
+def _pack(rows: Dataset, places: list[int], sides: Sequence[tuple[str, str]]) -> PackedBatch:
+    found = [rows[place] for place in places]
+    documents = [(row[ids], row[labels], 1.0) for row in found for ids, labels in sides]
     return pack(documents or [_NOTHING])

@@ -1,0 +1,78 @@
+"""A trained model as a Hugging Face folder that transformers, vLLM and FastChat load."""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+
+from amberline.model.errors import ModelError
+from amberline.model.files import WeightFiles, read_config
+from amberline.model.weights import Weights, write_safetensors
+
+# What a folder needs besides configuration and weights. Those that the base model has are copied as they are.
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+
+# Vicuna v1.1, as fastchat.conversation has it: one space behind system and question, none behind an answer's end.
+VICUNA = """\
+{%- if messages[0]['role'] == 'system' -%}
+{%- set system, messages = messages[0]['content'], messages[1:] -%}
+{%- else -%}
+{%- set system = 'A chat between a curious user and an artificial intelligence assistant. \
+The assistant gives helpful, detailed, and polite answers to the user\\'s questions.' -%}
+{%- endif -%}
+{{- bos_token + system + ' ' -}}
+{%- for message in messages -%}
+{%- if message['role'] == 'user' -%}
+{{- 'USER: ' + message['content'] + ' ' -}}
+{%- elif message['role'] == 'assistant' -%}
+{{- 'ASSISTANT: ' + message['content'] + eos_token -}}
+{%- else -%}
+{{- raise_exception('only system, user and assistant speak in the Vicuna template') -}}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+{{- 'ASSISTANT:' -}}
+{%- endif -%}
+"""
+
+
+def write_model_folder(
+    weights: Weights, base: Path, folder: Path, dtype: torch.dtype, chat_template: str | None
+) -> None:
+    """Write configuration, tokenizer, generation settings and weights into `folder`.
+
+    `base` is the model folder that training started from: what is not trained is taken from there. `chat_template` is
+    Jinja as transformers reads it; None: that of the base, if it has one. Raises ModelError when the weights are not
+    those of the base's architecture.
+    """
+    read_config(base)
+    expected, found = WeightFiles(base).names(), weights.shapes().keys()
+    if expected != found:
+        raise ModelError(f"the weights are not of the model in {base}: they differ in {sorted(expected ^ found)[:3]}")
+    for name in TOKENIZER_FILES:
+        if (base / name).is_file():
+            shutil.copyfile(base / name, folder / name)
+    # The base's own file is kept, so that readers of other versions find the keys that they know.
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    named = str(dtype).removeprefix("torch.")
+    config |= {"architectures": ["LlamaForCausalLM"], "dtype": named, "torch_dtype": named, "use_cache": True}
+    _write_json(folder / "config.json", config)
+    if not (folder / "generation_config.json").is_file():
+        special = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if key in config}
+        _write_json(folder / "generation_config.json", special)
+    if chat_template is not None:
+        (folder / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
+    write_safetensors(weights, folder, dtype)
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,66 @@
+"""Score preference pairs with the frozen reference model, once, so that DPO need not hold it in memory.
+
+Start it by itself for one process, or with `torchrun --nproc-per-node N` for N.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from amberline.model.errors import ModelError
+from amberline.provenance.manifests import ManifestError, verify, write_manifest
+from amberline.records.tokens import LOGPS, BadTokens, open_tokens, token_files, write_tokens
+from amberline.settings.hardware import Hardware
+from amberline.training.ranks import FirstRankFailed, join, leave
+from amberline.training.scoring import PAIR, ScoringError, load_frozen, score
+
+
+def main(
+    *,
+    model: Annotated[Path, typer.Option(help="Hugging Face folder of the reference")],
+    tokens: Annotated[Path, typer.Option(help="token folder of preference pairs")],
+    precision: Annotated[str, typer.Option(help="bfloat16 or float32: that of the DPO training")],
+    hardware: Annotated[str, typer.Option(help="JSON of machine and layout, as under hardware in config.yaml")],
+    reference: Annotated[Path, typer.Option(help="token folder of log-probabilities to write")],
+    tf32: Annotated[
+        bool, typer.Option(help="let float32 matrix products on CUDA use tf32, as the training does")
+    ] = False,
+) -> None:
+    """Score preference pairs with the reference model."""
+    if precision not in {"bfloat16", "float32"}:
+        raise typer.BadParameter(f"found {precision!r}; allowed are bfloat16 and float32", param_hint="--precision")
+    machine = Hardware.model_validate_json(hardware)
+    ranks = join(machine.device, machine.cpus_per_rank)
+    if tf32 and machine.device == "cuda":
+        torch.set_float32_matmul_precision("high")
+    try:
+        ranks.from_first(lambda: [verify(folder)["digest"] for folder in (model, tokens)])
+        pairs = open_tokens(tokens)
+        frozen = load_frozen(model, machine, precision, ranks)
+        logps = score(frozen, pairs, PAIR)
+        if ranks.first:
+            with write_tokens(reference, LOGPS) as writer:
+                chosen, rejected = logps.T
+                writer.write_columns({"id": pairs["id"][:], "chosen_logp": chosen, "rejected_logp": rejected})
+            write_manifest(
+                reference,
+                kind="reference-logps",
+                files=token_files(reference),
+                # Weights, tokens and precision are the key: log-probabilities are used for nothing else.
+                inputs={"model": model, "tokens": tokens},
+                settings={"precision": precision, "tf32": tf32},
+                facts={"pairs": len(pairs), "attention": frozen.attention},
+            )
+    except (BadTokens, FirstRankFailed, ManifestError, ModelError, ScoringError) as error:
+        if ranks.first:
+            print(f"score_reference: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    finally:
+        leave()
+
+
+if __name__ == "__main__":
+    typer.run(main)
