@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from amberline.provenance.manifests import write_manifest
 from amberline.records.acquisition import SourceError, acquire
@@ -30,10 +30,10 @@ def main(
     output: Annotated[Path, typer.Option(help="file to write")],
 ) -> None:
     """Get one raw file, from the hub or from a local path, and verify it."""
-    wanted = RuleSource.model_validate_json(source)
     try:
+        wanted = RuleSource.model_validate_json(source)
         findings = acquire(name, wanted, output)
-    except (SourceError, HubError, BadFile) as error:
+    except (ValidationError, SourceError, HubError, BadFile) as error:
         sys.exit(f"acquire: {error}")
     # A local file may be any: that it is the hub's is not claimed.
     published = wanted.path is None
@@ -55,9 +55,11 @@ def main(
             }
         ],
     )
-    unchecked = [what for what, done in findings.checks.items() if done != "verified"]
-    remark = f"; not verified, because the configuration does not say: {', '.join(unchecked)}" if unchecked else ""
-    print(f"{name}: {findings.rows:,} rows{remark}", file=sys.stderr)
+    print(f"{name}: {findings.rows:,} rows", file=sys.stderr)
+    if unchecked := [what for what, done in findings.checks.items() if done != "verified"]:
+        print(f"{name}: not verified, for the configuration does not say: {', '.join(unchecked)}", file=sys.stderr)
+    if findings.version == "v1":
+        print(f"{name}: this is PKU-SafeRLHF v1; the published recipe used v0", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """Get the base model, from the hub or from a local folder, with its weights as safetensors."""
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
 from amberline.provenance.manifests import write_manifest
 from amberline.records.files import whole_folder
@@ -18,14 +20,14 @@ def main(
     output: Annotated[Path, typer.Option(help="Hugging Face folder to write")],
 ) -> None:
     """Get the base model, from the hub or from a local folder, with its weights as safetensors."""
-    wanted = BaseModelSource.model_validate_json(source)
+    working = output.with_name(f".{output.name}.download")
     try:
+        wanted = BaseModelSource.model_validate_json(source)
         with whole_folder(output) as folder:
             if wanted.path is not None:
                 link_model(Path(wanted.path), folder)
                 repository = commit = None
             elif wanted.repository and wanted.revision:
-                working = output.with_name(f".{output.name}.download")
                 repository = wanted.repository
                 commit = download_model(repository, wanted.revision, working, folder)
             else:
@@ -52,8 +54,9 @@ def main(
                     }
                 ],
             )
-    except (ModelError, HubError) as error:
+    except (ValidationError, ModelError, HubError) as error:
         sys.exit(f"acquire_model: {error}")
+    shutil.rmtree(working, ignore_errors=True)
     print(f"{output}: {parameters:,} parameters", file=sys.stderr)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
 from amberline.provenance.manifests import ManifestError, verify, write_manifest
 from amberline.records.funnel import FunnelError
@@ -24,8 +25,8 @@ def main(
     rejects: Annotated[Path, typer.Option(help="the rejected and remarkable rows to write")],
 ) -> None:
     """Mix ShareGPT and evol-instruct conversations into one shuffled file."""
-    choices = Mix.model_validate_json(settings)
     try:
+        choices = Mix.model_validate_json(settings)
         for source in (sharegpt, evol):
             verify(source)
         account = mix(sharegpt, evol, choices, made=mix_file, heldout=heldout, rejects=rejects)
@@ -39,7 +40,7 @@ def main(
                 settings=choices.model_dump(),
                 facts={"counts": account.to_json()["counts"], "notes": account.to_json()["notes"]},
             )
-    except (ManifestError, BadFile, MixError, FunnelError) as error:
+    except (ValidationError, ManifestError, BadFile, MixError, FunnelError) as error:
         sys.exit(f"mix: {error}")
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
 from amberline.provenance.manifests import ManifestError, verify, write_manifest
 from amberline.records.funnel import FunnelError
@@ -23,8 +24,8 @@ def main(
     rejects: Annotated[Path, typer.Option(help="the rejected rows to write")],
 ) -> None:
     """Select preference pairs from the PKU-SafeRLHF rows that have exactly one safe response."""
-    choices = SafePairs.model_validate_json(settings)
     try:
+        choices = SafePairs.model_validate_json(settings)
         verify(rows)
         account = select_safe_pairs(rows, choices, pairs, jsonl, rejects)
         account.write(funnel)
@@ -37,7 +38,7 @@ def main(
                 settings=choices.model_dump(),
                 facts={"counts": account.to_json()["counts"], "notes": account.to_json()["notes"]},
             )
-    except (ManifestError, BadFile, FunnelError) as error:
+    except (ValidationError, ManifestError, BadFile, FunnelError) as error:
         sys.exit(f"select_safe_pairs: {error}")
 
 

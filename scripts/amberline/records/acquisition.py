@@ -66,17 +66,22 @@ def acquire(name: str, source: Source, output: Path) -> Findings:
     sha256 of the configuration. Raises SourceError, HubError or BadFile.
     """
     if source.path is not None:
-        local = Path(source.path)
-        findings = verify_source(name, source, local)
-        _publish_copy(local, output)
-        return findings
+        return _copy(name, source, Path(source.path), output)
     for candidate in _copies(source, output):
         if source.sha256 is not None and _digest(candidate) == source.sha256:
-            findings = verify_source(name, source, candidate)
-            if candidate != output:
-                _publish_copy(candidate, output)
-            return findings
+            if candidate == output:
+                return verify_source(name, source, output, str(output))
+            return _copy(name, source, candidate, output)
     return _download(name, source, output)
+
+
+def _copy(name: str, source: Source, original: Path, output: Path) -> Findings:
+    """Copy a file and verify the copy: that is the one that is used."""
+    if not original.is_file():
+        raise BadFile(original, 0, "there is no such file", f"Check sources.{name}.path.")
+    with whole_file(output) as partial:
+        shutil.copyfile(original, partial)
+        return verify_source(name, source, partial, str(original))
 
 
 def _copies(source: Source, output: Path) -> list[Path]:
@@ -90,14 +95,17 @@ def _copies(source: Source, output: Path) -> list[Path]:
 def _download(name: str, source: Source, output: Path) -> Findings:
     """Fetch beside `output`, verify there, and only then let the file have its name."""
     working = output.with_name(f".{output.name}.download")
-    download(_hub_file(source), working)
+    wanted = _hub_file(source)
+    download(wanted, working)
     try:
-        findings = verify_source(name, source, working)
-        with whole_file(output) as partial:
-            working.replace(partial)
-    finally:
-        # Wrong content would be found complete, and wrong again, by the next attempt.
+        findings = verify_source(name, source, working, str(wanted))
+    except (SourceError, BadFile):
+        # The next attempt would find it complete, and wrong again.
         discard(working)
+        raise
+    with whole_file(output) as partial:
+        working.replace(partial)
+    discard(working)
     return findings
 
 
@@ -106,27 +114,25 @@ def _hub_file(source: Source) -> HubFile:
     return HubFile(source.repository, source.revision, source.file, "dataset")
 
 
-def _publish_copy(original: Path, output: Path) -> None:
-    with whole_file(output) as partial:
-        shutil.copyfile(original, partial)
-
-
-def verify_source(name: str, source: Source, file: Path) -> Findings:
-    """Check a file's size, sha256, number of rows and columns. Raises SourceError or BadFile."""
-    if not file.is_file():
-        raise BadFile(file, 0, "there is no such file", f"Check sources.{name}.path.")
+def verify_source(name: str, source: Source, file: Path, called: str) -> Findings:
+    """Check a file's size, sha256, number of rows and columns. Raises SourceError or BadFile, naming it as `called`."""
     size = file.stat().st_size
     if source.bytes is not None and size != source.bytes:
-        raise SourceError(f"{file}: it has {size:,} bytes, but must have {source.bytes:,}. {_diagnosis(name, file)}")
+        raise SourceError(f"{called}: it has {size:,} bytes, but must have {source.bytes:,}. {_diagnosis(name, file)}")
     findings = Findings(_digest(file))
     if source.sha256 is not None and findings.sha256 != source.sha256:
         raise SourceError(
-            f"{file}: its sha256 is {findings.sha256}, but must be {source.sha256}. {_diagnosis(name, file)}"
+            f"{called}: its sha256 is {findings.sha256}, but must be {source.sha256}. {_diagnosis(name, file)}"
         )
-    _count(name, file, findings)
+    try:
+        _count(name, file, findings)
+    except BadFile as fault:
+        raise BadFile(called, fault.row, fault.what, fault.mend) from None
+    except SourceError as error:
+        raise SourceError(f"{called}: {error}") from None
     if source.rows is not None and findings.rows != source.rows:
         raise SourceError(
-            f"{file}: it has {findings.rows:,} rows, but must have {source.rows:,}. {_diagnosis(name, file)}"
+            f"{called}: it has {findings.rows:,} rows, but must have {source.rows:,}. {_diagnosis(name, file)}"
         )
     given = {"bytes": source.bytes, "sha256": source.sha256, "rows": source.rows}
     findings.checks = {what: "not verified" if value is None else "verified" for what, value in given.items()}
@@ -149,9 +155,9 @@ def _count(name: str, file: Path, findings: Findings) -> None:
     if not findings.rows:
         raise BadFile(file, 0, "there is no row in it", "Get it again.")
     if findings.rows_of_other_shape == findings.rows:
-        raise SourceError(f"{file}: no row has the shape of {name} ({first_fault}). Is it the right file?")
+        raise SourceError(f"no row has the shape of {name} ({first_fault}). Is it the right file?")
     if name == "evol_instruct" and findings.rows >= GLUED_EVOL_ROWS:
-        raise SourceError(f"{file}: {_glued(findings.rows)}")
+        raise SourceError(_glued(findings.rows))
 
 
 def _fault(shape: Shape, row: Any) -> str:
@@ -170,17 +176,12 @@ def _fault(shape: Shape, row: Any) -> str:
 def _diagnosis(name: str, file: Path) -> str:
     """What a file that is not the right one seems to be, if it is one of the known traps."""
     try:
-        findings = Findings("")
-        for _, row in read_records(file):
-            findings.rows += 1
-            if SHAPES[name] == "pku":
-                if isinstance(row, dict) and columns_version(row) == "v1":
-                    return f"Its rows are PKU-SafeRLHF v1, not v0. {V0_MEND}"
-                break
-            if SHAPES[name] == "sharegpt":
-                break
-        if name == "evol_instruct" and findings.rows >= GLUED_EVOL_ROWS:
-            return _glued(findings.rows)
+        # The first record tells a git-LFS pointer, a web page, and which PKU-SafeRLHF it is.
+        first = next(read_records(file), None)
+        if SHAPES[name] == "pku" and first and isinstance(first.value, dict) and columns_version(first.value) == "v1":
+            return f"Its rows are PKU-SafeRLHF v1, not v0. {V0_MEND}"
+        if name == "evol_instruct" and (rows := sum(1 for _ in read_records(file))) >= GLUED_EVOL_ROWS:
+            return _glued(rows)
     except BadFile as fault:
         return f"Moreover, {fault.what}. {fault.mend}"
     return f"Get it again, or correct sources.{name} in the configuration."

@@ -6,6 +6,7 @@ download starts again from nothing when it is interrupted for good (a killed job
 
 import hashlib
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,10 +27,9 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]
-from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
+from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random
 from tqdm import tqdm
 
-CHUNK_BYTES = 2**20
 # Attempts in a row that bring nothing new before the download is given up.
 FRUITLESS_ATTEMPTS = 6
 LONGEST_WAIT_SECONDS = 60.0
@@ -95,8 +95,9 @@ def _url(wanted: HubFile) -> str:
 
 def _fetch_rest(wanted: HubFile, target: Path, size: int | None, bar: "tqdm[None]") -> None:
     """Ask for what is missing and append it. Raises CutShort or an httpx2 error when the connection ends early."""
-    have = _size(target)
-    if size is not None and have == size:
+    # Of a file of unknown size, nobody could tell whether what is there is all of it.
+    have = 0 if size is None else _size(target)
+    if have == size and target.exists():
         return
     # The hub redirects to a signed address that expires, so every attempt begins at the hub.
     headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
@@ -113,7 +114,8 @@ def _fetch_rest(wanted: HubFile, target: Path, size: int | None, bar: "tqdm[None
             # The server does not know ranges: all of it comes again.
             bar.update(-have)
         with open(target, "ab" if goes_on else "wb") as handle:
-            for chunk in response.iter_raw(CHUNK_BYTES):
+            # As they arrive: whatever came before a cut is on disk.
+            for chunk in response.iter_raw():
                 handle.write(chunk)
                 bar.update(len(chunk))
     if size is not None and _size(target) != size:
@@ -165,31 +167,44 @@ def _size(path: Path) -> int:
 
 def retrying(progress: Callable[[], int]) -> Retrying:
     """Retry what time may mend, until FRUITLESS_ATTEMPTS in a row brought nothing that `progress` counts."""
-    reached, fruitless = progress(), 0
-
-    def give_up(_: RetryCallState) -> bool:
-        nonlocal reached, fruitless
-        now = progress()
-        fruitless = 1 if now > reached else fruitless + 1
-        reached = now
-        return fruitless >= FRUITLESS_ATTEMPTS
-
-    backoff = wait_random_exponential(multiplier=1, max=LONGEST_WAIT_SECONDS)
-
-    def wait(state: RetryCallState) -> float:
-        error = state.outcome.exception() if state.outcome else None
-        asked = _retry_after(error) if isinstance(error, HfHubHTTPError) else None
-        seconds = backoff(state) if asked is None else asked
-        tqdm.write(f"{_in_one_line(error)}; trying again in {seconds:.0f} s")
-        return seconds
-
+    patience = _Patience(progress)
     return Retrying(
         retry=retry_if_exception(_may_pass),
-        stop=give_up,
-        wait=wait,
+        after=patience.count,
+        wait=patience.wait,
+        stop=patience.is_over,
+        before_sleep=_say_why,
         sleep=time.sleep,
         reraise=True,
     )
+
+
+class _Patience:
+    """How long to wait after a failed attempt: as the server asks, else longer each time that nothing came."""
+
+    def __init__(self, progress: Callable[[], int]) -> None:
+        self._progress = progress
+        self._reached = progress()
+        self._fruitless = 0
+
+    def count(self, _: RetryCallState) -> None:
+        now = self._progress()
+        self._fruitless = 0 if now > self._reached else self._fruitless + 1
+        self._reached = now
+
+    def wait(self, state: RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        asked = _retry_after(error) if isinstance(error, HfHubHTTPError) else None
+        longest = min(LONGEST_WAIT_SECONDS, 2.0**self._fruitless)
+        return wait_random(longest / 2, longest)(state) if asked is None else asked
+
+    def is_over(self, _: RetryCallState) -> bool:
+        return self._fruitless >= FRUITLESS_ATTEMPTS
+
+
+def _say_why(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    tqdm.write(f"{_in_one_line(error)}; trying again in {state.upcoming_sleep:.0f} s", file=sys.stderr)
 
 
 def _may_pass(error: BaseException) -> bool:

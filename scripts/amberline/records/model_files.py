@@ -14,7 +14,7 @@ from huggingface_hub.hf_api import ModelInfo
 from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
-from amberline.records.hub import HubFile, discard, download, endpoint, explained, retrying
+from amberline.records.hub import HubFile, download, endpoint, explained, retrying
 
 # What `transformers` reads of a model folder, weights aside. No code: none is trusted.
 KEPT = frozenset(
@@ -55,22 +55,19 @@ def wanted_files(names: Iterable[str], place: str) -> list[str]:
 
 
 def link_model(source: Path, folder: Path) -> None:
-    """Put the files of a local model into `folder`: hard links where that is possible, copies elsewhere."""
+    """Put the files of a local model into `folder`. Raises ModelError."""
     if not source.is_dir():
         raise ModelError(f"{source}: there is no such folder. Check base_model.path.")
     for name in wanted_files((path.name for path in source.iterdir()), str(source)):
-        # A link to what a symbolic link names: the hub's cache is made of them.
-        original = (source / name).resolve()
-        try:
-            os.link(original, folder / name)
-        except OSError:
-            shutil.copyfile(original, folder / name)
+        # Not a link to a link: the hub's cache is made of them.
+        _link((source / name).resolve(), folder / name)
 
 
 def download_model(repository: str, revision: str, working: Path, folder: Path) -> str:
-    """Fetch a model's files by way of `working`, where an interrupted download goes on; return the commit.
+    """Fetch a model's files to `working`, where an interrupted download goes on, and put them into `folder`.
 
-    Files that are complete in `working` are checked and not fetched again. Raises HubError or ModelError.
+    Returns the commit. Files that are complete in `working` are checked and not fetched again; the caller removes it
+    when the model is finished. Raises HubError or ModelError.
     """
     info = _model_info(repository, revision)
     commit = info.sha or revision
@@ -78,9 +75,16 @@ def download_model(repository: str, revision: str, working: Path, folder: Path) 
     for name in names:
         download(HubFile(repository, commit, name, "model"), working / name)
     for name in names:
-        (working / name).replace(folder / name)
-        discard(working / name)
+        _link(working / name, folder / name)
     return commit
+
+
+def _link(original: Path, target: Path) -> None:
+    """A hard link where that is possible, a copy elsewhere."""
+    try:
+        os.link(original, target)
+    except OSError:
+        shutil.copyfile(original, target)
 
 
 def _model_info(repository: str, revision: str) -> ModelInfo:

@@ -39,6 +39,7 @@ from amberline.records.files import whole_file
 
 CHUNK_BYTES = 2**20
 WHITE_SPACE = re.compile(r"[ \t\r\n]*")
+BEGUN_ESCAPE = re.compile("u[0-9a-fA-F]{0,4}")
 ARRAY_START = b"[\n"
 ARRAY_END = b"\n]\n"
 EMPTY_ARRAY = b"[\n]\n"
@@ -109,10 +110,10 @@ def _array(text: "_Text") -> Iterator[Record]:
 def _lines(text: "_Text") -> Iterator[Record]:
     number = 1
     while (line := text.line()) is not None:
-        text.row = number
         if line.strip(" \t\r\n"):
             yield Record(number, text.parse_line(line))
         number += 1
+        text.row = number
 
 
 class _Text:
@@ -173,13 +174,10 @@ class _Text:
             try:
                 value, end = self._parser.raw_decode(self.window, self.position)
             except json.JSONDecodeError as error:
-                # Cut off by the window's end, or wrong? A token can be cut at most a few characters before the end,
-                # except a string, whose error names its start.
-                near_end = error.pos >= len(self.window) - 12 or error.msg.startswith("Unterminated string")
-                if self.ended and near_end:
-                    self.cut_short()
-                if self.ended or not near_end:
+                if not _breaks_off(error):
                     self._not_json(error)
+                if self.ended:
+                    self.cut_short()
             except RecursionError:
                 self.bad("values are nested too deep", "A row has an id and turns: is this the right file?")
             except ValueError as error:
@@ -203,16 +201,16 @@ class _Text:
     def parse_line(self, line: str) -> Any:
         """Parse one line of JSON lines."""
         try:
-            return self._parser.decode(line)
+            return self._parser.decode(line.rstrip(" \t\r\n"))
         except json.JSONDecodeError as error:
-            if self.ended and self.position == len(self.window):
+            if not _breaks_off(error):
+                self._not_json(error)
+            if not line.endswith("\n"):
                 self.cut_short()
-            if line.strip() in {"{", "{}"} or error.pos >= len(line.rstrip()):
-                self.bad(
-                    "the row is not complete on its line",
-                    "Records are read from a JSON array, or from JSON lines with one object a line.",
-                )
-            self._not_json(error)
+            self.bad(
+                "the row is not complete on its line",
+                "Records are read from a JSON array, or from JSON lines with one object a line.",
+            )
         except RecursionError:
             self.bad("values are nested too deep", "A row has an id and turns: is this the right file?")
         except ValueError as error:
@@ -231,6 +229,20 @@ class _Text:
     def bad(self, what: str, mend: str) -> NoReturn:
         """Raise BadFile for the current row."""
         raise BadFile(self.path, self.row, what, mend)
+
+
+def _breaks_off(error: json.JSONDecodeError) -> bool:
+    """Whether the text ends before its JSON does, so that more of it might mend the error."""
+    rest = error.doc[error.pos :]
+    return (
+        not rest.strip(" \t\r\n")
+        or error.msg.startswith("Unterminated string")
+        or any(word.startswith(rest) for word in ("true", "false", "null", "-Infinity", "Infinity", "NaN"))
+        # The scanner stops before a fraction or exponent without digits: 12 | .  or  1.5 | e-
+        or rest in {".", "e", "E", "e+", "e-", "E+", "E-"}
+        # An escape with too few digits: \u00
+        or (error.msg.startswith("Invalid \\u") and BEGUN_ESCAPE.fullmatch(rest) is not None)
+    )
 
 
 def _object_without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
