@@ -1,8 +1,9 @@
 """Direct preference optimisation: the second half of AmberSafe.
 
-Start it by itself for one process, or with `torchrun --nproc-per-node N --` before it for N. A run that was interrupted
-continues when the same command is given again. After SIGTERM or SIGUSR1 it saves its state and exits with 75; because
-torchrun makes a 1 of that, `<checkpoints>/<stage>.requeue.json` is there as long as the stage waits to be started again.
+Start it by itself for one process, or with `torchrun --nproc-per-node N --` before it for N. A run that was
+interrupted continues when the same command is given again. After SIGTERM or SIGUSR1 it saves its state and exits with
+75; because torchrun makes a 1 of that, `<checkpoints>/<stage>.requeue.json` is there while the stage waits to be
+started again.
 """
 
 import sys

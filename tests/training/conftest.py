@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from golden_model import CONFIG, golden_model, save_golden_model
 from torch import nn
 
 from amberline.provenance.manifests import write_manifest
 from amberline.records.tokens import LOGPS, PAIRS, SEQUENCES, write_tokens
+from golden_model import CONFIG, golden_model, save_golden_model
 
 torch.set_num_threads(1)
 
@@ -20,7 +20,6 @@ HARDWARE = {
     "device": "cpu",
     "nodes": 1,
     "ranks_per_node": 1,
-    "gpu_model": None,
     "cpus_per_rank": 1,
     "memory_gb": 4,
     "hours": 1,

@@ -19,8 +19,9 @@ def lay_out(lengths: Sequence[int], budget: int, ranks: int) -> list[list[list[i
     is equal, the micro-batches are, too.
     """
     examples = len(lengths)
-    least = -(-sum(lengths) // budget)
-    batches = min(_round_up(max(1, least), ranks), _round_up(examples, ranks))
+    fitting = [length for length in lengths if length <= budget]
+    least = examples - len(fitting) - (-sum(fitting) // budget)
+    batches = _round_up(max(1, least), ranks)
     while True:
         bins = _balance(lengths, batches)
         fits = all(len(each) <= 1 or sum(lengths[position] for position in each) <= budget for each in bins)

@@ -1,0 +1,68 @@
+"""A training in this process, with everything in hand: orders, model, figures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from amberline.batches.plan import plan_batches
+from amberline.model.attention import choose_attention
+from amberline.model.files import read_config
+from amberline.model.load import load_model
+from amberline.settings.tracking import Tracking
+from amberline.settings.training import Training
+from amberline.training.checkpoints import Checkpoints
+from amberline.training.guards import CurveWatch
+from amberline.training.loop import Run, train
+from amberline.training.metrics import Metrics, read_metrics
+from amberline.training.objectives.base import Objective
+from amberline.training.optimizers import make_optimizer
+from amberline.training.place import Place
+from amberline.training.ranks import Ranks
+
+ALONE = Ranks(0, 1, torch.device("cpu"))
+
+
+def train_alone(
+    folder: Path,
+    model_folder: Path,
+    objective: Objective,
+    settings: Training,
+    *,
+    orders: Sequence[Sequence[int]] | None = None,
+    micro_batch_tokens: int = 512,
+) -> tuple[list[dict[str, Any]], torch.nn.Module]:
+    """Train in `folder` from the start. Returns the curve and the model."""
+    folder.mkdir(parents=True, exist_ok=True)
+    plan = plan_batches(
+        *objective.sizes(),
+        seed=settings.seed,
+        epochs=settings.epochs,
+        global_batch=settings.global_batch,
+        partial_batch=settings.partial_batch,
+        loss_normalization=settings.loss_normalization,
+        micro_batch_examples=settings.micro_batch_examples,
+        orders=orders,
+    )
+    model = load_model(model_folder, device="cpu", attention=choose_attention("auto", "cpu")[0])
+    tracking = Tracking(wandb_project=None, wandb_mode="offline")
+    run = Run(
+        ranks=ALONE,
+        place=Place(folder, "test", {}),
+        settings=settings,
+        config=read_config(model_folder),
+        model=model,
+        optimizer=make_optimizer(model, settings.optimizer),
+        objective=objective,
+        plan=plan,
+        heldout=None,
+        micro_batch_tokens=micro_batch_tokens,
+        checkpoints=Checkpoints(folder, 1, plan.digest, ALONE, print),
+        metrics=Metrics(folder, "test", tracking, 0, plan.steps),
+        watch=CurveWatch(settings.guards),
+    )
+    train(run, 0)
+    assert run.metrics is not None
+    run.metrics.close()
+    return read_metrics(folder / "metrics.jsonl"), model
