@@ -1,8 +1,11 @@
 """What Snakemake says before anything runs: the plan of the published recipe, and what is wrong with a wrong one."""
 
 import re
+import subprocess
+import sys
 
 import pytest
+import yaml
 
 STAGES = {
     "finetune_amberchat",
@@ -84,3 +87,19 @@ def test_a_configured_value_never_reaches_a_shell(fresh, tmp_path):
     printed = fresh.snakemake("-n", "-p", *DEMO, str(file))
     assert "'results/$(touch pwned); x'" in printed or "'results/$(touch pwned); x/" in printed
     assert not (fresh.root / "pwned").exists()
+
+
+def test_the_readme_draws_the_rules_as_they_are(fresh):
+    done = subprocess.run(
+        [sys.executable, "docs/make_dag.py", "--check"], cwd=fresh.root, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_conda_files_hold_what_the_locks_hold(fresh):
+    for name in ("cpu", "gpu"):
+        locked = {
+            line for line in (fresh.root / f"envs/{name}.lock").read_text().splitlines() if not line.startswith("#")
+        }
+        *_, packages = yaml.safe_load((fresh.root / f"envs/{name}.yaml").read_text())["dependencies"]
+        assert set(packages["pip"]) == locked, "run: make lock"

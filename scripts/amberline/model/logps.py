@@ -59,7 +59,7 @@ class _LogProbabilities(torch.autograd.Function):
 
 class _WeightedLoss(torch.autograd.Function):
     @staticmethod
-    def forward(  # noqa: PLR0917, for autograd passes arguments by position
+    def forward(
         ctx: Any,
         hidden: torch.Tensor,
         weight: torch.Tensor,

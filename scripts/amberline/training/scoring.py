@@ -70,7 +70,8 @@ def score(frozen: Frozen, rows: Dataset, sides: Sequence[tuple[str, str]]) -> np
     Sums are of float32 log-probabilities. All processes get all scores. Raises ScoringError naming the rows whose
     score is not finite.
     """
-    scored = frozen.ranks.gather(list(_score(frozen, rows, sides)))
+    with inference(frozen.model):
+        scored = frozen.ranks.gather(list(_score(frozen, rows, sides)))
     logps = np.full((len(rows), len(sides)), np.nan)
     for places, values in (each for of_rank in scored for each in of_rank):
         logps[places] = values
@@ -84,7 +85,6 @@ def score(frozen: Frozen, rows: Dataset, sides: Sequence[tuple[str, str]]) -> np
     return logps
 
 
-@torch.no_grad()
 def _score(
     frozen: Frozen, rows: Dataset, sides: Sequence[tuple[str, str]]
 ) -> Iterator[tuple[list[int], npt.NDArray[np.float64]]]:

@@ -1,0 +1,99 @@
+"""Measure a finished model on data that it never saw: perplexity of conversations, rewards of preference pairs.
+
+Start it by itself for one process, or with `torchrun --nproc-per-node N` for N.
+"""
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+import typer
+from datasets import Dataset
+
+from amberline.model.errors import ModelError
+from amberline.model.packed import IGNORED
+from amberline.provenance.manifests import ManifestError, verify
+from amberline.records.files import whole_file
+from amberline.records.tokens import BadTokens, open_tokens
+from amberline.settings.evaluation import Measures
+from amberline.settings.hardware import Hardware
+from amberline.training.ranks import FirstRankFailed, join, leave
+from amberline.training.scoring import PAIR, SEQUENCE, Frozen, ScoringError, load_frozen, score
+
+
+def perplexity(frozen: Frozen, conversations: Dataset) -> dict[str, Any]:
+    """exp of the mean −log p over all target tokens; null where no conversation was held out."""
+    targets = sum(sum(label != IGNORED for label in row["labels"][1:]) for row in conversations)
+    if not targets:
+        return {"perplexity": None, "perplexity_tokens": 0}
+    total = score(frozen, conversations, SEQUENCE).sum()
+    return {"perplexity": math.exp(-total / targets), "perplexity_tokens": targets}
+
+
+def rewards(logps: npt.NDArray[np.float64], reference: npt.NDArray[np.float64], beta: float) -> dict[str, float]:
+    """Rewards β(log p − log p of the reference) of the chosen and rejected responses, [N, 2] each.
+
+    An accuracy is the part of pairs whose chosen response is ahead; ties count as a half.
+    """
+    chosen, rejected = (beta * (logps - reference)).mean(axis=0)
+    margins = beta * ((logps - reference) @ [1.0, -1.0])
+    return {
+        "rewards/chosen": float(chosen),
+        "rewards/rejected": float(rejected),
+        "rewards/margins": float(margins.mean()),
+        "rewards/accuracies": ahead(margins),
+        "logps/chosen": float(logps[:, 0].mean()),
+        "logps/rejected": float(logps[:, 1].mean()),
+        "logps/accuracies": ahead(logps @ [1.0, -1.0]),
+    }
+
+
+def ahead(margins: npt.NDArray[np.float64]) -> float:
+    """Part of the margins that are positive, those of zero by half."""
+    return float((np.sign(margins) + 1).mean() / 2)
+
+
+def main(
+    model: Annotated[Path, typer.Option(help="Hugging Face folder of the model")],
+    conversations: Annotated[Path, typer.Option(help="token folder of held-out conversations")],
+    pairs: Annotated[Path, typer.Option(help="token folder of test pairs")],
+    reference: Annotated[Path, typer.Option(help="token folder of the reference's log-probabilities of those pairs")],
+    settings: Annotated[str, typer.Option(help="how many pairs, beta, precision, as JSON")],
+    hardware: Annotated[str, typer.Option(help="JSON of machine and layout, as under hardware in config.yaml")],
+    output: Annotated[Path, typer.Option(help="JSON file to write")],
+) -> None:
+    """Measure a finished model on data that it never saw."""
+    asked, machine = Measures.model_validate_json(settings), Hardware.model_validate_json(hardware)
+    ranks = join(machine.device, machine.cpus_per_rank)
+    try:
+        ranks.from_first(lambda: [verify(folder)["digest"] for folder in (model, conversations, pairs, reference)])
+        rows, scored = open_tokens(pairs), open_tokens(reference)
+        if rows["id"][:] != scored["id"][:]:
+            raise ManifestError(f"{reference} holds scores of other pairs than {pairs}: delete it and make it again")
+        count = min(asked.pairs or len(rows), len(rows))
+        rows, scored = rows.select(range(count)), scored.select(range(count))
+        frozen = load_frozen(model, machine, asked.precision, ranks)
+        figures: dict[str, Any] = {
+            "model": model.name,
+            **perplexity(frozen, open_tokens(conversations)),
+            "pairs": count,
+        }
+        kept = np.column_stack([scored["chosen_logp"][:], scored["rejected_logp"][:]])
+        figures |= rewards(score(frozen, rows, PAIR), kept, asked.beta)
+        if ranks.first:
+            with whole_file(output) as partial:
+                partial.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    except (BadTokens, FirstRankFailed, ManifestError, ModelError, ScoringError) as error:
+        if ranks.first:
+            print(f"evaluate: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    finally:
+        leave()
+
+
+if __name__ == "__main__":
+    typer.run(main)
