@@ -18,7 +18,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         yield partial
         with open(partial, "rb+") as handle:
             os.fsync(handle.fileno())
-        os.replace(partial, path)
+        partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -37,10 +37,10 @@ def whole_folder(path: Path) -> Iterator[Path]:
         yield partial
         if path.exists():
             aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-            os.replace(path, aside / path.name)
-            os.replace(partial, path)
+            path.replace(aside / path.name)
+            partial.replace(path)
             shutil.rmtree(aside)
         else:
-            os.replace(partial, path)
+            partial.replace(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
