@@ -1,6 +1,7 @@
 """Export a finished training as a Hugging Face folder with its model card; with `policy`, as policy.pt too."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +17,7 @@ from amberline.settings.export import Export
 
 def final_weights(run: Path, manifest: Manifest) -> Path:
     """The folder of a training's final weights, every file verified. Raises ManifestError."""
-    folder = run.parent / manifest["facts"]["final_weights"]
+    folder = Path(os.path.normpath(run.parent / manifest["facts"]["final_weights"]))
     for name, digest in manifest["facts"]["final_weights_sha256"].items():
         if not (folder / name).is_file() or file_digest(folder / name) != digest:
             raise ManifestError(

@@ -1,0 +1,229 @@
+"""export_model, import_policy and score_reference, from a finished training to folders that others load."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+import typer
+from fastchat.conversation import get_conv_template
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import export_model
+import import_policy
+import score_reference
+from amberline.model.load import load_model
+from amberline.provenance.manifests import ManifestError, read_manifest, verify, write_manifest
+from amberline.records.tokens import PAIRS, open_tokens, write_tokens
+from amberline.text.small_tokenizer import save_llama_tokenizer, train_sentencepiece
+
+TEXT = ["A question about trees, and why they grow.", "Trees grow because of light; roots hold them."] * 20
+SOURCES = [
+    {
+        "name": "pku",
+        "repository": "PKU/Safe",
+        "revision": "abc",
+        "file": "a.xz",
+        "licence": "cc-by-nc-4.0",
+        "sha256": "0" * 64,
+    },
+    {
+        "name": "base_model",
+        "repository": "X/Amber",
+        "revision": "d",
+        "file": None,
+        "licence": "apache-2.0",
+        "sha256": None,
+    },
+]
+DEVIATIONS = {"ambersafe.dpo.beta": {"published": 0.1, "here": 0.5}}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory, grouped_folder) -> Path:
+    """The random model with a tokenizer and a manifest."""
+    folder = tmp_path_factory.mktemp("base")
+    for file in grouped_folder.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    save_llama_tokenizer(train_sentencepiece(TEXT, 300), folder, 128)
+    write_manifest(
+        folder, kind="model", files=list(folder.iterdir()), inputs={}, settings={}, facts={}, sources=SOURCES
+    )
+    return folder
+
+
+@pytest.fixture
+def run(base, tmp_path) -> Path:
+    """What a training leaves: final weights in its place, run.json and its manifest."""
+    place = tmp_path / "checkpoints" / "dpo-0123"
+    state = {name: tensor * 1.01 for name, tensor in load_model(base, device="cpu").state_dict().items()}
+    dcp.save(state, checkpoint_id=place / "final", no_dist=True)
+    torch.save(state, tmp_path / "expected.pt")
+    (place / "identity.json").write_text(json.dumps({"code": "c" * 64}))
+    run = tmp_path / "training" / "run.json"
+    run.parent.mkdir()
+    facts = {
+        "stage": "dpo",
+        "final_weights": os.path.relpath(place / "final", run.parent),
+        "final_weights_sha256": {file.name: export_model.file_digest(file) for file in (place / "final").iterdir()},
+        "steps": 3,
+        "examples": 96,
+        "loss_tokens": 1234,
+        "final_metrics": {"loss": 0.5, "rewards/margins": 0.25},
+    }
+    run.write_text(json.dumps(facts))
+    write_manifest(
+        run,
+        kind="training",
+        files=[run],
+        inputs={"model": base},
+        settings={"beta": 0.5, "optimizer": {"name": "rmsprop"}},
+        facts=facts,
+    )
+    return run
+
+
+def export(run, base, output, **changes):
+    asked = {"name": "AmberSafe", "dtype": "float32", "template": "vicuna", "policy": True, "deviations": DEVIATIONS}
+    export_model.main(run=run, base=base, settings=json.dumps(asked | changes), output=output)
+    return output
+
+
+def test_exported_folder_is_whole_and_loads(run, base, tmp_path):
+    folder = export(run, base, tmp_path / "model")
+    expected = torch.load(tmp_path / "expected.pt")
+    manifest = verify(folder)
+    assert manifest["sources"] == sorted(SOURCES, key=lambda each: json.dumps(each, sort_keys=True))
+    assert manifest["facts"]["parameters"] == sum(each.numel() for each in expected.values())
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    assert model.dtype == torch.float32
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
+    policy = torch.load(folder / "policy.pt", weights_only=True)
+    assert (policy["step_idx"], policy["metrics"]) == (96, {"loss": 0.5, "rewards/margins": 0.25})
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in policy["state"].items())
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    made = model.generate(**tokenizer("Trees", return_tensors="pt"), max_new_tokens=3, do_sample=False)
+    assert made.shape[1] > 3
+
+
+def test_bfloat16_without_policy(run, base, tmp_path):
+    folder = export(run, base, tmp_path / "model", dtype="bfloat16", policy=False)
+    assert AutoModelForCausalLM.from_pretrained(folder, dtype="auto").dtype == torch.bfloat16
+    assert not (folder / "policy.pt").exists()
+
+
+@pytest.mark.parametrize("turns", [["Hi"], ["Why do trees grow?", "Light.", "And roots?"]])
+def test_chat_template_is_that_of_fastchat(run, base, tmp_path, turns):
+    tokenizer = AutoTokenizer.from_pretrained(export(run, base, tmp_path / "model"))
+    conversation = get_conv_template("vicuna_v1.1")
+    messages = []
+    for number, text in enumerate(turns):
+        conversation.append_message(conversation.roles[number % 2], text)
+        messages.append({"role": ("user", "assistant")[number % 2], "content": text})
+    whole = tokenizer.apply_chat_template([*messages, {"role": "assistant", "content": "Yes."}], tokenize=False)
+    prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    conversation.append_message(conversation.roles[1], None)
+    assert prompt == "<s>" + conversation.get_prompt()
+    conversation.messages[-1][1] = "Yes."
+    assert whole == "<s>" + conversation.get_prompt()
+
+
+def test_card_says_what_it_is_made_of(run, base, tmp_path):
+    card = (export(run, base, tmp_path / "model", template="none") / "README.md").read_text()
+    assert "license: other" in card.split("---")[1]  # two sources, two licences
+    assert "- PKU/Safe" in card.split("---")[1]
+    assert "X/Amber" not in card.split("---")[1]
+    for part in ("cc-by-nc-4.0", "apache-2.0", "bare prompts", "`ambersafe.dpo.beta`: published `0.1`, here `0.5`"):
+        assert part in card
+    assert f"`{'c' * 64}`" in card
+    assert f"input: model | `{read_manifest(base)['digest']}`" in card
+    assert '| `optimizer.name` | "rmsprop" |' in card
+    assert "{{" not in card
+    assert "None." in (export(run, base, tmp_path / "other", deviations={}) / "README.md").read_text()
+
+
+def test_damaged_weights_are_refused_and_nothing_is_left(run, base, tmp_path, capsys):
+    shard = next((tmp_path / "checkpoints").glob("*/final/*.distcp"))
+    shard.write_bytes(shard.read_bytes()[:-10] + b"0123456789")
+    with pytest.raises(SystemExit) as stopped:
+        export(run, base, tmp_path / "model")
+    assert f"{shard} is missing or damaged" in str(stopped.value)
+    assert not (tmp_path / "model").exists()
+
+
+def test_policy_is_imported(run, base, tmp_path):
+    policy = export(run, base, tmp_path / "model") / "policy.pt"
+    import_policy.main(policy=policy, base=base, output=tmp_path / "imported")
+    verify(tmp_path / "imported")
+    expected = torch.load(tmp_path / "expected.pt")
+    imported = AutoModelForCausalLM.from_pretrained(tmp_path / "imported")
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in imported.state_dict().items())
+
+
+HARDWARE = {
+    "device": "cpu",
+    "nodes": 1,
+    "ranks_per_node": 1,
+    "cpus_per_rank": 1,
+    "memory_gb": 4,
+    "hours": 1,
+    "micro_batch_tokens": 64,
+    "attention": "auto",
+    "activation_checkpointing": "auto",
+    "reshard_after_forward": "auto",
+    "compile": False,
+}
+
+
+def pairs(folder, lengths):
+    generator = torch.Generator().manual_seed(0)
+    with write_tokens(folder, PAIRS) as writer:
+        for number, (prompt, chosen, rejected) in enumerate(lengths):
+            row = {"id": f"pair-{number}", "prompt_length": prompt, "length": 2 * prompt + chosen + rejected}
+            for side, response in (("chosen", chosen), ("rejected", rejected)):
+                ids = torch.randint(3, 300, (prompt + response,), generator=generator).tolist()
+                row |= {f"{side}_input_ids": ids, f"{side}_labels": [-100] * prompt + ids[prompt:]}
+            writer.write(row)
+    write_manifest(folder, kind="pair-tokens", files=list(folder.glob("*.arrow")), inputs={}, settings={}, facts={})
+    return folder
+
+
+def score(model, tokens, output):
+    score_reference.main(
+        model=model, tokens=tokens, precision="float32", hardware=json.dumps(HARDWARE), reference=output
+    )
+    return output
+
+
+def test_reference_scores_are_those_of_transformers(base, tmp_path):
+    tokens = pairs(tmp_path / "pairs", [(5, 7, 3), (1, 1, 20), (9, 2, 2), (3, 40, 1)])
+    folder = score(base, tokens, tmp_path / "reference")
+    scores = open_tokens(folder)
+    model = AutoModelForCausalLM.from_pretrained(base, attn_implementation="eager").double()
+    for row, found in zip(open_tokens(tokens), scores, strict=True):
+        assert row["id"] == found["id"]
+        for side in ("chosen", "rejected"):
+            ids = torch.tensor(row[f"{side}_input_ids"])
+            with torch.no_grad():
+                logps = model(input_ids=ids[None]).logits[0].log_softmax(-1)
+            expected = logps[:-1].gather(1, ids[1:, None])[row["prompt_length"] - 1 :].sum().item()
+            assert found[f"{side}_logp"] == pytest.approx(expected, rel=1e-6)
+    manifest = verify(folder)
+    assert manifest["inputs"]["model"]["digest"] == read_manifest(base)["digest"]
+    assert manifest["inputs"]["tokens"]["digest"] == read_manifest(tokens)["digest"]
+    assert manifest["settings"]["precision"] == "float32"
+
+
+def test_a_spoilt_input_is_refused(base, tmp_path, capsys):
+    tokens = pairs(tmp_path / "pairs", [(5, 7, 3)])
+    shard = tokens / "shard-00000.arrow"
+    shard.write_bytes(shard.read_bytes() + b"x")
+    with pytest.raises(typer.Exit):
+        score(base, tokens, tmp_path / "reference")
+    assert "is not the file that" in capsys.readouterr().err
+    assert not (tmp_path / "reference").exists()
+    with pytest.raises(ManifestError):
+        verify(tokens)
