@@ -11,9 +11,11 @@ sys.path.insert(0, f"{workflow.basedir}/scripts")
 
 
 configfile: "config.yaml"
+configfile: "slurm/site.yaml"
 
 
 include: "rules/common.smk"
+include: "rules/cluster.smk"
 include: "rules/acquire.smk"
 include: "rules/amberchat.smk"
 include: "rules/ambersafe.smk"

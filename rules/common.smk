@@ -1,8 +1,8 @@
-"""What all rules share: the checked configuration, the code a program consists of, how a training is launched."""
+"""What all rules share: the checked configuration, and the code that a program consists of."""
 
 import os
 
-from amberline.settings.check import ConfigurationError, check_configuration, check_target, deviations
+from amberline.settings.check import ConfigurationError, check_cluster, check_configuration, check_target, deviations
 from amberline.provenance.digests import canonical, imported_files, sampled_digest
 from pathlib import Path
 from snakemake.cli import parse_args
@@ -11,7 +11,11 @@ from snakemake.exceptions import WorkflowError
 # Programs run under the Python that runs Snakemake, whoever calls it; `--sdm conda` puts its own first.
 os.environ["PATH"] = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
 
+# What is particular to a cluster is no part of the recipe.
+site = config.pop("cluster", None)
+
 try:
+    CLUSTER = check_cluster(site)
     CONFIG = check_configuration(config, files=workflow.is_main_process)
 except ConfigurationError as error:
     raise WorkflowError(str(error)) from None
@@ -42,55 +46,6 @@ def code(program):
 def made(path):
     """The manifest of something made; what stages hand each other."""
     return f"{RESULTS}/{path}/manifest.json" if not os.path.splitext(path)[1] else f"{RESULTS}/{path}.manifest.json"
-
-
-def data_stage():
-    """Resources of a stage that prepares data on CPUs."""
-    hardware = CONFIG.data_hardware
-    return {"mem_mb": hardware.memory_gb * 1000, "runtime": hardware.hours * 60}
-
-
-def training_stage(stage):
-    """Resources of a stage that runs a model: nodes, GPUs, memory and time, as Slurm wants them said."""
-    hardware = getattr(CONFIG.hardware, stage)
-    asked = {"nodes": hardware.nodes, "mem_mb": hardware.memory_gb * 1000, "runtime": int(hardware.hours * 60)}
-    if hardware.device == "cuda":
-        model = f"{hardware.gpu_model}:" if hardware.gpu_model else ""
-        asked["gres"] = f"gpu:{model}{hardware.ranks_per_node}"
-    if hardware.nodes > 1:
-        # The rule's own srun spans the nodes; tasks_per_gpu=0 keeps the plugin from dividing the GPUs among tasks.
-        asked |= {"mpi": "srun", "tasks": hardware.nodes, "tasks_per_gpu": 0}
-    return asked
-
-
-def training_threads(stage):
-    """Cores of one node that a training stage uses."""
-    hardware = getattr(CONFIG.hardware, stage)
-    return hardware.ranks_per_node * hardware.cpus_per_rank
-
-
-def launch(stage):
-    """The command that starts a program once per rank.
-
-    It ends with `--`: without, torchrun takes a program's `--run` for a short form of an option of its own.
-    """
-    hardware = getattr(CONFIG.hardware, stage)
-    ranks = f"--nproc-per-node={hardware.ranks_per_node}"
-    if hardware.nodes == 1:
-        return f"torchrun --standalone {ranks} --"
-    nodes = hardware.nodes
-    return (
-        f"srun --nodes={nodes} --ntasks={nodes} --ntasks-per-node=1 --cpus-per-task={training_threads(stage)} "
-        f"--kill-on-bad-exit=1 torchrun --nnodes={nodes} {ranks} "
-        "--rdzv-backend=c10d --rdzv-id=$SLURM_JOB_ID --rdzv-endpoint=$(hostname):29501 --"
-    )
-
-
-STAGES = ("amberchat", "sft", "reference", "dpo", "evaluation")
-# Named in the shell text, but no params: none of this changes a result, so none of it reruns a finished stage.
-LAUNCH = {stage: launch(stage) for stage in STAGES}
-HARDWARE = {stage: settings(getattr(CONFIG.hardware, stage)) for stage in STAGES}
-TRACKING = settings(CONFIG.tracking)
 
 
 # Parts of the configuration that go into each model.

@@ -52,7 +52,7 @@ rule sample_answers:
     conda:
         ENVIRONMENT
     resources:
-        **{**training_stage("evaluation"), "nodes": 1},
+        **single_process("evaluation"),
     params:
         settings=canonical({"prompts": CONFIG.evaluation.sample_prompts, "tokens": CONFIG.evaluation.sample_tokens}),
     shell:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from amberline.settings.cluster import Cluster
 from amberline.settings.config import Config, explain
 from amberline.settings.data import BaseModelSource, Source
 from amberline.settings.training import Training
@@ -36,6 +37,18 @@ def check_configuration(values: Mapping[str, Any], *, files: bool = True) -> Con
     if faults:
         raise ConfigurationError(_message(faults))
     return config
+
+
+def check_cluster(values: Mapping[str, Any] | None) -> Cluster:
+    """Read what is particular to a cluster. Raises ConfigurationError."""
+    try:
+        return Cluster.model_validate(values)
+    except ValidationError as error:
+        lines = "\n".join(f"  - cluster.{fault}" for fault in explain(error))
+        raise ConfigurationError(
+            f"the description of the cluster is wrong, nothing was started:\n{lines}\n"
+            "Mend slurm/site.yaml (every key is explained there), or the file given with --configfile."
+        ) from None
 
 
 def _message(faults: Sequence[str]) -> str:

@@ -16,7 +16,6 @@ class Hardware(Settings):
     device: Literal["cuda", "cpu"] = Field(description="cuda or cpu")
     nodes: PositiveCount = Field(description="machines")
     ranks_per_node: PositiveCount = Field(description="processes on each: one a GPU on cuda")
-    gpu_model: str | None = Field(description="GPU to ask the cluster for; null: any")
     cpus_per_rank: PositiveCount = Field(description="cores for each process")
     memory_gb: PositiveCount = Field(description="main memory of each machine")
     hours: Positive = Field(description="time limit; a job that reaches it checkpoints and goes on in the next")

@@ -6,9 +6,12 @@ from typing import Self
 
 
 class StopRequest:
-    """Notes SIGTERM and SIGUSR1, which Slurm and torchrun send before they kill, for the loop to act upon."""
+    """Notes the signals that Slurm and torchrun send before they kill, for the loop to act upon.
 
-    SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+    URG is for schedulers: every program that stands between them and this one ignores it.
+    """
+
+    SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGURG)
 
     def __init__(self) -> None:
         self.received: str | None = None

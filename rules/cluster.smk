@@ -1,0 +1,134 @@
+"""Where stages run: what each asks of a cluster, how its processes are started, and what an earlier start left there.
+
+On a single machine the same rules apply: Snakemake then looks at threads alone.
+"""
+
+import atexit
+import shlex
+
+from amberline.cluster.executor import watch_jobs
+from amberline.cluster.leftovers import claim
+from amberline.cluster.progress import newest_checkpoint
+from amberline.cluster.slurm import SlurmError
+from amberline.training.place import PlaceError
+
+STAGES = ("amberchat", "sft", "reference", "dpo", "evaluation")
+# Rules that continue from a checkpoint, and the stage whose checkpoints they are.
+CONTINUED = {"finetune_amberchat": "amberchat", "finetune_preferred": "sft", "train_dpo": "dpo"}
+
+
+def growing(amount):
+    """More at each new attempt: 1, 1.5 and 2 times of it. A job is tried anew when this was what it lacked."""
+    return lambda wildcards, attempt: int(amount * (1 + attempt) / 2)
+
+
+def placed(partition):
+    """Where a job may run; nothing where the cluster's default will do."""
+    asked = {"slurm_partition": partition, "slurm_account": CLUSTER.account}
+    return {name: value for name, value in asked.items() if value is not None}
+
+
+def data_stage():
+    """Resources of a stage that prepares data on CPUs."""
+    hardware = CONFIG.data_hardware
+    return {
+        **placed(CLUSTER.data_partition),
+        "mem_mb": growing(hardware.memory_gb * 1000),
+        "runtime": growing(hardware.hours * 60),
+    }
+
+
+def gpus(hardware, number):
+    """So many GPUs on each node, as Slurm wants them said."""
+    if hardware.device == "cpu":
+        return {}
+    asked = {"gres": ":".join(filter(None, ("gpu", CLUSTER.gpu_model, str(number))))}
+    if CLUSTER.constraint:
+        asked["constraint"] = CLUSTER.constraint
+    return asked
+
+
+def training_stage(stage):
+    """Resources of a stage that runs a model: nodes, GPUs, memory and time."""
+    hardware = getattr(CONFIG.hardware, stage)
+    minutes = int(hardware.hours * 60)
+    asked = {
+        **placed(CLUSTER.training_partition),
+        **gpus(hardware, hardware.ranks_per_node),
+        "nodes": hardware.nodes,
+        "mem_mb": growing(hardware.memory_gb * 1000),
+        "runtime": minutes if stage in CONTINUED.values() else growing(minutes),
+        # URG, unlike others, is ignored by every program between Slurm and the training that does not know it. What
+        # the job printed before it was put back into the queue is kept.
+        "slurm_extra": f"--signal=URG@{CLUSTER.grace_seconds} --open-mode=append",
+    }
+    if hardware.nodes > 1:
+        # The launcher's own srun spans the nodes; tasks_per_gpu=0 keeps the plugin from dividing GPUs among tasks.
+        asked |= {"mpi": "srun", "tasks": hardware.nodes, "tasks_per_gpu": 0}
+    return asked
+
+
+def training_threads(stage):
+    """Cores of one node that a training stage uses."""
+    hardware = getattr(CONFIG.hardware, stage)
+    return hardware.ranks_per_node * hardware.cpus_per_rank
+
+
+def single_process(stage):
+    """Resources of a program that runs a model in one process."""
+    hardware = getattr(CONFIG.hardware, stage)
+    return {
+        **placed(CLUSTER.training_partition),
+        **gpus(hardware, 1),
+        "nodes": 1,
+        "mem_mb": growing(hardware.memory_gb * 1000 // hardware.ranks_per_node),
+        "runtime": growing(int(hardware.hours * 60)),
+    }
+
+
+def launch(stage):
+    """The command that starts a program once per rank."""
+    hardware = getattr(CONFIG.hardware, stage)
+    slurm = "--slurm " if workflow.remote_exec else ""
+    return (
+        # Shell and tee outlive the warning that Slurm sends before it takes the machine away, as the launcher does.
+        f"trap '' TERM; python scripts/launch.py {slurm}--stage {stage} --checkpoints {shlex.quote(RESULTS)}/checkpoints "
+        f"--device {hardware.device} --nodes {hardware.nodes} --ranks-per-node {hardware.ranks_per_node} "
+        f"--cpus-per-rank {hardware.cpus_per_rank} --"
+    )
+
+
+# Named in the shell text, but no params: none of this changes a result, so none of it reruns a finished stage.
+LAUNCH = {stage: launch(stage) for stage in STAGES}
+HARDWARE = {stage: settings(getattr(CONFIG.hardware, stage)) for stage in STAGES}
+TRACKING = settings(CONFIG.tracking)
+
+if CLUSTER.modules:
+    # Modules know nothing of strict shells, so they come before Snakemake's own prefix.
+    shell.prefix(f"module load {' '.join(CLUSTER.modules)}; set -euo pipefail; ")
+
+
+def progress(job):
+    """What changes while a job gets on: its newest checkpoint. None for jobs that start from the beginning."""
+    stage = CONTINUED.get(job.rule.name)
+    return newest_checkpoint(Path(RESULTS, "checkpoints"), stage) if stage else None
+
+
+def prepare_for_slurm():
+    """Before Slurm jobs are submitted: let there be one pipeline in this folder, and no jobs of an earlier one."""
+    if not workflow.is_main_process or os.path.basename(sys.argv[0]) != "snakemake":
+        return
+    _, arguments = parse_args(sys.argv[1:])
+    if arguments.executor != "slurm":
+        return
+    watch_jobs(progress)
+    if arguments.dryrun:
+        return
+    try:
+        lock = claim(Path.cwd(), "amberline_", lambda text: print(text, file=sys.stderr))
+    except (PlaceError, SlurmError) as error:
+        raise WorkflowError(str(error)) from None
+    atexit.register(lock.release)
+
+
+prepare_for_slurm()

@@ -1,0 +1,121 @@
+"""Start a program once per rank: on this machine, or on the nodes of the Slurm job that this is.
+
+Whatever stops a training, it continues from its last checkpoint when it is started again. This program asks for that
+start: where a training has been told to stop and has saved its state, its Slurm job is put back into the queue.
+
+How a program is started changes no result, so this file is no input of the rules that use it.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from amberline.cluster.progress import IDLE_STARTS, newest_checkpoint
+from amberline.cluster.slurm import SlurmError, requeue
+from amberline.cluster.verdict import SUBMIT_AGAIN
+from amberline.records.files import whole_file
+from amberline.training.place import REQUEUE
+
+
+def main(
+    *,
+    stage: Annotated[str, typer.Option(help="the training stage, as its checkpoints are named")],
+    checkpoints: Annotated[Path, typer.Option(help="folder of all checkpoints")],
+    device: Annotated[str, typer.Option(help="cuda or cpu")],
+    nodes: Annotated[int, typer.Option(help="machines")],
+    ranks_per_node: Annotated[int, typer.Option(help="processes on each")],
+    cpus_per_rank: Annotated[int, typer.Option(help="cores for each process")],
+    slurm: Annotated[bool, typer.Option("--slurm", help="this is a Slurm job of the pipeline's own")] = False,
+    program: Annotated[list[str], typer.Argument(help="program and its arguments, after --")],
+) -> None:
+    """Start PROGRAM once per rank, and put its Slurm job back into the queue when it asks for that."""
+    job = os.environ["SLURM_JOB_ID"] if slurm else None
+    if job:
+        _check_gpus(device, ranks_per_node)
+        _check_progress(checkpoints, stage, job)
+    marker = checkpoints / f"{stage}.requeue.json"
+    marker.unlink(missing_ok=True)
+    # The terminal sends Ctrl-C to the ranks as well: wait for them.
+    signal.signal(signal.SIGINT, lambda *_: None)
+    command = [*_ranks(job, nodes, ranks_per_node, cpus_per_rank), *program]
+    done = subprocess.run(command, check=False, env={**os.environ, "OMP_NUM_THREADS": str(cpus_per_rank)})
+    if not marker.exists():
+        raise typer.Exit(done.returncode if done.returncode >= 0 else 128 - done.returncode)
+    if job:
+        _go_on(job, json.loads(marker.read_text(encoding="utf-8"))["steps"])
+    raise typer.Exit(REQUEUE)
+
+
+def _ranks(job: str | None, nodes: int, ranks_per_node: int, cpus_per_rank: int) -> list[str]:
+    """The command that starts a program's ranks."""
+    # The ranks are signalled themselves. torchrun, which would kill them half a minute later, shall not act on TERM.
+    torchrun = ["torchrun", "--signals_to_handle", "SIGINT,SIGHUP,SIGQUIT", "--nproc-per-node", str(ranks_per_node)]
+    if nodes == 1:
+        return [*torchrun, "--standalone"]
+    if job is None or shutil.which("srun") is None:
+        _stop(f"{nodes} nodes were asked for, and this is no Slurm job: use --profile slurm, or set nodes to 1")
+    return [
+        # Slurm's variables are hidden from Snakemake's jobs, so that srun has to be told all.
+        *("srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1"),
+        *(f"--cpus-per-task={ranks_per_node * cpus_per_rank}", "--kill-on-bad-exit=1"),
+        *("bash", "-c", """trap '' TERM; exec "$@" """, "torchrun", *torchrun, "--nnodes", str(nodes)),
+        # All nodes meet at the first one, which is where this runs; jobs that share it use different ports.
+        *("--rdzv-backend", "c10d", "--rdzv-id", job),
+        *("--rdzv-endpoint", f"{socket.gethostname()}:{20000 + int(job) % 10000}"),
+    ]
+
+
+def _check_gpus(device: str, asked: int) -> None:
+    """Stop if Slurm grants other GPUs than were asked for."""
+    if device == "cpu":
+        return
+    granted = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
+    if len(granted) != asked:
+        _stop(
+            f"{asked} GPUs were asked for on each node, and Slurm has granted {len(granted)} on {socket.gethostname()} "
+            f"(CUDA_VISIBLE_DEVICES is {','.join(granted)!r}). Compare gpu_model and training_partition in "
+            "slurm/site.yaml, and ranks_per_node under hardware, with what `sinfo -o '%P %G'` lists"
+        )
+
+
+def _check_progress(checkpoints: Path, stage: str, job: str) -> None:
+    """Stop a Slurm job that is started over and over without getting any further."""
+    file = checkpoints / f"{stage}.starts.json"
+    now = {"job": job, "newest": newest_checkpoint(checkpoints, stage), "idle": 0}
+    before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    if (before.get("job"), before.get("newest")) == (now["job"], now["newest"]):
+        now["idle"] = before["idle"] + 1
+    with whole_file(file) as partial:
+        partial.write_text(json.dumps(now) + "\n", encoding="utf-8")
+    if now["idle"] >= IDLE_STARTS:
+        _stop(
+            f"this job was started {IDLE_STARTS + 1} times without writing a new checkpoint "
+            f"(the newest is {now['newest'] or 'none at all'}). Give it more time (hardware.{stage}.hours), or let it "
+            "write checkpoints more often (checkpoints.every_steps), and start again"
+        )
+
+
+def _go_on(job: str, steps: int) -> None:
+    """Put this job back into the queue."""
+    try:
+        requeue(job)
+        print(f"launch: after step {steps}, job {job} goes back into the queue and continues", file=sys.stderr)
+    except SlurmError as error:
+        print(f"launch: after step {steps}, {SUBMIT_AGAIN} ({error})", file=sys.stderr)
+
+
+def _stop(reason: str) -> NoReturn:
+    print(f"launch: {reason}", file=sys.stderr)
+    raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    typer.run(main)
