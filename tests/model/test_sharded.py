@@ -1,5 +1,7 @@
 """Two processes compute what one computes, to the bit; processes are started once for all tests of this file."""
 
+import json
+import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,6 +17,10 @@ from amberline.model.forward import inference, token_logps, weighted_loss
 from amberline.model.load import load_model
 from amberline.model.packed import pack
 from amberline.model.weights import CheckpointWeights
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+from load_memory import on_a_rank as load_and_measure
+from load_memory import write_model
 
 RANKS = 2
 VARIANTS = {
@@ -47,8 +53,10 @@ def two_steps(model, mine):
 
 
 def on_a_rank(rank: int, folder: Path, results: Path) -> None:
+    # First, for memory that has been used once is not given back.
+    load_and_measure(rank, RANKS, results / "large", results)
     torch.set_num_threads(1)
-    store = dist.FileStore(str(results / "store"), RANKS)
+    store = dist.FileStore(str(results / "second store"), RANKS)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=RANKS, timeout=timedelta(seconds=60))
     mesh = init_device_mesh("cpu", (RANKS,))
     for name, options in VARIANTS.items():
@@ -65,6 +73,8 @@ def on_a_rank(rank: int, folder: Path, results: Path) -> None:
 @pytest.fixture(scope="module")
 def results(grouped_folder, tmp_path_factory):
     place = tmp_path_factory.mktemp("ranks")
+    (place / "large").mkdir()
+    write_model(place / "large", "70M")
     torch.multiprocessing.spawn(on_a_rank, (grouped_folder, place), nprocs=RANKS)
     return place
 
@@ -106,3 +116,11 @@ def test_bfloat16_alone_keeps_float32_parameters(grouped_folder, alone):
     assert not torch.equal(logps, alone["before"])
     assert (logps - alone["before"]).abs().max() < 0.02
     dist.destroy_process_group()
+
+
+def test_no_rank_ever_holds_the_full_model(results):
+    full = sum(file.stat().st_size for file in (results / "large").glob("*.safetensors"))
+    for rank in range(RANKS):
+        found = json.loads((results / f"{rank}.json").read_text())
+        assert found["held"] < 0.501 * full
+        assert found["peak"] - found["base"] < 0.75 * full

@@ -25,7 +25,6 @@ PROMPTING = {
     ),
 }
 
-# Keys of the front matter that the hub reads come first.
 TEMPLATE = """\
 ---
 library_name: transformers
@@ -58,7 +57,7 @@ Made by Amberline, stage `{{ training.facts.stage }}` of the recipe of LLM360's 
 |---|---|---|---|---|
 {%- for source in sources %}
 | {{ source.repository or source.name }} | {{ source.revision or "–" }} | {{ source.file or "–" }} | \
-{{ (source.sha256 or "–")[:16] }} | {{ source.licence }} |
+{{ source.sha256[:16] ~ "…" if source.sha256 else "–" }} | {{ source.licence }} |
 {%- else %}
 | none recorded: this model and its data are stand-ins | – | – | – | – |
 {%- endfor %}
