@@ -45,7 +45,8 @@ def main(
     marker.unlink(missing_ok=True)
     # The terminal sends Ctrl-C to the ranks as well: wait for them.
     signal.signal(signal.SIGINT, lambda *_: None)
-    command = [*_ranks(job, nodes, ranks_per_node, cpus_per_rank), *program]
+    # torchrun would take some options of the program for abbreviations of its own, were it not for the two dashes.
+    command = [*_ranks(job, nodes, ranks_per_node, cpus_per_rank), "--", *program]
     done = subprocess.run(command, check=False, env={**os.environ, "OMP_NUM_THREADS": str(cpus_per_rank)})
     if not marker.exists():
         raise typer.Exit(done.returncode if done.returncode >= 0 else 128 - done.returncode)
