@@ -8,6 +8,8 @@ import sys
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -53,6 +55,7 @@ class Launch:
 
 def launch(program: str, ranks: int, arguments: dict[str, Any], log: Path, plant: str | None = None) -> Launch:
     """Start `ranks` processes of a program. `plant` is "module:function", called in each before the program."""
+    _start_server()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -65,6 +68,19 @@ def launch(program: str, ranks: int, arguments: dict[str, Any], log: Path, plant
         process.start()
         processes.append(process)
     return Launch(processes, log)
+
+
+@cache
+def _start_server() -> None:
+    """Start the process that all others are forked from, with everything imported."""
+    before = os.environ.get("PYTHONPATH")
+    # It finds modules by this variable, not by our sys.path.
+    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    forkserver.ensure_running()
+    if before is None:
+        del os.environ["PYTHONPATH"]
+    else:
+        os.environ["PYTHONPATH"] = before
 
 
 def _run(program: str, arguments: dict[str, Any], environment: dict[str, str], log: str, plant: str | None) -> None:
