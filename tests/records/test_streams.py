@@ -5,14 +5,11 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from amberline.records import streams
 from amberline.records.streams import BadFile, pieces, read_piece, read_records, write_array
-
-settings.register_profile("records", derandomize=True, deadline=None, max_examples=60)
-settings.load_profile("records")
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 values = st.recursive(

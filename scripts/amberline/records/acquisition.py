@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from amberline.records.conversations import BadRecord, parse_conversation
 from amberline.records.files import whole_file
-from amberline.records.hub import HubFile, discard, download
+from amberline.records.hub import HubFile, discard, download, explained
 from amberline.records.preferences import V0_COLUMNS, columns_version
 from amberline.records.streams import BadFile, read_records
 from amberline.settings.data import Source
@@ -87,7 +87,8 @@ def _copy(name: str, source: Source, original: Path, output: Path) -> Findings:
 def _copies(source: Source, output: Path) -> list[Path]:
     """Where the file may be already."""
     wanted = _hub_file(source)
-    cached = try_to_load_from_cache(wanted.repository, wanted.file, revision=wanted.revision, repo_type=wanted.kind)
+    with explained(wanted):
+        cached = try_to_load_from_cache(wanted.repository, wanted.file, revision=wanted.revision, repo_type=wanted.kind)
     places = [output, *([Path(cached)] if isinstance(cached, str) else [])]
     return [place for place in places if place.is_file()]
 
