@@ -77,22 +77,34 @@ def select_safe_pairs(rows: Path, settings: SafePairs, pairs: Path, jsonl: Path,
         for pair in _pairs(rows, settings.version, funnel, rejected):
             grouped.setdefault(pair.prompt, []).append(pair)
         count = sum(len(group) for group in grouped.values())
+        if not funnel.into["rows"]:
+            raise BadFile(rows, 0, "there is no row in it", "Get it again, or correct the configuration.")
         if not count:
             raise BadFile(rows, 0, "no row has exactly one safe response", "Is it the right file?")
-        with whole_file(pairs) as partial, open(partial, "wb") as handle:
-            separator = b"{\n"
-            for prompt, group in grouped.items():
-                handle.write(separator + orjson.dumps(prompt) + b": " + orjson.dumps(reference_shape(group)))
-                separator = b",\n"
-            handle.write(b"\n}\n")
-        with whole_file(jsonl) as partial, open(partial, "wb") as handle:
-            for group in grouped.values():
-                for pair in group:
-                    handle.write(orjson.dumps(pair) + b"\n")
         funnel.add("rows", out=count)
         funnel.note("prompts", len(grouped))
         funnel.close()
+        with whole_file(pairs) as pairs_partial, whole_file(jsonl) as jsonl_partial:
+            _write_grouped(grouped, pairs_partial)
+            _write_lines(grouped, jsonl_partial)
     return funnel
+
+
+def _write_grouped(grouped: dict[str, list[Pair]], path: Path) -> None:
+    """One JSON object, one prompt a line."""
+    with open(path, "wb") as handle:
+        separator = b"{\n"
+        for prompt, group in grouped.items():
+            handle.write(separator + orjson.dumps(prompt) + b": " + orjson.dumps(reference_shape(group)))
+            separator = b",\n"
+        handle.write(b"\n}\n")
+
+
+def _write_lines(grouped: dict[str, list[Pair]], path: Path) -> None:
+    with open(path, "wb") as handle:
+        for group in grouped.values():
+            for pair in group:
+                handle.write(orjson.dumps(pair) + b"\n")
 
 
 def reference_shape(group: list[Pair]) -> dict[str, Any]:
