@@ -3,24 +3,8 @@
 import random
 
 WORDS = [
-    "the",
-    "of",
-    "model",
-    "data",
-    "answer",
-    "Ünïcode",
-    "x=1",
-    "def",
-    "return",
-    "(",
-    ")",
-    "1234",
-    "don't",
-    "a.b.c",
-    "你好",
-    "日本語",
-    "мир",
-    "🙂",
+    *("the", "of", "model", "data", "answer", "def", "return", "(", ")", "x=1", "1234", "don't", "a.b.c"),
+    *("Ünïcode", "你好", "日本語", "мир", "🙂"),
 ]
 JOINTS = [" ", " ", " ", " ", " ", "  ", "\n", "\n\n", "\n    ", "\t", ", ", ". "]
 ODD_TEXTS = [

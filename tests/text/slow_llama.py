@@ -1,4 +1,4 @@
-"""What transformers 4.57's slow LlamaTokenizer does, on SentencePiece alone: the oracle that tokenizers are held against.
+"""What transformers 4.57's slow LlamaTokenizer does, on SentencePiece alone: the oracle for our tokenizers.
 
 transformers 5 no longer has that class. `benchmarks/data_preparation.py` compares with the class itself.
 """

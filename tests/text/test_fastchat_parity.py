@@ -11,6 +11,9 @@ from generated import conversations
 from parity import fastchat_chunks, mask_differences, our_chunks
 from slow_llama import SlowLlama
 
+from amberline.records.conversations import parse_conversation
+from amberline.text.masks import fastchat_mask
+
 KINDS = ("legacy", "modern")
 
 
@@ -30,6 +33,14 @@ def test_generated_conversations_give_the_same_chunks_and_masks(pair, max_length
     assert mask_differences(expected, slow, tokenizer, max_length) == []
 
 
+def test_the_generated_conversations_bring_fastchats_faults_out(pair):
+    _, tokenizer = pair
+    chunks = our_chunks(conversations(150, seed=2048), tokenizer, 2048)
+    masked = [fastchat_mask(tokenizer, parse_conversation(chunk).turns, 2048) for chunk in chunks]
+    assert sum(sample.mismatch for sample in masked) > 5
+    assert sum(sample.cut > 0 for sample in masked) > 5
+
+
 def test_chunks_that_begin_with_the_assistant_are_masked_alike(pair):
     slow, tokenizer = pair
     rows = [row for row in conversations(300, seed=3) if alternates(row) and row["conversations"][0]["from"] == "gpt"]
@@ -47,10 +58,9 @@ def alternates(row) -> bool:
 def test_real_rows_and_ten_thousand_generated_ones(pair):
     """Slow: run by hand with AMBERLINE_REAL_DATA set to a folder of JSON arrays of ShareGPT-like rows."""
     slow, tokenizer = pair
-    sources = {
-        file.name: json.loads(file.read_text())
-        for file in sorted(Path(os.environ["AMBERLINE_REAL_DATA"]).glob("*.json"))
-    }
+    files = sorted(Path(os.environ["AMBERLINE_REAL_DATA"]).glob("*.json"))
+    assert files
+    sources = {file.name: json.loads(file.read_text()) for file in files}
     sources["generated"] = conversations(10_000, seed=1)
     for name, rows in sources.items():
         expected = fastchat_chunks(rows, slow, 2048)

@@ -60,6 +60,10 @@ class OffsetTokenizer(Tokenizer):
         """See Tokenizer."""
         return len(self._encoder.encode(self.eos + text, add_special_tokens=False).ids) - 1
 
+    def stands_alone(self, text: str) -> bool:  # noqa: ARG002
+        """See Tokenizer: that is known of no text."""
+        return False
+
     def _eos_id(self) -> int:
         ids = self._encoder.encode(self.eos, add_special_tokens=False).ids
         if ids != [self._encoder.token_to_id(self.eos)]:

@@ -106,6 +106,10 @@ class LlamaTokenizer(Tokenizer):
         """See Tokenizer."""
         return len(self._text(text, starts=False)) // 4
 
+    def stands_alone(self, text: str) -> bool:
+        """See Tokenizer: it is, if it ends with a whole word, and no special token parts it."""
+        return text != "" and text[-1] not in (" ", SPACE) and not self._special.search(text)
+
     def count(self, text: str) -> int:
         """See Tokenizer."""
         return len(self._text(text, starts=True)) // 4

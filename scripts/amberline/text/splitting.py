@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -59,14 +60,36 @@ def cut_conversation(
     if mode == "fastchat":
         return fastchat_cut(turns, [count + 1 + FASTCHAT_OVERHEAD for count in tokens], settings.max_length)
     named = [_named(turn) for turn in turns]
+    alone = [tokenizer.stands_alone(turn.text) for turn in turns]
+    frame = template_lengths(tokenizer)
 
     def opening_length(start: int, end: int) -> int:
+        if end - start == 2 and alone[start] and alone[start + 1]:
+            return frame.opening + tokens[start] + tokens[start + 1]
         return len(tokenizer.encode("".join(part.text for part in render(named[start:end], tokenizer.eos))))
 
     def following_length(start: int) -> int:
+        if alone[start] and alone[start + 1]:
+            return frame.following + tokens[start] + tokens[start + 1]
         return tokenizer.count_following(render_round(named[start], named[start + 1], tokenizer.eos))
 
     return lossless_cut(turns, opening_length, following_length, settings.max_length, settings.keep_leading_answer)
+
+
+class TemplateLengths(NamedTuple):
+    """Tokens that the template adds to a round's texts: to a chunk's first round, and to one that follows another."""
+
+    opening: int
+    following: int
+
+
+@lru_cache(maxsize=1)
+def template_lengths(tokenizer: Tokenizer) -> TemplateLengths:
+    """Measured on a round whose texts stand alone."""
+    question, answer = Turn("human", "a"), Turn("gpt", "a")
+    opening = len(tokenizer.encode("".join(part.text for part in render([question, answer], tokenizer.eos))))
+    following = tokenizer.count_following(render_round(question, answer, tokenizer.eos))
+    return TemplateLengths(opening - 2 * tokenizer.count("a"), following - 2 * tokenizer.count("a"))
 
 
 def chunk_json(conversation: Conversation, chunk: Chunk) -> dict[str, Any]:

@@ -65,6 +65,10 @@ class Tokenizer(ABC):
     def count_following(self, text: str) -> int:
         """How many tokens a text is when it stands behind an end-of-sequence token."""
 
+    @abstractmethod
+    def stands_alone(self, text: str) -> bool:
+        """Whether a text is known to be the same tokens with a space in front and a space or an end behind it."""
+
     def count(self, text: str) -> int:
         """How many tokens a text is by itself, without the beginning-of-sequence token."""
         return len(self.encode_apart(text))
