@@ -57,7 +57,7 @@ DEMO = ["--configfile", "demo/config.yaml"]
         ("sources: {sharegpt: {path: demo/raw/none.json}}", ["sources.sharegpt.path", "demo/raw/none.json", "no such"]),
         (f"sources: {{sharegpt: {{sha256: '{'0' * 64}'}}}}", ["sources.sharegpt.sha256", "46d96ff0c8b1", "000000"]),
         ("ambersafe: {dpo: {global_batch: -16}}", ["ambersafe.dpo.global_batch", "-16", "greater than 0"]),
-        ("amberchat: {training: {global_batch: 15}}", ["global_batch (15)", "micro_batch_examples (2)"]),
+        ("amberchat: {training: {global_batch: 7}}", ["global_batch (7)", "micro_batch_examples (2)"]),
         ("hardware: {dpo: {attention: sparse}}", ["hardware.dpo.attention", "'sparse'", "'varlen'"]),
         ("base_model: {tiny: null, path: results/nowhere}", ["base_model.path", "results/nowhere", "no config.json"]),
         ("base_model: {tiny: null, repository: null}", ["base_model", "tiny, path, or both repository and revision"]),

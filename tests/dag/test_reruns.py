@@ -81,7 +81,7 @@ EDITS = {
     "every file touched": (lambda project: project.touch_everything(), Counter()),
     "a comment in config.yaml": (append("config.yaml", "# a comment\n"), Counter()),
     "the order of keys": (swap_keys, Counter()),
-    "a number written another way": (replace(DEMO, "5.0e-5", "5e-5"), Counter()),
+    "a number written another way": (replace(DEMO, "5.0e-4", "5e-4"), Counter()),
     "hardware of a stage": (replace(DEMO, "micro_batch_tokens: 4096", "micro_batch_tokens: 2048"), Counter()),
     "processes of the data stages": (replace(DEMO, "  processes: 2", "  processes: 1"), Counter()),
     "mix: seed": (
@@ -100,7 +100,7 @@ EDITS = {
     "amberchat: learning rate": (replace(DEMO, "learning_rate: 3.0e-3", "learning_rate: 2.0e-3"), FROM_AMBERCHAT),
     "amberchat: two values swapped": (swap_decays, FROM_AMBERCHAT),
     "preference tokens: length": (replace(DEMO, "max_length: 128", "max_length: 120"), FROM_PREFERENCE_TOKENS),
-    "sft: learning rate": (replace(DEMO, "learning_rate: 5.0e-5", "learning_rate: 6.0e-5"), FROM_SFT),
+    "sft: learning rate": (replace(DEMO, "learning_rate: 5.0e-4", "learning_rate: 6.0e-5"), FROM_SFT),
     "dpo: beta": (replace("config.yaml", "    beta: 0.1 ", "    beta: 0.2 "), FROM_DPO | EVALUATION),
     "dpo: learning rate": (replace(DEMO, "learning_rate: 1.0e-4", "learning_rate: 2.0e-4"), FROM_DPO),
     "a library file used by DPO alone": (append("scripts/amberline/training/objectives/dpo.py", CODE), FROM_DPO),

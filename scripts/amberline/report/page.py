@@ -96,9 +96,9 @@ def _comparison(modes: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _lengths(funnels: Mapping[str, Mapping[str, Any]]) -> str:
-    """Histograms that the stages took, all in one row."""
+    """Histograms that the stages took."""
     panels = [
-        (f"{FUNNELS[stage]}: {name}", histogram)
+        (name, histogram)
         for stage in ("split", "tokenise_conversations", "tokenise_preferences-train")
         for name, histogram in funnels[stage]["histograms"].items()
     ]
@@ -109,7 +109,7 @@ def _curves(path: Path) -> str:
     """Loss, gradient norm and learning rate of a training; for preferences, rewards too."""
     rows = pd.read_json(path, lines=True)
     panels = [
-        ("loss", _series(rows, {"training": "loss", "held out": "eval/loss"})),
+        ("loss", _series(rows, {"training": "loss", "held out": "heldout/loss"})),
         ("gradient norm", _series(rows, {"before clipping": "grad_norm"})),
         ("learning rate", _series(rows, {"learning rate": "learning_rate"})),
     ]
@@ -117,9 +117,9 @@ def _curves(path: Path) -> str:
         panels[1:] = [
             (
                 "reward accuracy",
-                _series(rows, {"training": "rewards/accuracies", "held out": "eval/rewards/accuracies"}),
+                _series(rows, {"training": "rewards/accuracies", "held out": "heldout/rewards/accuracies"}),
             ),
-            ("reward margin", _series(rows, {"training": "rewards/margins", "held out": "eval/rewards/margins"})),
+            ("reward margin", _series(rows, {"training": "rewards/margins", "held out": "heldout/rewards/margins"})),
         ]
     return plots.curves(panels)
 
@@ -135,4 +135,4 @@ def _series(rows: pd.DataFrame, columns: Mapping[str, str]) -> dict[str, tuple[S
 
 def _evaluation_plot(evaluation: Mapping[str, Mapping[str, Any]]) -> str:
     accuracy = {MODELS[name]: each["rewards/accuracies"] for name, each in reversed(list(evaluation.items()))}
-    return plots.bars("Reward accuracy on unseen test pairs, against the SFT model", accuracy, "")
+    return plots.bars("Reward accuracy on unseen test pairs", accuracy, "")

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 AMBER, SLATE, GREEN, RED = "#c77700", "#44546a", "#3a7d44", "#b23a48"
 COLOURS = (AMBER, SLATE, GREEN, RED)
+PANELS_IN_A_ROW = 3
 
 plt.rcParams.update(
     {
@@ -41,9 +42,12 @@ def curves(panels: Sequence[tuple[str, Mapping[str, tuple[Sequence[float], Seque
 
 
 def histograms(panels: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
-    """Panels beside each other, each (title, histogram): `counts[i]` is the bin from `edges[i]` to the next edge."""
-    figure, axes = plt.subplots(1, len(panels), figsize=(3.4 * len(panels), 2.2), squeeze=False)
-    for axis, (title, histogram) in zip(axes[0], panels, strict=True):
+    """Panels in rows of three, each (title, histogram): `counts[i]` is the bin from `edges[i]` to the next edge."""
+    rows = -(-len(panels) // PANELS_IN_A_ROW)
+    figure, axes = plt.subplots(rows, PANELS_IN_A_ROW, figsize=(3.4 * PANELS_IN_A_ROW, 2.3 * rows), squeeze=False)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    for axis, (title, histogram) in zip(axes.flat, panels, strict=False):
         edges, counts = histogram["edges"], histogram["counts"]
         first = next((index for index, count in enumerate(counts) if count), 0)
         names = [_bin_name(edges, index) for index in range(first, len(counts))]
