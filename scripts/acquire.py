@@ -33,7 +33,7 @@ def main(
     try:
         wanted = RuleSource.model_validate_json(source)
         findings = acquire(name, wanted, output)
-    except (ValidationError, SourceError, HubError, BadFile) as error:
+    except (ValidationError, SourceError, HubError, BadFile, OSError) as error:
         sys.exit(f"acquire: {error}")
     # A local file may be any: that it is the hub's is not claimed.
     published = wanted.path is None

@@ -54,7 +54,7 @@ def main(
                     }
                 ],
             )
-    except (ValidationError, ModelError, HubError) as error:
+    except (ValidationError, ModelError, HubError, OSError) as error:
         sys.exit(f"acquire_model: {error}")
     shutil.rmtree(working, ignore_errors=True)
     print(f"{output}: {parameters:,} parameters", file=sys.stderr)

@@ -40,7 +40,7 @@ def main(
                 settings=choices.model_dump(),
                 facts={"counts": account.to_json()["counts"], "notes": account.to_json()["notes"]},
             )
-    except (ValidationError, ManifestError, BadFile, MixError, FunnelError) as error:
+    except (ValidationError, ManifestError, BadFile, MixError, FunnelError, OSError) as error:
         sys.exit(f"mix: {error}")
 
 

@@ -38,7 +38,7 @@ def main(
                 settings=choices.model_dump(),
                 facts={"counts": account.to_json()["counts"], "notes": account.to_json()["notes"]},
             )
-    except (ValidationError, ManifestError, BadFile, FunnelError) as error:
+    except (ValidationError, ManifestError, BadFile, FunnelError, OSError) as error:
         sys.exit(f"select_safe_pairs: {error}")
 
 

@@ -1,7 +1,7 @@
 """Bad inputs, one by one, through the programs that would meet them: a clear error, or a counted and listed reject.
 
 `Fails` has the row that the message names (0: the file as a whole, -1: any), `Rejects` the row and the reason of the
-only reject, `Reads` the number of rows that are read although they look odd. A program that failed leaves nothing behind.
+only reject, `Reads` the number of rows that are read although they look odd. A failed program leaves nothing behind.
 """
 
 import gzip
@@ -319,3 +319,11 @@ def test_wrong_settings_are_a_message(raw, tmp_path: Path) -> None:
     evol = raw("evol_instruct.json", array(EVOL))
     run = Run(evol, made, lambda: mix.main(sharegpt=evol, evol=evol, settings='{"seed": -1}', **made))
     assert run.message is not None and "heldout_conversations" in run.message and "seed" in run.message
+
+
+def test_a_place_that_cannot_be_written_is_a_message(raw, tmp_path: Path) -> None:
+    rows = raw("pku_train.jsonl", lines(PAIR))
+    (tmp_path / "made").write_bytes(b"a file where a folder should be")
+    made = {name: tmp_path / "made" / name for name in ("pairs", "jsonl", "funnel", "rejects")}
+    run = Run(rows, made, lambda: select_safe_pairs.main(rows=rows, settings='{"version": "v0"}', **made))
+    assert run.message is not None and str(tmp_path / "made") in run.message

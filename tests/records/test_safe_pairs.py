@@ -111,9 +111,11 @@ def test_the_last_row_wins_the_target(tmp_path: Path) -> None:
 
 def test_remarkable_pairs_are_kept_and_listed(tmp_path: Path) -> None:
     rows = [row("", "a", "b", True, False), row("p", "", " ", True, False), row("q", "same", "same", True, False)]
+    rows.append(row("p", "a", "b </s>", True, False))
     _, lines, account, rejects = select(tmp_path, rows)
-    assert len(lines) == 3
+    assert len(lines) == 4
     assert account["notes"] == {
+        "literal_special_token": 1,
         "prompts": 3,
         "empty_prompt": 1,
         "empty_chosen_response": 1,
@@ -125,6 +127,7 @@ def test_remarkable_pairs_are_kept_and_listed(tmp_path: Path) -> None:
         (2, "empty_chosen_response"),
         (2, "empty_rejected_response"),
         (3, "equal_responses"),
+        (4, "literal_special_token"),
     ]
 
 

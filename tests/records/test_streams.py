@@ -120,6 +120,16 @@ def test_memory_is_that_of_a_row_not_of_the_file(tmp_path: Path) -> None:
     assert peak < 8e6
 
 
+def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
+    """So a killed program leaves a hidden part at most, which the next run overwrites."""
+    path = tmp_path / "rows.json"
+    with write_array(path) as writer:
+        writer.write({"id": "1"})
+        assert not path.exists()
+        assert [part.name for part in tmp_path.iterdir()] == [".rows.json.partial"]
+    assert [part.name for part in tmp_path.iterdir()] == ["rows.json"]
+
+
 def test_nothing_is_left_when_writing_fails(tmp_path: Path) -> None:
     path = tmp_path / "rows.json"
     with pytest.raises(RuntimeError), write_array(path) as writer:

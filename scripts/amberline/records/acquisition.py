@@ -145,7 +145,7 @@ def _count(name: str, file: Path, findings: Findings) -> None:
     """Read the file once: number of rows, and whether they have the shape that `name` must have."""
     shape = SHAPES[name]
     first_fault = ""
-    for number, row in tqdm(read_records(file), desc=f"verifying {name}", unit=" rows", disable=None):
+    for number, row in tqdm(read_records(file), desc=f"verifying {name}", unit=" rows"):
         findings.rows += 1
         fault = _fault(shape, row)
         if fault:

@@ -75,7 +75,7 @@ def download(wanted: HubFile, target: Path) -> str:
         metadata = retrying(lambda: 0)(_metadata, wanted)
         _start_anew_if_another(target, metadata)
         progress = tqdm(
-            desc=wanted.file, total=metadata.size, initial=_size(target), unit="B", unit_scale=True, disable=None
+            desc=wanted.file, total=metadata.size, initial=_size(target), unit="B", unit_scale=True, mininterval=1
         )
         with progress as bar:
             retrying(lambda: _size(target))(_fetch_rest, wanted, target, metadata.size, bar)

@@ -86,7 +86,7 @@ def mix(sharegpt: Path, evol: Path, settings: Mix, *, made: Path, heldout: Path,
         rows.flush()
         _note_duplicates(rows, (sharegpt, evol), first_evol, funnel, rejected)
         is_held_out = _held_out(np.frombuffer(rows.root_hashes, np.uint64), settings.heldout_conversations)
-        for index in tqdm(_order(len(rows), settings.seed), desc="shuffling", unit=" rows", disable=None):
+        for index in tqdm(_order(len(rows), settings.seed), desc="shuffling", unit=" rows"):
             (heldout_rows if is_held_out[index] else mix_rows).write_line(rows.line(int(index)))
         funnel.add("rows", out=mix_rows.rows + heldout_rows.rows)
         funnel.note("rows_held_out", heldout_rows.rows)
@@ -99,7 +99,7 @@ def _take(path: Path, id_key: str, *, rows: _Rows, seed: int, funnel: Funnel, re
     """Check the rows of one source and keep those that can be read."""
     before = len(rows)
     first_fault = ""
-    for number, value in tqdm(read_records(path), desc=f"reading {path.name}", unit=" rows", disable=None):
+    for number, value in tqdm(read_records(path), desc=f"reading {path.name}", unit=" rows"):
         funnel.add("rows", into=1)
         try:
             conversation = parse_conversation(value, id_key)

@@ -105,7 +105,7 @@ def convert_pickled(folder: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
-    for path in tqdm(pickled, desc="converting to safetensors", unit=" files", disable=None):
+    for path in tqdm(pickled, desc="converting to safetensors", unit=" files"):
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except Exception as error:

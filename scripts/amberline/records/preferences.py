@@ -15,7 +15,7 @@ from typing import Any, Literal
 import orjson
 from tqdm import tqdm
 
-from amberline.records.conversations import BadRecord, kind_of, refuse_lone_surrogates
+from amberline.records.conversations import SPECIAL_TOKENS, BadRecord, kind_of, refuse_lone_surrogates
 from amberline.records.files import whole_file
 from amberline.records.funnel import Funnel, Reject, RejectsWriter, write_rejects
 from amberline.records.streams import BadFile, read_records
@@ -118,7 +118,7 @@ def reference_shape(group: list[Pair]) -> dict[str, Any]:
 
 def _pairs(path: Path, version: str, funnel: Funnel, rejected: RejectsWriter) -> Iterator[Pair]:
     """The pairs of a file's rows; what gives none is counted and listed."""
-    for number, row in tqdm(read_records(path), desc=f"reading {path.name}", unit=" rows", disable=None):
+    for number, row in tqdm(read_records(path), desc=f"reading {path.name}", unit=" rows"):
         funnel.add("rows", into=1)
         try:
             _check_columns(path, number, row, version)
@@ -165,3 +165,5 @@ def _oddities(pair: Pair) -> Iterator[str]:
         yield "empty_rejected_response"
     if pair.chosen == pair.rejected:
         yield "equal_responses"
+    if any(token in text for token in SPECIAL_TOKENS for text in (pair.prompt, pair.chosen, pair.rejected)):
+        yield "literal_special_token"
