@@ -14,6 +14,8 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+import typer
+
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["ranks_in_tests", "train_chat", "train_preferred", "train_dpo", "torch._dynamo"])
 
@@ -94,10 +96,8 @@ def _run(program: str, arguments: dict[str, Any], environment: dict[str, str], l
             getattr(importlib.import_module(module), function)()
         module = importlib.import_module(program)
         sys.argv = [module.__file__]
-        import click
-
         try:
             module.main(**arguments)
-        except click.exceptions.Exit as stop:
+        except typer.Exit as stop:
             sys.stdout.flush()
             os._exit(stop.exit_code)
