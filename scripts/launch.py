@@ -39,11 +39,11 @@ def main(
     """Start PROGRAM once per rank, and put its Slurm job back into the queue when it asks for that."""
     job = os.environ["SLURM_JOB_ID"] if slurm else None
     if job:
-        _check_gpus(device, ranks_per_node)
         _check_progress(checkpoints, stage, job)
+        _check_gpus(device, ranks_per_node)
     marker = checkpoints / f"{stage}.requeue.json"
     marker.unlink(missing_ok=True)
-    # The terminal sends Ctrl-C to the ranks as well: wait for them.
+    # torchrun hears Ctrl-C as well, and ends the ranks: wait for that.
     signal.signal(signal.SIGINT, lambda *_: None)
     # torchrun would take some options of the program for abbreviations of its own, were it not for the two dashes.
     command = [*_ranks(job, nodes, ranks_per_node, cpus_per_rank), "--", *program]

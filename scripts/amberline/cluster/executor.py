@@ -5,7 +5,7 @@ or that Slurm has forgotten, and says of a failed job where its log is, not what
 """
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from amberline.cluster.slurm import SlurmError, states
 from amberline.cluster.verdict import FORGOTTEN, Verdict, judge
 
 LINES = 20  # of a log, shown when its job has failed
+SLOWEST = 4  # times the first wait between two looks at the queue; the executor's own waits grow to three minutes
 # States after which nothing comes; the executor waits for more in the first two.
 ENDED = {"PREEMPTED", "NODE_FAIL", FORGOTTEN}
 LOOKS = 3  # at such a state before it is believed: a job that is put back into the queue may pass through it
@@ -32,6 +33,13 @@ class WatchfulExecutor(plugin.Executor):  # type: ignore[misc]
         super().__post_init__(test_mode)
         self._looks: Counter[str] = Counter()  # by Slurm job: how often it was seen to have ended
         self._starts: dict[Any, tuple[str | None, int]] = {}  # by Snakemake job: progress, starts without any
+
+    def get_account_arg(self, job: Any) -> Iterator[str]:
+        """Without an account, none is guessed from what was run before."""
+        if job.resources.get("slurm_account"):
+            yield from super().get_account_arg(job)
+        else:
+            yield ""
 
     async def check_active_jobs(self, active_jobs: list[Any]) -> AsyncIterator[Any]:
         """Yield the jobs that still run; report the others."""
@@ -49,6 +57,8 @@ class WatchfulExecutor(plugin.Executor):  # type: ignore[misc]
                 self.report_job_success(info)  # outputs are written last, and removed by a job that fails
             else:
                 self.report_job_error(info)
+        slowest = SLOWEST * self.workflow.executor_settings.init_seconds_before_status_checks
+        self.next_seconds_between_status_checks = min(self.next_seconds_between_status_checks, slowest)
 
     def report_job_error(self, job_info: Any, msg: str | None = None, **more: Any) -> None:
         """Submit the job again if it was interrupted; else tell what happened, and Snakemake whether to retry."""

@@ -1,0 +1,263 @@
+"""A real Slurm cluster on this machine, for as long as a test needs one.
+
+Each node is a process with its own network, host name, process ids and mounts, in which slurmd runs: what Slurm starts
+on a node is seen there alone, and killing that one process is the crash of the node with all that ran on it. GPUs are
+pretended: Slurm hands them out, and nothing can be computed on them. All files lie in one folder.
+
+    python tests/slurm/local_cluster.py      starts a cluster, prints how to use it, and stops it at Ctrl-C
+"""
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge", "iproute2")
+PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "ip", "unshare")
+GPUS = 8  # on each node, as on the machines of the published recipe
+HEAD = socket.gethostname().split(".")[0]
+
+CONFIGURATION = """
+ClusterName=local
+SlurmctldHost={head}({address})
+SlurmctldPort={port}
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+CredType=cred/munge
+# A job that was put back into the queue waits until its old credentials have expired.
+AuthInfo=socket={folder}/munge/socket,cred_expire=3
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool/%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.%n.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd.%n.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU_Memory
+GresTypes=gpu
+SlurmdParameters=config_overrides
+MpiDefault=none
+AccountingStorageType=accounting_storage/none
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=1
+JobAcctGatherParams=OverMemoryKill
+JobCompType=jobcomp/none
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+ReturnToService=2
+SlurmdTimeout=10
+KillWait=5
+MinJobAge=300
+SchedulerParameters=sched_interval=5,bf_interval=5
+{nodes}
+PartitionName=cpu Nodes=ALL Default=YES MaxTime=1-0 PriorityTier=5
+PartitionName=gpu Nodes=ALL MaxTime=1-0 PriorityTier=5
+PartitionName=requeued Nodes=ALL MaxTime=1-0 PriorityTier=1 PreemptMode=REQUEUE
+PartitionName=cancelled Nodes=ALL MaxTime=1-0 PriorityTier=1 PreemptMode=CANCEL
+PartitionName=urgent Nodes=ALL MaxTime=1-0 PriorityTier=9
+"""
+
+NODE = """
+hostname {name}
+ip link set lo up
+for file in hosts nsswitch.conf; do mount --bind {folder}/$file /etc/$file; done
+mkdir -p /etc/slurm
+mount --bind {folder}/etc /etc/slurm
+until ip link set eth0 up 2> /dev/null; do sleep 0.05; done
+ip address add {address}/24 dev eth0
+exec slurmd -D
+"""
+
+
+def why_not() -> str | None:
+    """Why no cluster can be started here; None if one can. Installs Slurm where that is allowed."""
+    if os.geteuid() != 0:
+        return "it needs root"
+    if any(shutil.which(program) is None for program in PROGRAMS):
+        if shutil.which("apt-get") is None:
+            return "Slurm is not installed, and there is no apt-get to install it"
+        failure = _install()
+        if failure is not None:
+            return f"Slurm cannot be installed: {failure}"
+    tried = subprocess.run(["unshare", "--net", "--uts", "--mount", "--pid", "--fork", "true"], capture_output=True)
+    return None if tried.returncode == 0 else f"no namespaces are allowed: {tried.stderr.decode().strip()}"
+
+
+def _install() -> str | None:
+    """Install Slurm with apt, without starting a service. Returns what went wrong."""
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+    for command in (["update", "-q"], ["install", "-q", "-y", "--no-install-recommends", *PACKAGES]):
+        done = subprocess.run(["apt-get", *command], env=environment, capture_output=True, text=True)
+        if done.returncode != 0 and command[0] == "install":
+            return done.stderr.strip()[-300:]
+    return None
+
+
+class LocalCluster:
+    """A controller on this machine and some nodes, made in a new folder."""
+
+    def __init__(self, nodes: int = 2, cpus: int = 64, memory_mb: int = 512_000) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
+        self.names = [f"node{number}" for number in range(1, nodes + 1)]
+        self._cpus, self._memory_mb = cpus, memory_mb
+        chance = random.Random(os.urandom(8))
+        # Names and addresses that another cluster on this machine is unlikely to have.
+        self._bridge = f"slurm{chance.randrange(10**6)}"
+        self._network = f"10.{chance.randrange(64, 250)}.{chance.randrange(250)}"
+        self._port = chance.randrange(20_000, 30_000)
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """For programs on this machine that shall use the cluster."""
+        return {**os.environ, "SLURM_CONF": str(self.folder / "etc/slurm.conf")}
+
+    def start(self) -> None:
+        """Return when all nodes are ready for jobs."""
+        self._write_files()
+        _run("ip", "link", "add", self._bridge, "type", "bridge")
+        _run("ip", "address", "add", f"{self._network}.1/24", "dev", self._bridge)
+        _run("ip", "link", "set", self._bridge, "up")
+        munge = self.folder / "munge"
+        self._start(
+            "munged",
+            *("munged", "--foreground", "--force", f"--key-file={munge}/key", f"--socket={munge}/socket"),
+            *(f"--pid-file={munge}/pid", f"--seed-file={munge}/seed", f"--log-file={munge}/log"),
+        )
+        _until((munge / "socket").exists, "munged does not start", self.folder / "munge/log")
+        self._start("slurmctld", "slurmctld", "-D")
+        for name in self.names:
+            self.start_node(name)
+        self.wait_until_ready()
+
+    def start_node(self, name: str) -> None:
+        """Start a node, the first time or after it crashed."""
+        number = self.names.index(name)
+        script = NODE.format(name=name, folder=self.folder, address=f"{self._network}.{number + 10}")
+        node = self._start(
+            name,
+            *("unshare", "--net", "--uts", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
+            *("sh", "-ec", script),
+        )
+        own = Path("/proc/self/ns/net").readlink()
+        _until(lambda: Path(f"/proc/{node.pid}/ns/net").readlink() != own, f"{name} has no network of its own")
+        end = f"{self._bridge}n{number}"
+        _run("ip", "link", "add", end, "type", "veth", "peer", "name", "eth0", "netns", str(node.pid))
+        _run("ip", "link", "set", end, "master", self._bridge, "up")
+
+    def crash_node(self, name: str) -> None:
+        """Kill everything that runs on a node."""
+        node = self._running.pop(name)
+        node.kill()
+        node.wait()
+
+    def wait_until_ready(self) -> None:
+        """Until every node waits for jobs."""
+        _until(
+            lambda: self.ask("sinfo", "-h", "-N", "-p", "cpu", "-o", "%T").split() == ["idle"] * len(self.names),
+            "not all nodes are ready",
+            self.folder / "slurmctld.log",
+        )
+
+    def ask(self, *command: str) -> str:
+        """What a Slurm command prints; empty if it fails."""
+        return subprocess.run(command, env=self.environment, capture_output=True, text=True).stdout
+
+    def stop(self) -> None:
+        """End every process, and remove every trace."""
+        for name in [*self.names, "slurmctld", "munged"]:
+            if (process := self._running.pop(name, None)) is not None:
+                process.kill()
+                process.wait()
+        subprocess.run(["ip", "link", "delete", self._bridge], capture_output=True)
+        shutil.rmtree(self.folder)
+
+    def _start(self, name: str, *command: str) -> "subprocess.Popen[bytes]":
+        with open(self.folder / f"{name}.out", "ab") as printed:
+            self._running[name] = subprocess.Popen(
+                command,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=printed,
+                stderr=printed,
+                start_new_session=True,
+            )
+        return self._running[name]
+
+    def _write_files(self) -> None:
+        self.folder.chmod(0o755)
+        for name in ("etc", "munge", "state", "spool", "dev", *(f"spool/{name}" for name in self.names)):
+            (self.folder / name).mkdir()
+        key = self.folder / "munge/key"
+        key.touch(mode=0o400)
+        key.write_bytes(os.urandom(1024))
+        for number in range(GPUS):
+            # Slurm wants a device file for each GPU; these are like /dev/null.
+            os.mknod(self.folder / f"dev/nvidia{number}", 0o020666, os.makedev(1, 3))
+        addresses = {HEAD: f"{self._network}.1"}
+        lines = []
+        for number, name in enumerate(self.names):
+            addresses[name] = f"{self._network}.{number + 10}"
+            lines.append(
+                f"NodeName={name} NodeAddr={addresses[name]} CPUs={self._cpus} RealMemory={self._memory_mb} "
+                f"Gres=gpu:a100:{GPUS} State=UNKNOWN"
+            )
+        (self.folder / "etc/slurm.conf").write_text(
+            CONFIGURATION.format(
+                head=HEAD, address=addresses[HEAD], port=self._port, folder=self.folder, nodes="\n".join(lines)
+            )
+        )
+        (self.folder / "etc/gres.conf").write_text(
+            f"Name=gpu Type=a100 File={self.folder}/dev/nvidia[0-{GPUS - 1}] Flags=nvidia_gpu_env\n"
+        )
+        hosts = {"localhost": "127.0.0.1", **addresses}
+        (self.folder / "hosts").write_text("".join(f"{address} {name}\n" for name, address in hosts.items()))
+        # Other sources of names would be waited for in vain.
+        (self.folder / "nsswitch.conf").write_text("passwd: files\ngroup: files\nhosts: files\n")
+
+
+@contextlib.contextmanager
+def local_cluster(**sizes: int) -> Iterator[LocalCluster]:
+    """A cluster that is stopped whatever happens."""
+    cluster = LocalCluster(**sizes)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
+
+
+def _until(reached: Callable[[], bool], failure: str, log: Path | None = None, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not reached():
+        if time.monotonic() > end:
+            raise AssertionError(failure + (f":\n{log.read_text()[-3000:]}" if log and log.exists() else ""))
+        time.sleep(0.1)
+
+
+def main(arguments: Sequence[str] = ()) -> None:
+    reason = why_not()
+    if reason is not None:
+        raise SystemExit(f"No cluster can be started here: {reason}")
+    with local_cluster() as cluster, contextlib.suppress(KeyboardInterrupt):
+        print(f"export SLURM_CONF={cluster.folder}/etc/slurm.conf", flush=True)
+        signal.pause()
+
+
+if __name__ == "__main__":
+    main()

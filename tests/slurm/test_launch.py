@@ -1,0 +1,158 @@
+"""The launcher by itself, with small programs instead of trainings."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from amberline.cluster.progress import newest_checkpoint
+
+ROOT = Path(__file__).parents[2]
+
+
+def launch(folder: Path, program: str, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Launch a Python program, of one rank where the options do not say otherwise."""
+    (folder / "program.py").write_text(program)
+    shape = {"--device": "cpu", "--nodes": "1", "--ranks-per-node": "1", "--cpus-per-rank": "1"}
+    given = dict(zip(options[::2], options[1::2], strict=True))
+    flags = [text for pair in {**shape, **given}.items() for text in pair if text]
+    return subprocess.run(
+        [
+            *(sys.executable, "scripts/launch.py", "--stage", "stage", "--checkpoints", folder),
+            *(*flags, "--", folder / "program.py"),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture
+def one_rank(tmp_path, monkeypatch):
+    """torchrun takes seconds to start; this one starts a single process at once."""
+    stand_in = tmp_path / "bin/torchrun"
+    stand_in.parent.mkdir()
+    stand_in.write_text(f"#!/bin/sh\nfor last; do :; done\nexec {sys.executable} $last\n")
+    stand_in.chmod(0o755)
+    return {"PATH": f"{stand_in.parent}:{os.environ['PATH']}"}
+
+
+def test_ranks_know_their_place_and_their_cores(tmp_path):
+    told = "import os, sys; print(*(os.environ[n] for n in ('RANK', 'WORLD_SIZE', 'OMP_NUM_THREADS')))"
+    done = launch(tmp_path, told, "--ranks-per-node", "2", "--cpus-per-rank", "3")
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.split("\n")[:2]) == ["0 2 3", "1 2 3"]
+
+
+def test_a_program_that_asks_to_go_on_is_told_from_one_that_failed(tmp_path, one_rank):
+    assert launch(tmp_path, "raise SystemExit(3)", **one_rank).returncode == 3
+    ask = f"open({str(tmp_path / 'stage.requeue.json')!r}, 'w').write('{{\"steps\": 4}}'); raise SystemExit(75)"
+    assert launch(tmp_path, ask, **one_rank).returncode == 75
+    # The mark of an earlier time does not count.
+    assert launch(tmp_path, "", **one_rank).returncode == 0
+
+
+def test_other_gpus_than_asked_for_are_refused(tmp_path):
+    done = launch(
+        tmp_path,
+        "",
+        "--device",
+        "cuda",
+        "--ranks-per-node",
+        "8",
+        "--slurm",
+        "",
+        SLURM_JOB_ID="5",
+        CUDA_VISIBLE_DEVICES="0,1",
+    )
+    assert done.returncode == 1
+    assert "8 GPUs were asked for on each node, and Slurm has granted 2" in done.stderr
+    assert "slurm/site.yaml" in done.stderr
+
+
+def test_several_nodes_need_slurm(tmp_path):
+    done = launch(tmp_path, "", "--nodes", "2")
+    assert done.returncode == 1
+    assert "--profile slurm" in done.stderr
+
+
+def test_a_job_that_gets_no_further_is_stopped_and_one_that_does_is_not(tmp_path):
+    def start(job: str) -> subprocess.CompletedProcess[str]:
+        # Refused GPUs: the launcher looks at progress first, and no program has to be started.
+        return launch(tmp_path, "", "--device", "cuda", "--slurm", "", SLURM_JOB_ID=job, CUDA_VISIBLE_DEVICES="")
+
+    def idle() -> int:
+        return json.loads((tmp_path / "stage.starts.json").read_text())["idle"]
+
+    start("5")
+    assert idle() == 0
+    start("5")
+    assert idle() == 1
+    checkpoint(tmp_path, "stage-0123/step-00000010", 1)
+    start("5")
+    assert idle() == 0
+    start("5")
+    done = start("5")
+    assert done.returncode == 1
+    assert "started 3 times without writing a new checkpoint" in done.stderr
+    start("6")  # somebody has looked at it, and started anew
+    assert idle() == 0
+
+
+def checkpoint(folder: Path, name: str, when: int) -> None:
+    mark = folder / name / "checkpoint.json"
+    mark.parent.mkdir(parents=True)
+    mark.write_text("{}")
+    os.utime(mark, (when, when))
+
+
+def test_the_newest_checkpoint_is_that_of_the_stage_and_complete(tmp_path):
+    assert newest_checkpoint(tmp_path, "dpo") == ""
+    checkpoint(tmp_path, "dpo-0123/step-00000020", 1)
+    checkpoint(tmp_path, "dpo-4567/step-00000010", 2)
+    checkpoint(tmp_path, "sft-4567/step-00000030", 3)
+    (tmp_path / "dpo-4567/step-00000040.partial-1").mkdir()
+    assert newest_checkpoint(tmp_path, "dpo") == str(tmp_path / "dpo-4567/step-00000010")
+
+
+def test_signals_reach_ranks_and_kill_nothing_between(tmp_path):
+    """As from Slurm, which signals every process of a job at once."""
+    program = f"""
+import os, signal, sys, time
+stopped = []
+for name in ("TERM", "URG"):
+    signal.signal(getattr(signal, f"SIG{{name}}"), lambda number, _: stopped.append(number))
+open({str(tmp_path / "ready")!r}, "w").close()
+while len(stopped) < 2:
+    time.sleep(0.05)
+print("saved its state after", *(signal.Signals(number).name for number in stopped))
+"""
+    (tmp_path / "program.py").write_text(program)
+    command = (
+        f"trap '' TERM; {sys.executable} scripts/launch.py --stage stage --checkpoints {tmp_path} --device cpu"
+        f" --nodes 1 --ranks-per-node 1 --cpus-per-rank 1 -- {tmp_path}/program.py 2>&1 | tee {tmp_path}/log"
+    )
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    started = psutil.Popen(["bash", "-c", command], cwd=ROOT, env={**os.environ, "PATH": path})
+    try:
+        while not (tmp_path / "ready").exists():
+            assert started.poll() is None
+            time.sleep(0.05)
+        everything = [started, *started.children(recursive=True)]
+        for number in (signal.SIGURG, signal.SIGTERM):
+            for process in everything:
+                process.send_signal(number)
+            time.sleep(0.5)
+        assert started.wait(timeout=60) == 0
+    finally:
+        if started.is_running():
+            for process in [*started.children(recursive=True), started]:
+                process.kill()
+    assert (tmp_path / "log").read_text() == "saved its state after SIGURG SIGTERM\n"

@@ -1,0 +1,36 @@
+"""What becomes of jobs that ended without success, told from what Slurm and torchrun print."""
+
+import pytest
+
+from amberline.cluster.verdict import FORGOTTEN, SUBMIT_AGAIN, Verdict, judge
+
+OVER_LIMIT = "slurmstepd-node1: error: StepId=5.0 exceeded memory limit (642859008 > 209715200), being killed"
+CGROUP = "srun: error: Detected 1 oom-kill event(s) in StepId=5.0. Some of your processes may have been killed"
+TORCHRUN = "  traceback : Signal 9 (SIGKILL) received by PID 4711"
+OURS = "amberchat: results/tokens/sft-train is damaged: make that stage again"
+
+
+@pytest.mark.parametrize(
+    ("state", "printed", "continues", "verdict"),
+    [
+        ("OUT_OF_MEMORY", "", True, Verdict.MORE),
+        ("FAILED", OVER_LIMIT, False, Verdict.MORE),
+        ("CANCELLED", OVER_LIMIT, True, Verdict.MORE),
+        ("FAILED", CGROUP, True, Verdict.MORE),
+        ("FAILED", f"{TORCHRUN}\n{CGROUP}", True, Verdict.MORE),
+        ("TIMEOUT", "", True, Verdict.AGAIN),
+        ("TIMEOUT", "", False, Verdict.MORE),
+        ("PREEMPTED", "", True, Verdict.AGAIN),
+        ("PREEMPTED", "", False, Verdict.AGAIN),
+        ("NODE_FAIL", "", True, Verdict.AGAIN),
+        (FORGOTTEN, "", True, Verdict.AGAIN),
+        ("FAILED", f"launch: after step 7, {SUBMIT_AGAIN} (scontrol requeue 5: denied)", True, Verdict.AGAIN),
+        ("FAILED", TORCHRUN, True, Verdict.AGAIN),
+        ("FAILED", OURS, True, Verdict.FINAL),
+        ("FAILED", "", False, Verdict.FINAL),
+        ("CANCELLED", "", True, Verdict.FINAL),
+        ("CANCELLED", TORCHRUN, True, Verdict.FINAL),
+    ],
+)
+def test_judges(state, printed, continues, verdict):
+    assert judge(state, printed, continues=continues)[0] is verdict
