@@ -98,6 +98,7 @@ def test_loss_is_the_weighted_sum_and_gives_the_same_gradients(grouped_folder, e
     plain = -(logits.log_softmax(1).gather(1, batch.targets[:, None]).squeeze(1) * batch.target_weights).sum()
     plain.backward()
     expected = gradients(model)
+    monkeypatch.setitem(logps.KEPT_BYTES, "cpu", 20 * 300 * 8)
     for rows in (1, 7, 10_000):
         monkeypatch.setitem(logps.CHUNK_BYTES, "cpu", rows * 300 * 8)
         direct = weighted_loss(model, batch)

@@ -2,6 +2,9 @@
 
 Only hidden states that predict a target come here. They are multiplied with the output matrix a chunk at a time;
 softmax and sums are in float32 at least (float64 for a float64 model), whatever the dtype of the matrix product.
+
+torch 2.13's `linear_cross_entropy` does the like. It is not used, because its per-token form, which weights of each
+target need, computes the logits twice, and because torch 2.11 does not have it; benchmarks/RESULTS.md compares them.
 """
 
 from collections.abc import Iterator
@@ -10,16 +13,19 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-# Bytes of one chunk's logits: small enough for a CPU's cache, large enough to fill a GPU.
+# Bytes of one chunk's logits: large enough for the matrix products to be efficient, and no larger.
 CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}
+# Bytes of softmax that are remembered for the backward pass of log-probabilities. On a CPU, with small models, the
+# output matrix is most of the work, and computing the logits again costs much; on a GPU with large ones it does not.
+KEPT_BYTES = {"cpu": 512 * 2**20, "cuda": 0}
 
 
 def log_probabilities(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """log p(target) of each row: hidden [L, width], weight [vocabulary, width], targets [L] int64 → [L] float32.
 
-    The backward pass computes the logits again, chunk by chunk.
+    The backward pass computes the logits again, chunk by chunk, as far as they were not worth keeping.
     """
-    result: torch.Tensor = _LogProbabilities.apply(hidden, weight, targets)
+    result: torch.Tensor = _LogProbabilities.apply(hidden, weight, targets, torch.is_grad_enabled())
     return result
 
 
@@ -36,25 +42,38 @@ def weighted_loss(
 
 class _LogProbabilities(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        normalizers = hidden.new_empty(len(hidden), dtype=_exact(hidden))
-        result = torch.empty_like(normalizers)
+    def forward(
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, with_gradient: bool
+    ) -> torch.Tensor:
+        result = hidden.new_empty(len(hidden), dtype=_exact(hidden))
+        ctx.kept = []
+        room = KEPT_BYTES[hidden.device.type] if with_gradient else 0
+        scratch = None
         for rows in _chunks(hidden, weight):
-            logits = _logits(hidden[rows], weight)
-            normalizers[rows] = logits.logsumexp(dim=1)
-            result[rows] = _at(logits, targets[rows]) - normalizers[rows]
-        ctx.save_for_backward(hidden, weight, targets, normalizers)
+            room -= len(hidden[rows]) * _row_bytes(hidden, weight)
+            keep = room >= 0
+            softmax = _Softmax(hidden[rows], weight, targets[rows], None if keep else scratch)
+            result[rows] = softmax.logps
+            if keep:
+                ctx.kept.append(softmax)
+            else:
+                scratch = softmax
+        ctx.save_for_backward(hidden, weight, targets)
         return result
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
-        hidden, weight, targets, normalizers = ctx.saved_tensors
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None]:
+        hidden, weight, targets = ctx.saved_tensors
         gradients = _Gradients(hidden, weight)
+        kept, ctx.kept = iter(ctx.kept), []
+        scratch = None
         for rows in _chunks(hidden, weight):
-            logits = _logits(hidden[rows], weight)
-            gradients.add(rows, logits, normalizers[rows], targets[rows], -grad[rows])
-        return gradients.of_hidden, gradients.of_weight.to(weight.dtype), None
+            softmax = next(kept, None)
+            if softmax is None:
+                softmax = scratch = _Softmax(hidden[rows], weight, targets[rows], scratch)
+            gradients.add(rows, softmax, targets[rows], -grad[rows])
+        return gradients.of_hidden, gradients.of_weight.to(weight.dtype), None, None
 
 
 class _WeightedLoss(torch.autograd.Function):
@@ -69,12 +88,12 @@ class _WeightedLoss(torch.autograd.Function):
     ) -> torch.Tensor:
         loss = hidden.new_zeros((), dtype=torch.float64)
         gradients = _Gradients(hidden, weight) if with_gradient else None
+        softmax = None
         for rows in _chunks(hidden, weight):
-            logits = _logits(hidden[rows], weight)
-            normalizers = logits.logsumexp(dim=1)
-            loss += ((normalizers - _at(logits, targets[rows])).double() * target_weights[rows]).sum()
+            softmax = _Softmax(hidden[rows], weight, targets[rows], softmax)
+            loss -= (softmax.logps.double() * target_weights[rows]).sum()
             if gradients:
-                gradients.add(rows, logits, normalizers, targets[rows], target_weights[rows].to(logits.dtype))
+                gradients.add(rows, softmax, targets[rows], target_weights[rows].to(loss.dtype))
         if gradients:
             ctx.save_for_backward(gradients.of_hidden, gradients.of_weight.to(weight.dtype))
         return loss
@@ -86,6 +105,31 @@ class _WeightedLoss(torch.autograd.Function):
         return of_hidden * grad.to(of_hidden.dtype), of_weight * grad.to(of_weight.dtype), None, None, None
 
 
+class _Softmax:
+    """The softmax of a chunk's logits, not yet divided by its sums, and log p of the targets.
+
+    Takes over the memory of an earlier one, if given: on the CPU, fresh memory costs as much as the softmax itself.
+    """
+
+    def __init__(
+        self, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, earlier: "_Softmax | None"
+    ) -> None:
+        rows, exact = len(hidden), _exact(hidden)
+        self._memory: torch.Tensor = (
+            hidden.new_empty(rows, len(weight), dtype=exact) if earlier is None else earlier._memory
+        )
+        logits = self._memory[:rows]
+        if hidden.dtype == exact:
+            torch.mm(hidden, weight.T, out=logits)
+        else:
+            logits.copy_(hidden @ weight.T)
+        logits.sub_(logits.amax(dim=1, keepdim=True))
+        of_targets = logits.gather(1, targets[:, None]).squeeze(1)
+        self.exponentials = logits.exp_()
+        self.sums = self.exponentials.sum(dim=1)
+        self.logps = of_targets - self.sums.log()
+
+
 class _Gradients:
     """Gradients of −Σ scale · log p(target) with respect to hidden states and output matrix, gathered over chunks."""
 
@@ -95,16 +139,10 @@ class _Gradients:
         self.of_hidden = torch.empty_like(hidden)
         self.of_weight = torch.zeros_like(weight, dtype=_exact(weight))
 
-    def add(
-        self,
-        rows: slice,
-        logits: torch.Tensor,
-        normalizers: torch.Tensor,
-        targets: torch.Tensor,
-        scales: torch.Tensor,
-    ) -> None:
-        """Add a chunk. `logits` is overwritten: it becomes its own gradient, scale · (softmax − one at the target)."""
-        slope = logits.sub_(normalizers[:, None]).exp_().mul_(scales[:, None])
+    def add(self, rows: slice, softmax: _Softmax, targets: torch.Tensor, scales: torch.Tensor) -> None:
+        """Add a chunk. The softmax becomes the gradient of its logits: scale · (softmax − one at the target)."""
+        scales = scales.to(softmax.sums.dtype)
+        slope = softmax.exponentials.mul_((scales / softmax.sums)[:, None])
         slope.scatter_add_(1, targets[:, None], -scales[:, None])
         slope = slope.to(self.weight.dtype)
         torch.mm(slope, self.weight, out=self.of_hidden[rows])
@@ -115,19 +153,15 @@ class _Gradients:
 
 
 def _chunks(hidden: torch.Tensor, weight: torch.Tensor) -> Iterator[slice]:
-    row_bytes = len(weight) * _exact(hidden).itemsize
-    size = max(1, CHUNK_BYTES.get(hidden.device.type, CHUNK_BYTES["cuda"]) // row_bytes)
+    size = max(1, CHUNK_BYTES[hidden.device.type] // _row_bytes(hidden, weight))
     for start in range(0, len(hidden), size):
         yield slice(start, start + size)
 
 
+def _row_bytes(hidden: torch.Tensor, weight: torch.Tensor) -> int:
+    """Bytes of one row of logits."""
+    return len(weight) * _exact(hidden).itemsize
+
+
 def _exact(tensor: torch.Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
-
-
-def _logits(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    return (hidden @ weight.T).to(_exact(hidden))
-
-
-def _at(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return logits.gather(1, targets[:, None]).squeeze(1)
