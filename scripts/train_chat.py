@@ -6,7 +6,6 @@ interrupted continues when the same command is given again. After SIGTERM or SIG
 started again.
 """
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -21,7 +20,7 @@ from amberline.settings.training import ChatTraining
 from amberline.training.objectives.chat import Chat
 from amberline.training.place import REQUEUE, place_of
 from amberline.training.ranks import join, leave
-from amberline.training.stage import FAILURES, Stage, train_stage, write_summary
+from amberline.training.stage import FAILURES, Stage, complain, train_stage, write_summary
 
 STAGE = "amberchat"
 
@@ -70,8 +69,7 @@ def main(
                 facts=facts,
             )
     except (*FAILURES, ManifestError) as error:
-        if ranks.first:
-            print(f"{STAGE}: {error}", file=sys.stderr)
+        complain(STAGE, error, ranks)
         raise typer.Exit(1) from None
     finally:
         leave()

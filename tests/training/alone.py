@@ -58,6 +58,7 @@ def train_alone(
         plan=plan,
         heldout=None,
         micro_batch_tokens=micro_batch_tokens,
+        keep_gathered=True,
         checkpoints=Checkpoints(folder, 1, plan.digest, ALONE, print),
         metrics=Metrics(folder, "test", tracking, 0, plan.steps),
         watch=CurveWatch(settings.guards),

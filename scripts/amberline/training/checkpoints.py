@@ -146,7 +146,10 @@ class Checkpoints:
                 shutil.rmtree(partial, ignore_errors=True)
         if self._ranks.world > 1:
             failures: list[str | None] = [None] * self._ranks.world
-            dist.all_gather_object(failures, failure, group=self._ranks.saving)
+            try:
+                dist.all_gather_object(failures, failure, group=self._ranks.saving)
+            except RuntimeError as error:
+                failures = [failure, f"the checkpoint after step {step} was not finished: {_first_cause(error)}"]
             failure = next((each for each in failures if each), None)
         self.failure = failure
 

@@ -6,10 +6,14 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 
-def synchronise(model: nn.Module, now: bool) -> None:
-    """Whether the next backward pass reduces gradients over processes: only the last one of a step has to."""
+def synchronise(model: nn.Module, *, last: bool, keep_gathered: bool) -> None:
+    """Before each micro-batch: gradients are reduced over processes once a step, in the last backward pass.
+
+    Parameters that are kept gathered after the forward pass need not be gathered anew for the next micro-batch either.
+    """
     if isinstance(model, FSDPModule):
-        model.set_requires_gradient_sync(now)
+        model.set_requires_gradient_sync(last)
+        model.set_reshard_after_backward(last or not keep_gathered)
 
 
 def squared_gradients(model: nn.Module) -> float:

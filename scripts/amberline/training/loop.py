@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
@@ -52,6 +52,7 @@ class Run:
     plan: BatchPlan
     heldout: Heldout | None
     micro_batch_tokens: int
+    keep_gathered: bool  # parameters between the micro-batches of a step
     checkpoints: Checkpoints
     metrics: Metrics | None  # on the first process only
     watch: CurveWatch
@@ -65,6 +66,8 @@ def train(run: Run, start: int) -> int:
     rate = learning_rates(run.settings.schedule, run.settings.learning_rate, run.plan.steps)
     if start == 0:
         _check_reference(run)
+    if start == run.plan.steps:
+        return start
     with StopRequest() as stop, ThreadPoolExecutor(max_workers=1) as reader:
         # The next step's micro-batches are read and packed while this one is computed.
         reading = reader.submit(_micro_batches, run, start)
@@ -73,10 +76,12 @@ def train(run: Run, start: int) -> int:
                 _evaluate(run, run.heldout, number)
             began = time.perf_counter()
             step, micro_batches = reading.result()
-            if number + 1 < run.plan.steps:
+            last = number + 1 == run.plan.steps
+            if not last:
                 reading = reader.submit(_micro_batches, run, number + 1)
 
             sums = _forward_and_backward(run, micro_batches)
+            # One exchange a step, in which all processes learn the same figures, and whether one of them has to stop.
             loss, *figures, squares, stops, failures = run.ranks.add(
                 [*sums, squared_gradients(run.model), stop.received is not None, run.checkpoints.failure is not None]
             )
@@ -88,27 +93,23 @@ def train(run: Run, start: int) -> int:
             run.optimizer.step()
             run.optimizer.zero_grad()
 
-            line = {"step": number + 1, "epoch": run.plan.examples_before(number + 1) / len(run.plan.lengths)}
-            line |= {"loss": loss, "grad_norm": norm, "learning_rate": rate(number)}
-            line |= dict(zip(run.objective.figures, figures, strict=True))
-            lengths = run.plan.lengths[step.examples].tolist()
-            line |= {"examples": len(lengths), "tokens": sum(lengths), "loss_tokens": step.targets}
+            line = _line(run, number, step) | {"loss": loss, "grad_norm": norm, "learning_rate": rate(number)}
+            line |= zip(run.objective.figures, figures, strict=True)
             if run.metrics:
-                run.metrics.training(line, _timing(run, number + 1, time.perf_counter() - began, lengths))
+                run.metrics.training(line, _timing(run, step, number, time.perf_counter() - began))
             if failures:
                 run.checkpoints.wait()
                 run.checkpoints.raise_failure()
-            last = number + 1 == run.plan.steps
             if stops or last or (number + 1) % run.settings.checkpoints.every_steps == 0:
                 if run.metrics:
                     run.metrics.sync()
                 run.checkpoints.save(number + 1, run.model, run.optimizer)
             _watch(run, line)
-            if stops or last:
-                run.checkpoints.wait()
-                run.checkpoints.raise_failure()
-                return number + 1
-    return run.plan.steps
+            if stops:
+                break
+        run.checkpoints.wait()
+        run.checkpoints.raise_failure()
+        return number + 1
 
 
 def _micro_batches(run: Run, number: int) -> tuple[Step, list[MicroBatch]]:
@@ -126,7 +127,7 @@ def _forward_and_backward(run: Run, micro_batches: list[MicroBatch]) -> list[flo
     """Accumulate gradients. Returns the sums of this process: the loss, then the objective's figures."""
     sums = torch.zeros(1 + len(run.objective.figures), dtype=torch.float64, device=run.ranks.device)
     for number, micro_batch in enumerate(micro_batches):
-        synchronise(run.model, now=number + 1 == len(micro_batches))
+        synchronise(run.model, last=number + 1 == len(micro_batches), keep_gathered=run.keep_gathered)
         contribution = run.objective(run.model, micro_batch.to(run.ranks.device))
         contribution.loss.backward()
         figures = [contribution.loss.detach(), *(contribution.figures[name] for name in run.objective.figures)]
@@ -170,7 +171,7 @@ def _check_reference(run: Run) -> None:
 
 
 @torch.no_grad()
-def _stop_unsound(run: Run, number: int, loss: float, norm: float, micro_batches: list[MicroBatch]) -> None:
+def _stop_unsound(run: Run, number: int, loss: float, norm: float, micro_batches: list[MicroBatch]) -> NoReturn:
     """Write down which examples were in the step, and which of them have a loss that is not finite; then stop."""
     here: list[dict[str, Any]] = []
     for micro_batch in micro_batches:
@@ -203,9 +204,21 @@ def _watch(run: Run, line: Line) -> None:
             run.metrics.warn(f"step {line['step']}: {sentence}")
 
 
-def _timing(run: Run, step: int, seconds: float, lengths: list[int]) -> Line:
-    timing: Line = {"step": step, "seconds": seconds, "tokens_per_second": sum(lengths) / seconds}
-    device = run.ranks.device
+def _line(run: Run, number: int, step: Step) -> Line:
+    """What the plan says of a step."""
+    return {
+        "step": number + 1,
+        "epoch": run.plan.examples_before(number + 1) / len(run.plan.lengths),
+        "examples": len(step.examples),
+        "tokens": int(run.plan.lengths[step.examples].sum()),
+        "loss_tokens": step.targets,
+    }
+
+
+def _timing(run: Run, step: Step, number: int, seconds: float) -> Line:
+    """What the machine made of a step."""
+    lengths, device = run.plan.lengths[step.examples].tolist(), run.ranks.device
+    timing: Line = {"step": number + 1, "seconds": seconds, "tokens_per_second": sum(lengths) / seconds}
     peak = peak_flops(device, run.settings.precision, run.settings.tf32)
     if peak is not None:
         timing["mfu"] = training_flops(run.config, lengths) / (seconds * peak * run.ranks.world)

@@ -17,6 +17,15 @@ class FirstRankFailed(Exception):
     """The first process has failed, and has told why."""
 
 
+class LostProcess(Exception):
+    """Another process does not answer any more."""
+
+
+def is_loss_of_process(error: RuntimeError) -> bool:
+    """Whether this is what gloo, NCCL or the store raise when another process has gone."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error).lower()
+
+
 @dataclass(frozen=True)
 class Ranks:
     """This process among all. A single process has no groups and no mesh."""

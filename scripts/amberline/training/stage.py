@@ -30,19 +30,23 @@ from amberline.training.metrics import Metrics, read_metrics
 from amberline.training.objectives.base import Objective, ObjectiveError
 from amberline.training.optimizers import make_optimizer
 from amberline.training.place import Lock, Place, PlaceError, open_place
-from amberline.training.ranks import FirstRankFailed, Ranks
+from amberline.training.ranks import FirstRankFailed, LostProcess, Ranks, is_loss_of_process
 
-# What a program reports as one message.
+# What a program reports as one message: see `complain`.
 FAILURES = (
     BadTokens,
     CheckpointError,
     FirstRankFailed,
+    LostProcess,
     ModelError,
     ObjectiveError,
     PlaceError,
     PlanError,
     TrainingStopped,
+    OSError,
 )
+# Of these, the ones that may befall one process alone; the others are known to all when they are raised.
+LONELY = (LostProcess, ModelError, OSError)
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,13 @@ def train_stage(stage: Stage, ranks: Ranks) -> bool:
             say(ranks, "already finished: the final weights are there")
             return True
         return _train(stage, ranks)
+    except RuntimeError as error:
+        if is_loss_of_process(error):
+            raise LostProcess(
+                f"process {ranks.rank} has lost touch with another one, which has ended or hangs: the first message "
+                "above that is not like this one says why. Checkpoints are good; start the same command again to go on"
+            ) from error
+        raise
     finally:
         if ranks.first:
             lock.release()
@@ -134,6 +145,7 @@ def _train(stage: Stage, ranks: Ranks) -> bool:
         plan=plan,
         heldout=_heldout(stage),
         micro_batch_tokens=choices.micro_batch_tokens,
+        keep_gathered=not choices.reshard_after_forward,
         checkpoints=checkpoints,
         metrics=metrics,
         watch=_watch(stage, ranks, start),
@@ -143,6 +155,7 @@ def _train(stage: Stage, ranks: Ranks) -> bool:
         if done == plan.steps:
             checkpoints.save_final(done, model)
     finally:
+        checkpoints.wait()
         if metrics:
             metrics.close()
     if done < plan.steps and ranks.first:
@@ -206,6 +219,14 @@ def write_summary(place: Place, run: Path, metrics: Path) -> Mapping[str, Any]:
     with whole_file(run) as partial:
         partial.write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return summary
+
+
+def complain(stage: str, error: BaseException, ranks: Ranks) -> None:
+    """Print what ended a program, once."""
+    if ranks.first:
+        print(f"{stage}: {error}", file=sys.stderr)
+    elif isinstance(error, LONELY):
+        print(f"{stage}, process {ranks.rank}: {error}", file=sys.stderr)
 
 
 def say(ranks: Ranks, *sentences: str) -> None:

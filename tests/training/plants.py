@@ -1,0 +1,81 @@
+"""Faults, planted into a process before its training starts."""
+
+import os
+import resource
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from amberline.training import checkpoints
+from amberline.training.objectives.base import Contribution, MicroBatch
+from amberline.training.objectives.chat import Chat
+
+LATE = 8  # micro-batches that go well; with one a step and a checkpoint every 3 steps, two checkpoints are there
+
+
+def on_rank(rank: int) -> bool:
+    return int(os.environ["RANK"]) == rank
+
+
+def _after_a_while(change: Callable[[Contribution], Any]) -> None:
+    whole, seen = Chat.__call__, []
+
+    def call(self: Chat, model: nn.Module, micro_batch: MicroBatch) -> Contribution:
+        contribution = whole(self, model, micro_batch)
+        seen.append(micro_batch)
+        return change(contribution) if len(seen) > LATE else contribution
+
+    Chat.__call__ = call
+
+
+def nan_gradient_on_rank_1() -> None:
+    """The loss stays finite: the root of 0 · loss is 0, and its slope 0 · ∞."""
+    if on_rank(1):
+        _after_a_while(lambda good: Contribution(good.loss + (good.loss * 0).sqrt()))
+
+
+def infinite_loss_on_rank_0() -> None:
+    if on_rank(0):
+        _after_a_while(lambda good: Contribution(good.loss * float("inf")))
+        whole = Chat.example_losses
+
+        def losses(self: Chat, model: nn.Module, micro_batch: MicroBatch) -> torch.Tensor:
+            found = whole(self, model, micro_batch)
+            found[0] = float("inf")
+            return found
+
+        Chat.example_losses = losses
+
+
+def rank_1_is_killed() -> None:
+    if on_rank(1):
+        _after_a_while(lambda _: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def files_cannot_grow() -> None:
+    """What a full disk is like, from the third checkpoint on."""
+    whole, seen = checkpoints.Checkpoints.save, []
+
+    def save(self: checkpoints.Checkpoints, *state: object) -> None:
+        seen.append(state)
+        if len(seen) > 2:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+        whole(self, *state)
+
+    checkpoints.Checkpoints.save = save
+
+
+def slow_steps() -> None:
+    """Time enough for others to come along."""
+    whole = Chat.__call__
+
+    def call(self: Chat, model: nn.Module, micro_batch: MicroBatch) -> Contribution:
+        time.sleep(0.2)
+        return whole(self, model, micro_batch)
+
+    Chat.__call__ = call
