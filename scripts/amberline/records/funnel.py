@@ -5,7 +5,7 @@ For every unit (rows, rounds, tokens, ...): in = out + the sum of the rejected. 
 
 import json
 from bisect import bisect_right
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -31,9 +31,9 @@ class Funnel:
         self.stage = stage
         self.into: Counter[str] = Counter()
         self.out: Counter[str] = Counter()
-        self.rejected: dict[str, Counter[str]] = {}
+        self.rejected: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self.notes: Counter[str] = Counter()
-        self.histograms: dict[str, Counter[int]] = {}
+        self.histograms: defaultdict[str, Counter[int]] = defaultdict(Counter)
 
     def add(self, unit: str, into: int = 0, out: int = 0) -> None:
         """Count what came in and what went out."""
@@ -42,7 +42,7 @@ class Funnel:
 
     def reject(self, unit: str, reason: str, n: int = 1) -> None:
         """Count what was rejected, by reason."""
-        self.rejected.setdefault(unit, Counter())[reason] += n
+        self.rejected[unit][reason] += n
 
     def note(self, name: str, n: int = 1) -> None:
         """Count something that was kept but should be known."""
@@ -50,7 +50,7 @@ class Funnel:
 
     def observe(self, name: str, value: int) -> None:
         """Put a value of at least 0 into the histogram of that name."""
-        self.histograms.setdefault(name, Counter())[bisect_right(EDGES, value) - 1] += 1
+        self.histograms[name][bisect_right(EDGES, value) - 1] += 1
 
     def merge(self, other: "Funnel") -> None:
         """Add another account of the same stage, as of a worker process."""
@@ -58,9 +58,9 @@ class Funnel:
         self.out.update(other.out)
         self.notes.update(other.notes)
         for unit, reasons in other.rejected.items():
-            self.rejected.setdefault(unit, Counter()).update(reasons)
+            self.rejected[unit].update(reasons)
         for name, bins in other.histograms.items():
-            self.histograms.setdefault(name, Counter()).update(bins)
+            self.histograms[name].update(bins)
 
     def close(self) -> None:
         """Raise FunnelError unless every unit's sum closes."""

@@ -354,7 +354,7 @@ def pieces(path: Path, count: int) -> list[Piece]:
             start, row = len(ARRAY_START), 1
             for index in range(1, count + 1):
                 wanted = len(ARRAY_START) + (end_of_rows - len(ARRAY_START)) * index // count
-                end = min(content.find(b"\n", max(wanted - 1, start)) + 1 or end_of_rows, end_of_rows)
+                end = min(content.find(b"\n", wanted - 1) + 1 or end_of_rows, end_of_rows)
                 if end > start:
                     rows = _count_lines(content, start, end)
                     made.append(Piece(start, end, row, rows))

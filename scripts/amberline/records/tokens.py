@@ -97,9 +97,6 @@ class TokenWriter:
 
     def _end(self) -> None:
         self._write_waiting()
-        if not self.rows:
-            # A reader wants at least one batch, be it empty.
-            self._stream.write_batch(pa.RecordBatch.from_pylist([], schema=self._schema))
         self._close_shard()
 
 
