@@ -28,8 +28,9 @@ import json
 import lzma
 import mmap
 import re
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple, NoReturn
 
@@ -71,17 +72,17 @@ def read_records(path: Path) -> Iterator[Record]:
     Raises BadFile (see the table above) when the reading comes to the fault, so a caller must not publish what it
     made before the last record was read.
     """
-    text = _Text(path)
-    text.fill()
-    start = text.skip_white_space()
-    if start == "[":
-        yield from _array(text)
-    elif start == "{":
-        yield from _lines(text)
-    elif start == "":
-        raise BadFile(path, 0, "the file is empty", "Get it again, or remove it from the configuration.")
-    else:
-        raise BadFile(path, 1, f"JSON starts with [ or {{, but this file with {start!r}", "Is it the right file?")
+    with closing(_Text(path)) as text:
+        text.fill()
+        match text.skip_white_space():
+            case "[":
+                yield from _array(text)
+            case "{":
+                yield from _lines(text)
+            case "":
+                raise BadFile(path, 0, "the file is empty", "Get it again, or remove it from the configuration.")
+            case other:
+                text.bad(f"JSON starts with [ or {{, but this file with {other!r}", "Is it the right file?")
 
 
 def _array(text: "_Text") -> Iterator[Record]:
@@ -130,6 +131,10 @@ class _Text:
         self._fault: UnicodeDecodeError | None = None
         self._parser = json.JSONDecoder(object_pairs_hook=_object_without_twins, parse_constant=_refuse_constant)
 
+    def close(self) -> None:
+        """Close the file."""
+        self._bytes.close()
+
     def fill(self) -> None:
         """Drop what was read, and read on: as much again as is still held, so that long rows cost linear time."""
         self.window = self.window[self.position :]
@@ -142,13 +147,8 @@ class _Text:
             )
         try:
             data = self._bytes.read(max(CHUNK_BYTES, len(self.window)))
-        except (EOFError, lzma.LZMAError, gzip.BadGzipFile, OSError) as error:
+        except (EOFError, lzma.LZMAError, zlib.error, OSError) as error:
             self.bad(f"the file is cut short or damaged ({error})", "Get it again.")
-        except Exception as error:
-            # zlib.error has no base class but Exception
-            if type(error).__module__ != "zlib":
-                raise
-            self.bad(f"the compressed data is damaged ({error})", "Get the file again.")
         self.ended = not data
         try:
             self.window += self._decode(data, self.ended)
@@ -273,22 +273,20 @@ IMPOSTORS = {
 def _open(path: Path) -> IO[bytes] | gzip.GzipFile:
     """Open a plain, .xz or .gz file; refuse what cannot be records."""
     try:
-        raw = path.open("rb")
-        head = raw.read(64)
-        raw.seek(0)
+        with open(path, "rb") as handle:
+            head = handle.read(64)
     except FileNotFoundError:
         raise BadFile(path, 0, "there is no such file", "Check the path.") from None
     except OSError as error:
         raise BadFile(path, 0, f"it cannot be read ({error.strerror})", "Check the path and its permissions.") from None
     if head.startswith(b"\xfd7zXZ\x00"):
-        return lzma.open(raw)
+        return lzma.open(path)
     if head.startswith(b"\x1f\x8b"):
-        return gzip.open(raw)
+        return gzip.open(path)
     for start, (what, mend) in IMPOSTORS.items():
         if head.lstrip().startswith(start) if start == b"<" else head.startswith(start):
-            raw.close()
             raise BadFile(path, 0, what, mend)
-    return raw
+    return path.open("rb")
 
 
 class ArrayWriter:
