@@ -20,7 +20,7 @@ demo: $(STAMP)  ## the whole pipeline at small scale on the CPU
 test: $(STAMP)  ## every test, and the checks of form
 	@$(MAKE) --no-print-directory check
 	@echo "== Tests"
-	@$(BIN)/pytest
+	@$(BIN)/pytest -n 2 --dist loadgroup
 
 check: $(STAMP)
 	@echo "== Form: ruff, snakefmt, mypy"

@@ -39,7 +39,7 @@ def test_the_slurm_profile_plans_it_without_slurm(fresh):
 
 @pytest.mark.parametrize(
     ("target", "jobs"),
-    [("evol_mix", 7), ("amberchat", 10), ("safe_pairs", 5), ("ambersafe_sft", 16), ("report", 29), ("evaluation", 28)],
+    [("evol_mix", 6), ("amberchat", 11), ("safe_pairs", 5), ("ambersafe_sft", 19), ("report", 29), ("evaluation", 28)],
 )
 def test_named_targets(fresh, target, jobs):
     printed = fresh.snakemake("-n", target)

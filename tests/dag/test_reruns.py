@@ -118,6 +118,7 @@ EDITS = {
 
 
 @pytest.mark.xdist_group("demo")
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", EDITS)
 def test_an_edit_reruns_what_it_can_affect(finished, tmp_path, name):
     edit, expected = EDITS[name]
@@ -127,6 +128,7 @@ def test_an_edit_reruns_what_it_can_affect(finished, tmp_path, name):
 
 
 @pytest.mark.xdist_group("demo")
+@pytest.mark.timeout(1800)
 def test_results_copied_into_a_fresh_checkout_are_taken_over_with_one_command(finished, fresh, tmp_path):
     project = fresh.copy(tmp_path / "project")
     finished.copy(tmp_path / "finished")
