@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CHAT, DPO, World, changed, random_sequence, write_reference, write_sequences
 from ranks_in_tests import Launch, launch
+from worlds import CHAT, DPO, World, changed, random_sequence, write_reference, write_sequences
 
 from amberline.provenance.manifests import read_manifest
 from amberline.records.tokens import open_tokens

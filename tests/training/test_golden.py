@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import torch
 from alone import train_alone
-from conftest import CHAT, PREFERRED, changed, finished, logp, write_pairs, write_reference, write_sequences
-from conftest import DPO as DPO_RECIPE
 from torch import nn
+from worlds import CHAT, PREFERRED, changed, finished, logp, write_pairs, write_reference, write_sequences
+from worlds import DPO as DPO_RECIPE
 
 from amberline.records.tokens import open_tokens
 from amberline.settings.training import ChatTraining, DPOTraining, PreferredTraining

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import CHAT, DPO, World, changed, write_sequences
 from ranks_in_tests import launch
+from worlds import CHAT, DPO, World, changed, write_sequences
 
 from amberline.model.weights import CheckpointWeights
 

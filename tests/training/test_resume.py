@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import CHAT, DPO, World, changed
 from ranks_in_tests import launch
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.format_utils import _EmptyStateDictLoadPlanner
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
+from worlds import CHAT, DPO, World, changed
 
 from amberline.training.checkpoints import complete
 

@@ -253,6 +253,9 @@ def _first_cause(error: BaseException) -> str:
     if isinstance(error, CheckpointException):
         error = next(iter(error.failures.values()))[0]
     lines = str(error).strip().splitlines()
+    if lines and "inline_container" in lines[0]:
+        # What torch's own writer says when the system takes no more bytes.
+        return "a file could not be written to its end, which is what a full disk does"
     return lines[0] if lines else type(error).__name__
 
 

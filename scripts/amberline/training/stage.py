@@ -79,8 +79,9 @@ def train_stage(stage: Stage, ranks: Ranks) -> bool:
     except RuntimeError as error:
         if is_loss_of_process(error):
             raise LostProcess(
-                f"process {ranks.rank} has lost touch with another one, which has ended or hangs: the first message "
-                "above that is not like this one says why. Checkpoints are good; start the same command again to go on"
+                f"process {ranks.rank} has lost touch with another one, which was killed, has failed or hangs: its own "
+                "message may be above, and torchrun names it below. Checkpoints are good; start the same command again "
+                "to go on"
             ) from error
         raise
     finally:

@@ -1,0 +1,61 @@
+"""The curve: cut at a resume, for TensorBoard and Weights & Biases too."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from amberline.settings.tracking import Tracking
+from amberline.training.metrics import Metrics, read_metrics
+
+NOWHERE = Tracking(wandb_project=None, wandb_mode="offline")
+
+
+def write_curve(folder: Path, tracking: Tracking, start: int, end: int) -> None:
+    metrics = Metrics(folder, "sft", tracking, start, 10)
+    for step in range(start, end):
+        if step % 2 == 0:
+            metrics.heldout({"step": step, "heldout/loss": 0.5 * step})
+        metrics.training({"step": step + 1, "loss": 1.0 / (step + 1)}, {"step": step + 1, "seconds": 0.1})
+    metrics.close()
+
+
+def test_a_resumed_curve_is_that_of_one_go(tmp_path: Path) -> None:
+    for folder in ("whole", "parts"):
+        (tmp_path / folder).mkdir()
+    write_curve(tmp_path / "whole", NOWHERE, 0, 10)
+    write_curve(tmp_path / "parts", NOWHERE, 0, 7)
+    write_curve(tmp_path / "parts", NOWHERE, 4, 9)
+    with open(tmp_path / "parts" / "metrics.jsonl", "a") as file:
+        file.write('{"step": 10, "lo')  # a kill in the middle of a line
+    write_curve(tmp_path / "parts", NOWHERE, 8, 10)
+    for name in ("metrics.jsonl", "timings.jsonl"):
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_tensorboard_shows_each_step_once(tmp_path: Path) -> None:
+    write_curve(tmp_path, NOWHERE, 0, 7)
+    write_curve(tmp_path, NOWHERE, 4, 10)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    scalars = events.Scalars("train/loss")
+    assert [scalar.step for scalar in scalars] == list(range(1, 11))
+    assert [scalar.value for scalar in scalars] == pytest.approx([1 / step for step in range(1, 11)])
+
+
+def test_no_curve(tmp_path: Path) -> None:
+    assert read_metrics(tmp_path / "nothing") == []
+
+
+def test_weights_and_biases_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("WANDB_MODE", "WANDB_DISABLED"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    folder = tmp_path / "sft-0123456789abcdef"
+    folder.mkdir()
+    write_curve(folder, Tracking(wandb_project="amberline", wandb_mode="offline"), 0, 3)
+    (file,) = folder.glob("wandb/offline-run-*/run-sft-0123456789abcdef.wandb")
+    content = file.read_bytes()
+    assert b"train/loss" in content
+    assert b"heldout/loss" in content
+    assert len([json.loads(line) for line in (folder / "metrics.jsonl").open()]) == 5

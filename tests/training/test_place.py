@@ -1,0 +1,97 @@
+"""The place of a run: whose it is, and who may write there."""
+
+import json
+import os
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from amberline.training.place import Lock, PlaceError, open_place, place_of
+
+IDENTITY = {"settings": {"learning_rate": 1e-3, "optimizer": {"name": "adamw"}}, "tokens": "a", "code": "c"}
+
+
+def test_the_same_run_has_the_same_place(tmp_path: Path) -> None:
+    shuffled = dict(reversed(IDENTITY.items()))
+    assert place_of(tmp_path, "sft", IDENTITY).folder == place_of(tmp_path, "sft", shuffled).folder
+    assert place_of(tmp_path, "sft", IDENTITY).folder != place_of(tmp_path, "sft", IDENTITY | {"tokens": "b"}).folder
+
+
+def test_a_fresh_start_says_what_changed(tmp_path: Path) -> None:
+    first = place_of(tmp_path, "sft", IDENTITY)
+    assert open_place(first) == f"starting fresh in {first.folder}"
+    assert open_place(first) == f"continuing in {first.folder}"
+    settings = {"learning_rate": 2e-3, "optimizer": {"name": "rmsprop"}}
+    other = place_of(tmp_path, "sft", IDENTITY | {"settings": settings, "code": "d"})
+    changes = "code, settings.learning_rate, settings.optimizer.name"
+    assert open_place(other) == f"starting fresh in {other.folder}, because {changes} changed since {first.folder.name}"
+    another_stage = place_of(tmp_path, "dpo", IDENTITY)
+    assert open_place(another_stage) == f"starting fresh in {another_stage.folder}"
+
+
+def write_lock(folder: Path, **holder: object) -> None:
+    here = {"host": socket.gethostname(), "pid": os.getpid(), "started": 0.0, "slurm_job_id": None}
+    (folder / "lock.json").write_text(json.dumps(here | holder))
+
+
+def test_a_lock_is_held_and_given_back(tmp_path: Path) -> None:
+    lock = Lock(tmp_path)
+    assert lock.acquire() is None
+    with pytest.raises(PlaceError, match=rf"in use by process {os.getpid()} on {socket.gethostname()}"):
+        Lock(tmp_path).acquire()
+    lock.release()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dead_process_holds_no_lock(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    write_lock(tmp_path, pid=dead.pid)
+    assert Lock(tmp_path).acquire() == "an interrupted run's lock was found and taken over"
+
+
+def test_another_process_with_the_same_number_holds_no_lock(tmp_path: Path) -> None:
+    write_lock(tmp_path, started=12345.0)
+    assert Lock(tmp_path).acquire() is not None
+
+
+def test_a_lock_of_another_machine_is_respected(tmp_path: Path) -> None:
+    write_lock(tmp_path, host="node17", slurm_job_id=None)
+    with pytest.raises(PlaceError, match="on node17: two runs may not write there"):
+        Lock(tmp_path).acquire()
+
+
+def test_the_same_slurm_job_takes_its_lock_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    write_lock(tmp_path, host="node17", slurm_job_id="4711")
+    assert Lock(tmp_path).acquire() is not None
+
+
+@pytest.mark.parametrize(
+    ("answer", "gone"),
+    [
+        ("echo '4711 gpu train'", False),
+        ("exit 0", True),
+        ("echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1", True),
+        ("echo 'Unable to contact slurm controller' >&2; exit 1", False),
+    ],
+)
+def test_slurm_is_asked_about_another_job(
+    answer: str, gone: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    squeue = tmp_path / "bin" / "squeue"
+    squeue.parent.mkdir()
+    squeue.write_text(f"#!/bin/sh\n{answer}\n")
+    squeue.chmod(squeue.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{squeue.parent}:{os.environ['PATH']}")
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    write_lock(tmp_path, host="node17", slurm_job_id="4711")
+    if gone:
+        assert Lock(tmp_path).acquire() is not None
+    else:
+        with pytest.raises(PlaceError, match=r"on node17 \(Slurm job 4711\)"):
+            Lock(tmp_path).acquire()
