@@ -10,6 +10,7 @@ cut it into segments. In legacy mode each segment gets a space in front, else on
 """
 
 import re
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ class _Words(dict[str, bytes]):
         self._encode = processor.encode
 
     def __missing__(self, word: str) -> bytes:
-        ids = np.array(self._encode(word), np.int32).tobytes()
+        ids = array("i", self._encode(word)).tobytes()
         if len(word) <= LONGEST_REMEMBERED:
             if len(self) >= REMEMBERED_WORDS:
                 self.clear()

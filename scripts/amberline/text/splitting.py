@@ -1,5 +1,6 @@
 """Conversations of a file cut into chunks, every turn accounted for, in both modes side by side."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -112,14 +113,15 @@ def account(funnel: Funnel, turns: Sequence[Turn], tokens: Sequence[int], cut: C
     funnel.add("conversations", into=1, out=bool(cut.chunks))
     if not cut.chunks:
         funnel.reject("conversations", cut.lost[0] or "")
-    funnel.add("turns", into=len(turns), out=sum(reason is None for reason in cut.lost))
-    funnel.add("tokens", into=sum(tokens))
+    lost = Counter(reason for reason in cut.lost if reason is not None)
+    lost_tokens: Counter[str] = Counter()
     for count, reason in zip(tokens, cut.lost, strict=True):
-        if reason is None:
-            funnel.add("tokens", out=count)
-        else:
-            funnel.reject("turns", reason)
-            funnel.reject("tokens", reason, count)
+        if reason is not None:
+            lost_tokens[reason] += count
+    for unit, total, rejected in (("turns", len(turns), lost), ("tokens", sum(tokens), lost_tokens)):
+        funnel.add(unit, into=total, out=total - rejected.total())
+        for reason, count in rejected.items():
+            funnel.reject(unit, reason, count)
     for first in _rounds(turns):
         reason = cut.lost[first + 1] or cut.lost[first]
         funnel.add("rounds", into=1, out=reason is None)

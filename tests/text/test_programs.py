@@ -1,0 +1,249 @@
+"""The programs of the text layer, run as a user runs them, on generated rows."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import llama_folder
+from generated import conversations
+
+import make_tiny_base
+import split
+import tokenise_conversations
+import tokenise_preferences
+from amberline.provenance.manifests import read_manifest, write_manifest
+from amberline.records.conversations import parse_conversation
+from amberline.records.streams import write_array
+from amberline.records.tokens import open_tokens
+from amberline.text.masks import IGNORED, fastchat_mask
+
+TINY = {"hidden_size": 32, "intermediate_size": 64, "layers": 2, "heads": 4, "context": 128, "seed": 1}
+
+
+def describe(made: Path, kind: str, files: list[Path], **facts) -> Path:
+    write_manifest(made, kind=kind, files=files, inputs={}, settings={}, facts=facts)
+    return made
+
+
+def rows_file(path: Path, rows: list) -> Path:
+    with write_array(path) as written:
+        for row in rows:
+            written.write(row)
+    return describe(path, "conversations", [path], rows=len(rows))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    folder = llama_folder(tmp_path_factory.mktemp("models") / "base", legacy=True)
+    return describe(folder, "model", list(folder.iterdir()))
+
+
+@pytest.fixture(scope="module")
+def mix(tmp_path_factory) -> Path:
+    return rows_file(tmp_path_factory.mktemp("data") / "mix.json", conversations(120, seed=5))
+
+
+def run_split(mix: Path, model: Path, out: Path, mode: str = "fastchat", processes: int = 1) -> Path:
+    settings = {"mode": mode, "max_length": 512, "keep_leading_answer": True}
+    split.main(
+        conversations=mix,
+        model=model,
+        settings=json.dumps(settings),
+        processes=processes,
+        chunks=out / "chunks.json",
+        funnel=out / "split.json",
+        rejects=out / "split.jsonl",
+        comparison=out / "comparison.json",
+    )
+    return out / "chunks.json"
+
+
+def run_tokenise(chunks: Path, model: Path, out: Path, mode: str = "fastchat", processes: int = 1) -> Path:
+    tokenise_conversations.main(
+        chunks=chunks,
+        model=model,
+        settings=json.dumps({"mode": mode, "max_length": 512}),
+        processes=processes,
+        tokens=out / "tokens",
+        funnel=out / "tokens.json",
+        rejects=out / "tokens.jsonl",
+    )
+    return out / "tokens"
+
+
+def counts(funnel: Path, unit: str) -> dict:
+    return next(count for count in json.loads(funnel.read_text())["counts"] if count["unit"] == unit)
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize("mode", ["fastchat", "lossless"])
+def test_the_number_of_processes_changes_nothing(mix, model, tmp_path, mode, monkeypatch):
+    monkeypatch.setattr(split, "PIECE_BYTES", 20_000)
+    monkeypatch.setattr(tokenise_conversations, "PIECE_BYTES", 20_000)
+    for processes in (1, 3):
+        out = tmp_path / str(processes)
+        run_tokenise(run_split(mix, model, out, mode, processes), model, out, mode, processes)
+    assert content(tmp_path / "1") == content(tmp_path / "3")
+
+
+def test_split_says_what_became_of_every_row(mix, model, tmp_path):
+    chunks = json.loads(run_split(mix, model, tmp_path).read_text())
+    assert set(chunks[0]) == {"id", "model", "conversations"}
+    assert counts(tmp_path / "split.json", "conversations")["in"] == 120
+    both = json.loads((tmp_path / "comparison.json").read_text())
+    assert both["fastchat"] == json.loads((tmp_path / "split.json").read_text())
+    assert both["fastchat"]["notes"]["chunks"] == len(chunks)
+    for mode in both:
+        for count in both[mode]["counts"]:
+            assert count["in"] == count["out"] + sum(count["rejected"].values())
+    kept = {mode: next(c["out"] for c in both[mode]["counts"] if c["unit"] == "rounds") for mode in both}
+    assert kept["lossless"] > kept["fastchat"]
+    facts = read_manifest(tmp_path / "chunks.json")["facts"]
+    assert facts["rows"] == len(chunks)
+    lost = [reject for reject in lines(tmp_path / "split.jsonl") if not reject["kept"]]
+    whole = counts(tmp_path / "split.json", "conversations")
+    assert len({reject["row"] for reject in lost}) == whole["in"] - whole["out"]
+
+
+def test_rows_that_are_no_conversations_are_counted_and_listed(model, tmp_path):
+    good = {"id": "a", "conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}
+    bad = [{"id": "b"}, {"id": "c", "conversations": []}, {"id": "d", "conversations": [{"from": "human", "value": 3}]}]
+    run_split(rows_file(tmp_path / "mix.json", [good, *bad]), model, tmp_path)
+    expected = {"conversations_missing": 1, "conversations_empty": 1, "turn_wrong_type": 1}
+    assert counts(tmp_path / "split.json", "conversations")["rejected"] == expected
+    assert [reject["row"] for reject in lines(tmp_path / "split.jsonl")] == [2, 3, 4]
+
+
+def test_a_file_without_rows_gives_a_file_without_rows(model, tmp_path):
+    tokens = run_tokenise(run_split(rows_file(tmp_path / "mix.json", []), model, tmp_path), model, tmp_path)
+    assert len(open_tokens(tokens)) == 0
+    assert read_manifest(tokens)["facts"]["rows"] == 0
+
+
+def test_a_changed_input_is_refused_and_nothing_is_written(model, tmp_path, capsys):
+    mix = rows_file(tmp_path / "mix.json", conversations(3))
+    mix.write_bytes(mix.read_bytes().replace(b"human", b"HUMAN"))
+    with pytest.raises(SystemExit, match=r"split: .*mix\.json is not the file"):
+        run_split(mix, model, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_refused_tokenizer_stops_the_stage_with_its_reason(mix, tmp_path):
+    folder = llama_folder(tmp_path / "base", add_bos_token=False)
+    describe(folder, "model", list(folder.iterdir()))
+    with pytest.raises(SystemExit, match="this tokenizer is refused"):
+        run_split(mix, folder, tmp_path / "out")
+    assert not (tmp_path / "out/chunks.json").exists()
+
+
+def test_token_rows_are_the_masked_chunks(mix, model, legacy, tmp_path):
+    chunks = run_split(mix, model, tmp_path)
+    tokens = open_tokens(run_tokenise(chunks, model, tmp_path))
+    values = json.loads(chunks.read_text())
+    assert tokens["id"][:] == [chunk["id"] for chunk in values]
+    loss_tokens = 0
+    for row, chunk in zip(tokens, values, strict=True):
+        sample = fastchat_mask(legacy, parse_conversation(chunk).turns, 512)
+        assert row["input_ids"] == sample.input_ids.tolist()
+        assert row["labels"] == sample.labels.tolist()
+        assert row["length"] == len(sample.input_ids)
+        loss_tokens += sum(label != IGNORED for label in row["labels"])
+    facts = read_manifest(tmp_path / "tokens")["facts"]
+    assert (facts["rows"], facts["loss_tokens"]) == (len(values), loss_tokens)
+    assert facts["tokens"] == sum(tokens["length"])
+    assert facts["length"]["max"] == max(tokens["length"])
+    masked = [reject for reject in lines(tmp_path / "tokens.jsonl") if reject["reason"] == "masked_whole"]
+    assert len(masked) == facts["notes"]["chunks masked whole, as FastChat does"] > 0
+
+
+def test_lossless_rows_all_bear_a_loss(mix, model, tmp_path):
+    tokens = open_tokens(run_tokenise(run_split(mix, model, tmp_path, "lossless"), model, tmp_path, "lossless"))
+    assert all(any(label != IGNORED for label in row["labels"]) for row in tokens)
+    funnel = counts(tmp_path / "tokens.json", "chunks")
+    assert set(funnel["rejected"]) <= {"no_answer_before_max_length"}
+
+
+PAIRS = {
+    "Is it safe?": {"responses": ["Yes.", "No!", "Ask.", "Run"], "pairs": [[0, 1], [2, 3]], "sft_target": "Ask."},
+    "And this?": {"responses": ["It ends </s> here", "x"], "pairs": [[0, 1]], "sft_target": "It ends </s> here"},
+    "long " * 100: {"responses": ["word " * 100, "y"], "pairs": [[0, 1]], "sft_target": "word " * 100},
+}
+
+
+def run_preferences(pairs: Path, model: Path, out: Path, template: str = "none") -> None:
+    settings = {"template": template, "max_length": 96, "max_prompt_length": 48, "truncation": "keep_start"}
+    tokenise_preferences.main(
+        pairs=pairs,
+        model=model,
+        settings=json.dumps(settings),
+        sft_tokens=out / "sft",
+        pair_tokens=out / "dpo",
+        funnel=out / "preferences.json",
+        rejects=out / "preferences.jsonl",
+        processes=1,
+    )
+
+
+@pytest.mark.parametrize("template", ["none", "vicuna"])
+def test_preferences_become_pairs_and_targets(model, legacy, tmp_path, template):
+    pairs = tmp_path / "pairs.json"
+    pairs.write_text(json.dumps(PAIRS))
+    run_preferences(describe(pairs, "preference-pairs", [pairs]), model, tmp_path, template)
+    pair_rows, targets = open_tokens(tmp_path / "dpo"), open_tokens(tmp_path / "sft")
+    assert pair_rows["id"][:] == ["0-0", "0-1", "2-0"]
+    assert targets["id"][:] == ["0", "2"]
+    first = pair_rows[0]
+    assert first["length"] == len(first["chosen_input_ids"]) + len(first["rejected_input_ids"])
+    for kind in ("chosen", "rejected"):
+        prompt = first["prompt_length"]
+        assert first[f"{kind}_labels"][:prompt] == [IGNORED] * prompt
+        assert first[f"{kind}_labels"][prompt:] == first[f"{kind}_input_ids"][prompt:]
+        assert first[f"{kind}_input_ids"][-1] == legacy.eos_id
+    # The reference stops at a text with the end token in it; here it is rejected and counted.
+    assert counts(tmp_path / "preferences.json", "pairs")["rejected"] == {"end_of_sequence_in_text": 1}
+    assert pair_rows[2]["prompt_length"] == 48
+    assert len(pair_rows[2]["chosen_input_ids"]) == 96
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("[]", "not a JSON object"),
+        ("{", "cannot be read as JSON"),
+        ('{"p": {"responses": ["a"], "pairs": [[0, 1]], "sft_target": "a"}}', "row 1"),
+        ('{"p": {"responses": ["a"]}}', "not whole"),
+    ],
+)
+def test_pairs_of_another_shape_are_named(model, tmp_path, text, why):
+    pairs = tmp_path / "pairs.json"
+    pairs.write_text(text)
+    with pytest.raises(SystemExit, match=why):
+        run_preferences(describe(pairs, "preference-pairs", [pairs]), model, tmp_path)
+    assert not (tmp_path / "sft").exists()
+
+
+def make_base(mix: Path, out: Path, vocabulary: int) -> Path:
+    make_tiny_base.main(conversations=[mix], settings=json.dumps(TINY | {"vocabulary": vocabulary}), output=out)
+    return out
+
+
+def test_the_small_model_is_the_same_twice_and_works(mix, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    first, second = (make_base(mix, tmp_path / name, 400) for name in ("first", "second"))
+    assert read_manifest(first) == read_manifest(second)
+    assert AutoModelForCausalLM.from_pretrained(first).config.vocab_size == 400
+    run_tokenise(run_split(mix, first, tmp_path), first, tmp_path)
+
+
+def test_a_vocabulary_that_the_text_cannot_fill_is_refused_with_the_reason(mix, tmp_path):
+    with pytest.raises(SystemExit, match="Vocabulary size too high"):
+        make_base(mix, tmp_path / "base", 30_000)
+    assert not (tmp_path / "base").exists()
