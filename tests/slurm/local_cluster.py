@@ -4,7 +4,7 @@ Each node is a process with its own network, host name, process ids and mounts, 
 on a node is seen there alone, and killing that one process is the crash of the node with all that ran on it. GPUs are
 pretended: Slurm hands them out, and nothing can be computed on them. All files lie in one folder.
 
-    python tests/slurm/local_cluster.py      starts a cluster, prints how to use it, and stops it at Ctrl-C
+    python tests/slurm/local_cluster.py      starts a cluster, prints how to use it, stops it at Ctrl-C
 """
 
 import contextlib
@@ -14,9 +14,10 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge", "iproute2")
@@ -250,11 +251,14 @@ def _until(reached: Callable[[], bool], failure: str, log: Path | None = None, s
         time.sleep(0.1)
 
 
-def main(arguments: Sequence[str] = ()) -> None:
+def main() -> None:
+    """Run until Ctrl-C."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: sys.exit())
     reason = why_not()
     if reason is not None:
         raise SystemExit(f"No cluster can be started here: {reason}")
-    with local_cluster() as cluster, contextlib.suppress(KeyboardInterrupt):
+    with local_cluster() as cluster:
         print(f"export SLURM_CONF={cluster.folder}/etc/slurm.conf", flush=True)
         signal.pause()
 
