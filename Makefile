@@ -1,5 +1,8 @@
 # The two commands of the README, and what they stand on. Everything can be interrupted and typed again.
 
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+
 PYTHON ?= python3.11
 ENVIRONMENT ?= cpu
 CORES ?= $(shell nproc)
@@ -26,7 +29,7 @@ check: $(STAMP)
 	@echo "== Form: ruff, snakefmt, mypy"
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
-	@$(BIN)/snakefmt --check Snakefile rules 2>&1 | tail -n 1
+	@$(BIN)/snakefmt --check --compact-diff Snakefile rules
 	@$(BIN)/mypy
 
 environment: $(STAMP)  ## the locked environment in .venv

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from tqdm import tqdm
+
 from amberline.provenance.manifests import ManifestError, verify, write_manifest
 from amberline.records.conversations import BadRecord, parse_conversation
 from amberline.records.files import whole_folder
 from amberline.records.streams import BadFile, read_records
 from amberline.settings.data import TinyModel
 from amberline.text.small_tokenizer import SmallTokenizerError, save_llama_tokenizer, train_sentencepiece
-from tqdm import tqdm
 
 
 def texts(files: list[Path]) -> Iterator[str]:

@@ -73,7 +73,9 @@ def read_manifest(made: Path) -> Manifest:
     try:
         manifest: Manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ManifestError(f"{path} is missing: it is written when {made} is complete; make that stage again") from None
+        raise ManifestError(
+            f"{path} is missing: it is written when {made} is complete; make that stage again"
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ManifestError(f"{path} is damaged ({error}): delete it and make that stage again") from None
     return manifest
