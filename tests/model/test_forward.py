@@ -43,7 +43,7 @@ def test_golden_probe(golden_folder, probe):
         assert parameter.flatten()[:4].tolist() == expected["first"]
     ids = probe["input_ids"][0]
     with torch.no_grad():
-        logits = (hidden_states(model, pack([(ids, ids, 1.0)])) @ model.lm_head.weight.T).double()
+        logits = (hidden_states(model, pack([(ids, ids, 1.0)], whole=True)) @ model.lm_head.weight.T).double()
     # The sum of terms of both signs is ill-conditioned: float64 differs from the published float32 by 2e-6 of it.
     assert logits.sum().item() == pytest.approx(probe["logits_sum"], rel=5e-6)
     assert logits.norm().item() == pytest.approx(probe["logits_l2"], rel=1e-7)
@@ -61,15 +61,14 @@ def test_log_probabilities_are_those_of_transformers(grouped_folder, examples):
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 5e-7)])
 def test_packed_is_one_by_one(grouped_folder, examples, dtype, tolerance):
     model = load_model(grouped_folder, device="cpu", compute_dtype=dtype)
-    packed = pack(examples)
-    hidden = hidden_states(model, packed).detach()
-    alone = torch.cat([hidden_states(model, pack([example])).detach() for example in examples])
+    hidden = hidden_states(model, pack(examples, whole=True)).detach()
+    alone = torch.cat([hidden_states(model, pack([example], whole=True)).detach() for example in examples])
     assert hidden.dtype == dtype
     # Logits, relative to their size.
     head = model.lm_head.weight.detach()
     assert ((hidden - alone) @ head.T).abs().max() / (alone @ head.T).abs().max() < tolerance
 
-    loss = weighted_loss(model, packed)
+    loss = weighted_loss(model, pack(examples))
     loss.backward()
     of_packed = gradients(model)
     losses = [weighted_loss(model, pack([example])) for example in examples]
@@ -83,10 +82,10 @@ def test_documents_do_not_see_each_other(grouped_folder, examples):
     ids, labels, weights = examples[2]
     others = [(np.flip(each[0]).copy(), each[1], each[2]) for each in examples]
     swapped = [*others[:2], (ids, labels, weights), *others[3:]]
-    borders = pack(examples).cu_seqlens
+    borders = pack(examples, whole=True).cu_seqlens
     mine = slice(int(borders[2]), int(borders[3]))
     with torch.no_grad():
-        before, after = (hidden_states(model, pack(batch))[mine] for batch in (examples, swapped))
+        before, after = (hidden_states(model, pack(batch, whole=True))[mine] for batch in (examples, swapped))
     assert torch.equal(before, after)
 
 
@@ -128,6 +127,17 @@ def test_bfloat16_products_have_float32_softmax():
     exact = (hidden @ weight.T).double().log_softmax(1).gather(1, targets[:, None]).squeeze(1)
     assert ours.dtype == torch.float32
     assert (ours - exact).abs().max() < 5e-6
+
+
+def test_what_no_target_needs_changes_nothing(grouped_folder, examples):
+    model = load_model(grouped_folder, device="cpu", compute_dtype=DOUBLE)
+    results = []
+    for whole in (True, False):
+        loss = weighted_loss(model, pack(examples, whole=whole))
+        loss.backward()
+        results.append((loss.item(), gradients(model)))
+    assert results[0][0] == pytest.approx(results[1][0], rel=1e-13)
+    assert furthest(results[0][1], results[1][1]) < 1e-13
 
 
 def test_a_batch_without_targets_has_no_loss_but_gradients(grouped_folder):

@@ -20,7 +20,7 @@ def test_every_labelled_token_but_the_first_is_a_target_once(drawn):
         ([token for token, _, _ in doc], [token if on else IGNORED for token, on, _ in doc], [w for _, _, w in doc])
         for doc in drawn
     ]
-    batch = pack(examples)
+    batch = pack(examples, whole=True)
 
     assert batch.input_ids.tolist() == [token for ids, _, _ in examples for token in ids]
     assert batch.cu_seqlens.diff().tolist() == [len(ids) for ids, _, _ in examples]
@@ -43,6 +43,19 @@ def test_every_labelled_token_but_the_first_is_a_target_once(drawn):
         )
     )
     assert got == expected
+
+    # What is left out is what no target needs.
+    used = [max([i for i in range(1, len(ids)) if labels[i] != IGNORED], default=1) for ids, labels, _ in examples]
+    shorter = pack(examples)
+    assert shorter.cu_seqlens.diff().tolist() == used
+    assert shorter.input_ids.tolist() == [
+        token for (ids, _, _), n in zip(examples, used, strict=True) for token in ids[:n]
+    ]
+    for name in ("targets", "target_weights", "target_documents"):
+        assert torch.equal(getattr(shorter, name), getattr(batch, name))
+    for name in ("input_ids", "position_ids"):
+        before, after = (getattr(each, name)[each.target_positions] for each in (batch, shorter))
+        assert torch.equal(before, after)
 
 
 def test_dtypes_and_one_weight_for_all():

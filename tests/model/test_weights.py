@@ -56,7 +56,7 @@ def test_policy_becomes_a_folder_that_transformers_loads(policy, grouped_folder,
     ids = torch.arange(50)
     ours = load_model(folder, device="cpu")
     with torch.no_grad():
-        logits = hidden_states(ours, pack([(ids, ids, 1.0)])) @ ours.lm_head.weight.T
+        logits = hidden_states(ours, pack([(ids, ids, 1.0)], whole=True)) @ ours.lm_head.weight.T
         assert (loaded.float()(input_ids=ids[None]).logits[0] - logits).abs().max() < 1e-6
 
 

@@ -36,16 +36,21 @@ class PackedBatch:
         return replace(self, **moved)
 
 
-def pack(examples: Sequence[tuple[Any, Any, Any]]) -> PackedBatch:
+def pack(examples: Sequence[tuple[Any, Any, Any]], *, whole: bool = False) -> PackedBatch:
     """Lay examples end to end.
 
     Each example is (ids, labels, weights): token ids; unshifted labels of the same length, IGNORED where there is no
     loss; and for each token the weight of its label, or one number for all. The first token of a document has nothing
-    before it to be predicted from, so it is never a target. Raises ValueError on an empty document or unequal lengths.
+    before it to be predicted from, so it is never a target.
+
+    What no target is predicted from – the last target itself and all that follows it – can change nothing and is left
+    out, but for a first token, so that every document stays. `whole` keeps it, for those who want each hidden state.
+
+    Raises ValueError on an empty document or unequal lengths.
     """
     if not examples:
         raise ValueError("a batch needs at least one document")
-    lengths, positions, targets, weights = [], [], [], []
+    lengths, tokens, positions, targets, weights = [], [], [], [], []
     start = 0
     for number, (ids, labels, weight) in enumerate(examples):
         length = len(ids)
@@ -57,10 +62,12 @@ def pack(examples: Sequence[tuple[Any, Any, Any]]) -> PackedBatch:
         positions.append(scored + start)
         targets.append(label[scored + 1])
         weights.append(np.broadcast_to(np.asarray(weight, dtype=np.float64), (length,))[scored + 1])
-        lengths.append(length)
-        start += length
+        used = length if whole else 1 + int(scored[-1]) if len(scored) else 1
+        tokens.append(np.asarray(ids[:used], dtype=np.int64))
+        lengths.append(used)
+        start += used
     return PackedBatch(
-        input_ids=torch.from_numpy(np.concatenate([np.asarray(ids, dtype=np.int64) for ids, _, _ in examples])),
+        input_ids=torch.from_numpy(np.concatenate(tokens)),
         position_ids=torch.from_numpy(np.concatenate([np.arange(length) for length in lengths])),
         cu_seqlens=torch.from_numpy(np.cumsum([0, *lengths]).astype(np.int32)),
         max_length=max(lengths),
