@@ -15,8 +15,15 @@ def drawing() -> str:
         [snakemake, "--rulegraph", "mermaid-js"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
     names = dict(re.findall(r"(id\d+)\[(\w+)\]", drawn))
-    arrows = [(names[start], names[end]) for start, end in re.findall(r"(id\d+) --> (id\d+)", drawn)]
-    return "\n".join(["flowchart TB", *sorted(f"    {start} --> {end}" for start, end in arrows if end != "all")])
+    arrows = {(names[start], names[end]) for start, end in re.findall(r"(id\d+) --> (id\d+)", drawn)}
+    # An arrow that follows from others is left out.
+    kept = [(start, end) for start, end in sorted(arrows) if not reaches(start, end, arrows - {(start, end)})]
+    return "\n".join(["flowchart TB", *(f"    {start} --> {end}" for start, end in kept)])
+
+
+def reaches(start: str, end: str, arrows: set[tuple[str, str]]) -> bool:
+    """Whether arrows lead from start to end."""
+    return any(after == end or reaches(after, end, arrows) for before, after in arrows if before == start)
 
 
 def main() -> None:

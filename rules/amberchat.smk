@@ -103,7 +103,7 @@ rule finetune_amberchat:
     params:
         settings=settings(CONFIG.amberchat.training),
     shell:
-        "{LAUNCH[amberchat]} scripts/train_chat.py --model {RESULTS:q}/models/base"
+        "{LAUNCH[amberchat]}{RESULTS:q}/checkpoints -- scripts/train_chat.py --model {RESULTS:q}/models/base"
         " --tokens {RESULTS:q}/tokens/conversations --heldout {RESULTS:q}/tokens/conversations-heldout"
         " --settings {params.settings:q} --hardware {HARDWARE[amberchat]:q} --tracking {TRACKING:q}"
         " --checkpoints {RESULTS:q}/checkpoints --run {output.run:q} --metrics {output.metrics:q} 2>&1 | tee {log:q}"

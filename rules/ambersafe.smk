@@ -1,5 +1,22 @@
 """From preferences to AmberSafe: safe pairs, tokens, supervised finetune, reference scores, DPO, export."""
 
+# DPO trainings by the ending of their names: AmberSafe itself, and its variants, all from the same reference.
+VARIANTS = {"": CONFIG.ambersafe.dpo} | {
+    f"-{name}": CONFIG.ambersafe.variant(name) for name in CONFIG.ambersafe.variants
+}
+
+
+wildcard_constraints:
+    # An empty pattern alone would be none to Snakemake.
+    variant="|".join(["", *VARIANTS]),
+
+
+def variant_deviations(variant):
+    """Keys of a variant's recipe that differ from the published one, as if it had been configured by itself."""
+    recipe = CONFIG.model_dump(mode="json")
+    recipe["ambersafe"] |= {"dpo": VARIANTS[variant].model_dump(mode="json"), "variants": {}}
+    return deviations(recipe, published=f"{workflow.basedir}/config.yaml")
+
 
 rule select_safe_pairs:
     input:
@@ -74,7 +91,7 @@ rule finetune_preferred:
     params:
         settings=settings(CONFIG.ambersafe.sft),
     shell:
-        "{LAUNCH[sft]} scripts/train_preferred.py --model {RESULTS:q}/models/amberchat"
+        "{LAUNCH[sft]}{RESULTS:q}/checkpoints -- scripts/train_preferred.py --model {RESULTS:q}/models/amberchat"
         " --tokens {RESULTS:q}/tokens/sft-train --heldout {RESULTS:q}/tokens/sft-test"
         " --settings {params.settings:q} --hardware {HARDWARE[sft]:q} --tracking {TRACKING:q}"
         " --checkpoints {RESULTS:q}/checkpoints --run {output.run:q} --metrics {output.metrics:q} 2>&1 | tee {log:q}"
@@ -99,7 +116,7 @@ rule export_ambersafe_sft:
             "AmberSafe-SFT",
             CONFIG.ambersafe.sft.export_dtype,
             CONFIG.ambersafe.tokens.template,
-            (*PAIR_PARTS, "ambersafe.sft"),
+            SFT_PARTS,
             policy=True,
         ),
     shell:
@@ -125,7 +142,7 @@ rule score_reference:
     params:
         precision=CONFIG.ambersafe.dpo.precision,
     shell:
-        "{LAUNCH[reference]} scripts/score_reference.py --model {RESULTS:q}/models/ambersafe-sft"
+        "{LAUNCH[reference]}{RESULTS:q}/checkpoints -- scripts/score_reference.py --model {RESULTS:q}/models/ambersafe-sft"
         " --tokens {RESULTS:q}/tokens/dpo-{wildcards.part} --precision {params.precision}"
         " --hardware {HARDWARE[reference]:q} --reference {RESULTS:q}/tokens/reference-{wildcards.part}"
         " 2>&1 | tee {log:q}"
@@ -141,51 +158,54 @@ rule train_dpo:
         code=code("train_dpo.py"),
         lock=LOCK,
     output:
-        run=f"{RESULTS}/training/dpo/run.json",
-        manifest=made("training/dpo/run.json"),
-        metrics=f"{RESULTS}/training/dpo/metrics.jsonl",
+        run=f"{RESULTS}/training/dpo{{variant}}/run.json",
+        manifest=made("training/dpo{variant}/run.json"),
+        metrics=f"{RESULTS}/training/dpo{{variant}}/metrics.jsonl",
     log:
-        f"{RESULTS}/logs/train_dpo.log",
+        f"{RESULTS}/logs/train_dpo{{variant}}.log",
     conda:
         ENVIRONMENT
     threads: training_threads("dpo")
     resources:
         **training_stage("dpo"),
     params:
-        settings=settings(CONFIG.ambersafe.dpo),
+        settings=lambda wildcards: settings(VARIANTS[wildcards.variant]),
     shell:
-        "{LAUNCH[dpo]} scripts/train_dpo.py --model {RESULTS:q}/models/ambersafe-sft"
+        "{LAUNCH[dpo]}{RESULTS:q}/checkpoints{wildcards.variant} -- scripts/train_dpo.py --model {RESULTS:q}/models/ambersafe-sft"
         " --tokens {RESULTS:q}/tokens/dpo-train --reference {RESULTS:q}/tokens/reference-train"
         " --heldout {RESULTS:q}/tokens/dpo-test --heldout-reference {RESULTS:q}/tokens/reference-test"
         " --settings {params.settings:q} --hardware {HARDWARE[dpo]:q} --tracking {TRACKING:q}"
-        " --checkpoints {RESULTS:q}/checkpoints --run {output.run:q} --metrics {output.metrics:q} 2>&1 | tee {log:q}"
+        " --checkpoints {RESULTS:q}/checkpoints{wildcards.variant} --run {output.run:q} --metrics {output.metrics:q}"
+        " 2>&1 | tee {log:q}"
 
 
 rule export_ambersafe:
     input:
-        run=made("training/dpo/run.json"),
+        run=made("training/dpo{variant}/run.json"),
         model=made("models/ambersafe-sft"),
         code=code("export_model.py"),
         lock=LOCK,
     output:
-        made("models/ambersafe"),
+        made("models/ambersafe{variant}"),
     log:
-        f"{RESULTS}/logs/export_ambersafe.log",
+        f"{RESULTS}/logs/export_ambersafe{{variant}}.log",
     conda:
         ENVIRONMENT
     resources:
         **data_stage(),
     params:
-        settings=export_settings(
-            "AmberSafe",
-            CONFIG.ambersafe.dpo.export_dtype,
+        settings=lambda wildcards: export_settings(
+            f"AmberSafe{wildcards.variant}",
+            VARIANTS[wildcards.variant].export_dtype,
             CONFIG.ambersafe.tokens.template,
-            (*PAIR_PARTS, "ambersafe"),
+            DPO_PARTS,
             policy=True,
+            deviations=variant_deviations(wildcards.variant),
         ),
     shell:
-        "python scripts/export_model.py --run {RESULTS:q}/training/dpo/run.json --base {RESULTS:q}/models/ambersafe-sft"
-        " --settings {params.settings:q} --output {RESULTS:q}/models/ambersafe 2>&1 | tee {log:q}"
+        "python scripts/export_model.py --run {RESULTS:q}/training/dpo{wildcards.variant}/run.json"
+        " --base {RESULTS:q}/models/ambersafe-sft"
+        " --settings {params.settings:q} --output {RESULTS:q}/models/ambersafe{wildcards.variant} 2>&1 | tee {log:q}"
 
 
 rule safe_pairs:
@@ -201,4 +221,4 @@ rule ambersafe_sft:
 
 rule ambersafe:
     input:
-        made("models/ambersafe"),
+        [made(f"models/ambersafe{variant}") for variant in VARIANTS],

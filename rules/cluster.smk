@@ -4,7 +4,6 @@ On a single machine the same rules apply: Snakemake then looks at threads alone.
 """
 
 import atexit
-import shlex
 
 from amberline.cluster.executor import watch_jobs
 from amberline.cluster.leftovers import claim
@@ -87,14 +86,14 @@ def single_process(stage):
 
 
 def launch(stage):
-    """The command that starts a program once per rank."""
+    """The command that starts a program once per rank; what follows are the folder of its checkpoints, --, the program."""
     hardware = getattr(CONFIG.hardware, stage)
     slurm = "--slurm " if workflow.remote_exec else ""
     return (
         # Shell and tee outlive the warning that Slurm sends before it takes the machine away, as the launcher does.
-        f"trap '' TERM; python scripts/launch.py {slurm}--stage {stage} --checkpoints {shlex.quote(RESULTS)}/checkpoints "
-        f"--device {hardware.device} --nodes {hardware.nodes} --ranks-per-node {hardware.ranks_per_node} "
-        f"--cpus-per-rank {hardware.cpus_per_rank} --"
+        f"trap '' TERM; python scripts/launch.py {slurm}--stage {stage} --device {hardware.device} "
+        f"--nodes {hardware.nodes} --ranks-per-node {hardware.ranks_per_node} "
+        f"--cpus-per-rank {hardware.cpus_per_rank} --checkpoints "
     )
 
 
@@ -111,7 +110,7 @@ if CLUSTER.modules:
 def progress(job):
     """What changes while a job gets on: its newest checkpoint. None for jobs that start from the beginning."""
     stage = CONTINUED.get(job.rule.name)
-    return newest_checkpoint(Path(RESULTS, "checkpoints"), stage) if stage else None
+    return newest_checkpoint(Path(f"{RESULTS}/checkpoints{job.wildcards.get('variant', '')}"), stage) if stage else None
 
 
 def prepare_for_slurm():

@@ -50,12 +50,13 @@ def made(path):
 
 # Parts of the configuration that go into each model.
 CHAT_PARTS = ("sources.sharegpt", "sources.evol_instruct", "base_model", "amberchat")
-PAIR_PARTS = (*CHAT_PARTS, "sources.pku", "ambersafe.pairs", "ambersafe.tokens")
+SFT_PARTS = (*CHAT_PARTS, "sources.pku", "ambersafe.pairs", "ambersafe.tokens", "ambersafe.sft")
+DPO_PARTS = (*SFT_PARTS, "ambersafe.dpo")
 
 
-def export_settings(name, dtype, template, parts, policy):
+def export_settings(name, dtype, template, parts, *, policy, deviations=DEVIATIONS):
     """What an exported model carries, with the deviations from the published recipe that went into it."""
-    differ = {key: values for key, values in DEVIATIONS.items() if key.startswith(parts)}
+    differ = {key: values for key, values in deviations.items() if key.startswith(parts)}
     return canonical({"name": name, "dtype": dtype, "template": template, "policy": policy, "deviations": differ})
 
 

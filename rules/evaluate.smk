@@ -1,10 +1,16 @@
 """Figures of the finished models on data that none of them was trained on."""
 
-EVALUATED = ("base", "amberchat", "ambersafe-sft", "ambersafe")
+EVALUATED = ("base", "amberchat", "ambersafe-sft", *(f"ambersafe{variant}" for variant in VARIANTS))
 
 
 wildcard_constraints:
     model="|".join(EVALUATED),
+
+
+def measures(wildcards):
+    """What is measured of a model; the rewards of a variant are in terms of its own beta."""
+    dpo = VARIANTS.get(wildcards.model.removeprefix("ambersafe"), CONFIG.ambersafe.dpo)
+    return canonical({"pairs": CONFIG.evaluation.pairs, "beta": dpo.beta, "precision": dpo.precision})
 
 
 rule evaluate:
@@ -25,15 +31,9 @@ rule evaluate:
     resources:
         **training_stage("evaluation"),
     params:
-        settings=canonical(
-            {
-                "pairs": CONFIG.evaluation.pairs,
-                "beta": CONFIG.ambersafe.dpo.beta,
-                "precision": CONFIG.ambersafe.dpo.precision,
-            }
-        ),
+        settings=measures,
     shell:
-        "{LAUNCH[evaluation]} scripts/evaluate.py --model {RESULTS:q}/models/{wildcards.model}"
+        "{LAUNCH[evaluation]}{RESULTS:q}/checkpoints -- scripts/evaluate.py --model {RESULTS:q}/models/{wildcards.model}"
         " --conversations {RESULTS:q}/tokens/conversations-heldout --pairs {RESULTS:q}/tokens/dpo-test"
         " --reference {RESULTS:q}/tokens/reference-test --settings {params.settings:q}"
         " --hardware {HARDWARE[evaluation]:q} --output {output:q} 2>&1 | tee {log:q}"

@@ -103,6 +103,10 @@ EDITS = {
     "sft: learning rate": (replace(DEMO, "learning_rate: 5.0e-4", "learning_rate: 6.0e-5"), FROM_SFT),
     "dpo: beta": (replace("config.yaml", "    beta: 0.1 ", "    beta: 0.2 "), FROM_DPO | EVALUATION),
     "dpo: learning rate": (replace(DEMO, "learning_rate: 1.0e-4", "learning_rate: 2.0e-4"), FROM_DPO),
+    "a variant of dpo": (
+        replace("config.yaml", "  variants: {} ", "  variants: {mild: {beta: 0.5}} "),
+        Counter(train_dpo=1, export_ambersafe=1, evaluate=1, write_report=1, all=1),
+    ),
     "a library file used by DPO alone": (append("scripts/amberline/training/objectives/dpo.py", CODE), FROM_DPO),
     "a library file used by every training": (append("scripts/amberline/training/loop.py", CODE), FROM_AMBERCHAT),
     "a library file used by everything": (append("scripts/amberline/records/files.py", CODE), EVERYTHING),

@@ -135,6 +135,9 @@ def training(**values) -> dict:
         ({"amberchat": {"tokens": {"max_length": 1024}}}, ["amberchat.tokens.max_length", "1024", "2048"]),
         (training(evaluation={"examples": 5, "every_examples": 5}), ["heldout_conversations", "withhold"]),
         ({"amberchat": 3}, ["amberchat", "3"]),
+        ({"ambersafe": {"variants": {"mild": {"bta": 1}}}}, ["ambersafe", "variants.mild.bta", "unknown key"]),
+        ({"ambersafe": {"variants": {"Mild": {}}}}, ["ambersafe.variants.Mild", "pattern"]),
+        ({"ambersafe": {"variants": {"sft": {}}}}, ["variants.sft", "choose another name"]),
     ],
 )
 def test_a_wrong_configuration_is_told_by_key_value_and_mend(overlay, said):

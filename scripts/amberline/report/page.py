@@ -37,8 +37,10 @@ FUNNELS = {
 
 def build_page(results: Path, settings: Mapping[str, Any], lock: str) -> str:
     """The page as HTML. `settings` holds the configuration and its deviations from the published recipe."""
+    variants = settings["configuration"]["ambersafe"]["variants"]
+    models = MODELS | {f"ambersafe-{name}": f"AmberSafe, {name}" for name in variants}
     funnels = {name: _read(results / "funnels" / f"{name}.json") for name in FUNNELS}
-    evaluation = {name: _read(results / "evaluation" / f"{name}.json") for name in MODELS}
+    evaluation = {name: _read(results / "evaluation" / f"{name}.json") for name in models}
     manifests = {name: _read(results / "models" / name / "manifest.json") for name in ("amberchat", "ambersafe")}
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -53,8 +55,8 @@ def build_page(results: Path, settings: Mapping[str, Any], lock: str) -> str:
         comparison=_comparison(_read(results / "funnels" / "split-comparison.json")),
         lengths=_lengths(funnels),
         curves=[(title, _curves(results / "training" / stage / "metrics.jsonl")) for stage, title in STAGES.items()],
-        evaluation=[(title, evaluation[name]) for name, title in MODELS.items()],
-        evaluation_plot=_evaluation_plot(evaluation),
+        evaluation=[(title, evaluation[name]) for name, title in models.items()],
+        evaluation_plot=_evaluation_plot({title: evaluation[name] for name, title in models.items()}),
         samples=_read(results / "evaluation" / "samples.json"),
         manifests=manifests,
         sources=manifests["ambersafe"]["sources"],
@@ -134,5 +136,5 @@ def _series(rows: pd.DataFrame, columns: Mapping[str, str]) -> dict[str, tuple[S
 
 
 def _evaluation_plot(evaluation: Mapping[str, Mapping[str, Any]]) -> str:
-    accuracy = {MODELS[name]: each["rewards/accuracies"] for name, each in reversed(list(evaluation.items()))}
+    accuracy = {name: each["rewards/accuracies"] for name, each in reversed(list(evaluation.items()))}
     return plots.bars("Reward accuracy on unseen test pairs", accuracy, "")

@@ -4,9 +4,9 @@ Stage programs import only the part they need (`settings.data`, `settings.traini
 never reruns them.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from amberline.settings.base import PositiveCount, Settings
 from amberline.settings.data import (
@@ -22,6 +22,9 @@ from amberline.settings.evaluation import Evaluation
 from amberline.settings.hardware import Hardware
 from amberline.settings.tracking import Tracking
 from amberline.settings.training import ChatTraining, DPOTraining, PreferredTraining
+
+# Part of the names of folders.
+VariantName = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_-]*$")]
 
 
 class AmberChat(Settings):
@@ -40,6 +43,32 @@ class AmberSafe(Settings):
     tokens: PreferenceTokens = Field(description="pairs as token ids and labels")
     sft: PreferredTraining = Field(description="supervised finetune on the preferred responses")
     dpo: DPOTraining = Field(description="direct preference optimisation, from the supervised model")
+    variants: dict[VariantName, dict[str, Any]] = Field(
+        description="further DPO trainings beside it: {name: the keys of dpo that differ}, as in {mild: {beta: 0.5}}"
+    )
+
+    @model_validator(mode="after")
+    def _variants_are_valid(self) -> "AmberSafe":
+        if "sft" in self.variants:
+            raise ValueError("variants.sft: models/ambersafe-sft is the supervised model's; choose another name")
+        for name in self.variants:
+            try:
+                self.variant(name)
+            except ValidationError as error:
+                raise ValueError("; ".join(f"variants.{name}.{fault}" for fault in explain(error))) from None
+        return self
+
+    def variant(self, name: str) -> DPOTraining:
+        """The settings of a variant: those of dpo, but for the keys that it names. Raises ValidationError."""
+        return DPOTraining.model_validate(_merged(self.dpo.model_dump(), self.variants[name]))
+
+
+def _merged(values: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Nested values with others on top, as Snakemake merges configuration files."""
+    merged = dict(values)
+    for key, value in over.items():
+        merged[key] = _merged(merged[key], value) if isinstance(value, dict) and key in merged else value
+    return merged
 
 
 class StageHardware(Settings):
