@@ -137,7 +137,7 @@ def test_micro_batches_add_up(number: int, world: World, model: Any) -> None:
     objective = objectives(world)[number]
     together = objective(model, objective.micro_batch(ROWS, [0.25] * 4, STEP))
     apart = [objective(model, objective.micro_batch([row], [0.25], STEP)) for row in ROWS]
-    assert float(sum(each.loss for each in apart)) == pytest.approx(together.loss.item(), rel=1e-6)
+    assert sum(each.loss.item() for each in apart) == pytest.approx(together.loss.item(), rel=1e-6)
     for name in objective.figures:
         total = float(sum(each.figures[name] for each in apart))
         assert total == pytest.approx(float(together.figures[name]), rel=1e-6, abs=1e-6)
