@@ -82,7 +82,7 @@ class TestLlamaRefused:
             (lambda proto: setattr(proto.trainer_spec, "model_type", 1), "not a BPE"),
             (lambda proto: setattr(proto.normalizer_spec, "remove_extra_whitespaces", True), "removes spaces"),
             (lambda proto: setattr(proto.normalizer_spec, "add_dummy_prefix", False), "put a space in front"),
-            (lambda proto: setattr(proto.pieces[31999], "piece", "of▁the"), "space inside"),
+            (lambda proto: setattr(proto.pieces[31999], "piece", "of▁the"), "space behind"),
         ],
     )
     def test_by_its_model(self, tmp_path, change, why):
@@ -103,6 +103,18 @@ class TestLlamaRefused:
     def test_when_there_is_no_tokenizer(self, tmp_path):
         with pytest.raises(TokenizerRefused, match="neither"):
             load_tokenizer(tmp_path)
+
+
+def test_a_vocabulary_with_line_ends_inside_is_cut_at_spaces_alone(tmp_path):
+    folder = llama_folder(tmp_path / "t")
+    proto = sentencepiece_model_pb2.ModelProto()
+    proto.ParseFromString(MODEL.read_bytes())
+    proto.pieces[31998].piece, proto.pieces[31999].piece = "\n", ":\n"
+    (folder / "tokenizer.model").write_bytes(proto.SerializeToString())
+    tokenizer, slow = load_tokenizer(folder), SlowLlama(folder / "tokenizer.model", legacy=True)
+    assert 31999 in tokenizer.encode("end:\nnew line")
+    for text in TEXTS[:100]:
+        assert tokenizer.encode(text).tolist() == slow(text).input_ids
 
 
 def test_added_tokens_are_one_id_each(tmp_path):

@@ -1,9 +1,9 @@
 """Llama tokenizers, encoded by SentencePiece itself, a word at a time.
 
-No entry of such a vocabulary has a space behind another character, so no token reaches over the border between a
-character and the space behind it, and byte-pair merges on its two sides do not touch: the ids of a text are those of
-its words, each with the spaces in front of it. So words are encoded once and remembered. That a vocabulary is so is
-checked when it is loaded, and the result is held against SentencePiece on whole texts.
+No entry of such a vocabulary has a space behind another character, or a line end beside one. So no token reaches over
+the borders of words (each with the spaces in front of it) and lines, byte-pair merges on the two sides of a border do
+not touch, and the ids of a text are those of its words: they are encoded once and remembered. That a vocabulary is so
+is checked when it is loaded, and the result is held against SentencePiece on whole texts.
 
 What transformers adds to SentencePiece (its slow `LlamaTokenizer`, as of 4.57): special tokens written out in a text
 cut it into segments. In legacy mode each segment gets a space in front, else only the text as a whole.
@@ -22,7 +22,9 @@ from sentencepiece import sentencepiece_model_pb2
 from amberline.text.tokenizers import TRICKY_TEXTS, Ids, Tokenizer, TokenizerRefused, token_text
 
 SPACE = "▁"  # how SentencePiece writes a space
-WORDS = re.compile(" *[^ ]+| +")
+# Ways to cut a text into words, the finer first. Where they cut hangs on two neighbouring characters alone, so a
+# vocabulary of which no entry is cut has no token that reaches over a cut in any text.
+WORDS = (re.compile(" *[^ \n]+| +|\n+"), re.compile(" *[^ ]+| +"))
 REMEMBERED_WORDS = 400_000  # about 100 MB
 LONGEST_REMEMBERED = 32  # characters
 LLAMA_CLASSES = {None, "LlamaTokenizer", "LlamaTokenizerFast"}
@@ -58,6 +60,7 @@ class LlamaTokenizer(Tokenizer):
         except Exception as error:  # protobuf and SentencePiece have no common class of errors
             raise self._refusal(f"tokenizer.model cannot be read ({error})") from None
         self._check_model(proto)
+        self._cut = self._words_of(proto).findall
         self._check_config(config)
         # transformers takes a missing or null value as true.
         self.legacy = config.get("legacy") is not False
@@ -132,15 +135,11 @@ class LlamaTokenizer(Tokenizer):
     def _continued(self, text: str) -> bytes:
         """Ids of a text without special tokens, nothing put in front."""
         # SentencePiece does not tell a literal "▁" from a space.
-        return b"".join(map(self._words.__getitem__, WORDS.findall(text.replace(SPACE, " "))))
+        return b"".join(map(self._words.__getitem__, self._cut(text.replace(SPACE, " "))))
 
     def _check_model(self, proto: Any) -> None:
-        """Refuse a model whose texts do not fall into words, or that changes its text."""
+        """Refuse a model of another kind, or one that changes its text."""
         normalizer = proto.normalizer_spec
-        pieces = [
-            piece.piece for piece in proto.pieces if piece.type in (piece.NORMAL, piece.USER_DEFINED, piece.UNUSED)
-        ]
-        across = next((piece for piece in pieces if SPACE in piece.lstrip(SPACE)), None)
         faults = {
             "it is not a BPE model": proto.trainer_spec.model_type != proto.trainer_spec.BPE,
             "it normalises the text (normalizer_spec is not the identity)": bool(normalizer.precompiled_charsmap),
@@ -148,11 +147,20 @@ class LlamaTokenizer(Tokenizer):
             "it does not put a space in front of a text": not normalizer.add_dummy_prefix,
             "it does not write spaces as ▁": not normalizer.escape_whitespaces,
             "it writes the space behind a word": proto.trainer_spec.treat_whitespace_as_suffix,
-            f"its entry {across!r} has a space inside": across is not None,
         }
         for fault, found in faults.items():
             if found:
                 raise self._refusal(fault)
+
+    def _words_of(self, proto: Any) -> re.Pattern[str]:
+        """The finest way to cut texts into words that cuts no entry of the vocabulary."""
+        read = (proto.pieces[0].NORMAL, proto.pieces[0].USER_DEFINED, proto.pieces[0].UNUSED)
+        entries = [piece.piece.replace(SPACE, " ") for piece in proto.pieces if piece.type in read]
+        for words in WORDS:
+            across = next((entry for entry in entries if len(words.findall(entry)) != 1), None)
+            if across is None:
+                return words
+        raise self._refusal(f"its entry {across!r} has a space behind another character")
 
     def _check_config(self, config: dict[str, Any]) -> None:
         faults = {
