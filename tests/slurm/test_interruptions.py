@@ -17,7 +17,7 @@ import yaml
 from amberline.cluster.progress import newest_checkpoint
 from dag.conftest import Project, checkout
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm"), pytest.mark.timeout(900)]
 
 RULE = "finetune_amberchat"
 RUN = "results/demo/training/amberchat/run.json"
@@ -122,6 +122,11 @@ class Training:
         [job] = self.jobs("RUNNING")
         return job
 
+    def is_interrupted(self, pipeline: Pipeline) -> None:
+        """Wait until none of its processes is left."""
+        until(lambda: not self.jobs("RUNNING") + self.jobs("COMPLETING"), pipeline)
+        self._before = newest_checkpoint(self._checkpoints, "amberchat")
+
     def is_displaced(self) -> None:
         """Somebody more important takes both nodes for a moment."""
         self.cluster.ask(
@@ -156,16 +161,19 @@ def test_a_hard_life_leaves_no_trace_in_the_weights(prepared, untrained, cluster
     # As before its time limit: it saves its state, and goes back into the queue by itself.
     first = training.gets_on(pipeline)
     cluster.ask("scancel", "--signal=URG", first)
+    training.is_interrupted(pipeline)
     # By an administrator.
     assert training.gets_on(pipeline) == first
     cluster.ask("scontrol", "requeue", first)
+    training.is_interrupted(pipeline)
     # By a job of a higher priority.
     assert training.gets_on(pipeline) == first
     training.is_displaced()
+    training.is_interrupted(pipeline)
     # By a machine that dies.
     assert training.gets_on(pipeline) == first
     cluster.crash_node("node2")
-    until(lambda: not training.jobs("RUNNING"), pipeline)
+    training.is_interrupted(pipeline)
     cluster.start_node("node2")
     # By a laptop that is closed: the job runs on, and the next start finds it.
     assert training.gets_on(pipeline) == first
@@ -179,6 +187,7 @@ def test_a_hard_life_leaves_no_trace_in_the_weights(prepared, untrained, cluster
     assert second != first
     # By a job of a higher priority, on a cluster that does not requeue.
     training.is_displaced()
+    training.is_interrupted(pipeline)
     third = training.gets_on(pipeline)
     assert f"Slurm job {second} ({RULE}) had to make room for others: it is submitted again." in pipeline.text
     assert third != second

@@ -105,6 +105,7 @@ def test_the_published_finetune_is_asked_for_as_pinned(project, slurm, case):
 
 
 @pytest.mark.slurm
+@pytest.mark.xdist_group("slurm")
 @pytest.mark.parametrize("case", [case for case in CASES if "features" not in case])
 def test_a_real_cluster_accepts_it(cluster, case, tmp_path):
     _, expected = CASES[case]

@@ -58,12 +58,14 @@ class WatchfulExecutor(plugin.Executor):  # type: ignore[misc]
             else:
                 self.report_job_error(info)
         slowest = SLOWEST * self.workflow.executor_settings.init_seconds_before_status_checks
-        self.next_seconds_between_status_checks = min(self.next_seconds_between_status_checks, slowest)
+        planned: float = self.next_seconds_between_status_checks  # type: ignore[has-type]
+        self.next_seconds_between_status_checks = min(planned, slowest)
 
     def report_job_error(self, job_info: Any, msg: str | None = None, **more: Any) -> None:
         """Submit the job again if it was interrupted; else tell what happened, and Snakemake whether to retry."""
         job, number = job_info.job, job_info.external_jobid
-        if number is None:  # never reached the queue
+        if number is None:
+            # sbatch refused, or Slurm did not answer and may yet run the job: a second one could meet it.
             job.attempt = job.restart_times + 1
             super().report_job_error(job_info, msg, **more)
             return
