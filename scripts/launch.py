@@ -19,7 +19,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from amberline.cluster.progress import IDLE_STARTS, newest_checkpoint
-from amberline.cluster.slurm import SlurmError, requeue
+from amberline.cluster.slurm import SlurmError, requeue, states
 from amberline.cluster.verdict import SUBMIT_AGAIN
 from amberline.records.files import whole_file
 from amberline.training.place import REQUEUE
@@ -105,8 +105,10 @@ def _check_progress(checkpoints: Path, stage: str, job: str) -> None:
 
 
 def _go_on(job: str, steps: int) -> None:
-    """Put this job back into the queue."""
+    """Put this job back into the queue, unless it is being cancelled, or Slurm has put it there."""
     try:
+        if states().get(job) != "RUNNING":
+            return
         requeue(job)
         print(f"launch: after step {steps}, job {job} goes back into the queue and continues", file=sys.stderr)
     except SlurmError as error:

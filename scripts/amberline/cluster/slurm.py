@@ -57,9 +57,5 @@ def cancel(jobs: Sequence[Job]) -> None:
 
 
 def requeue(number: str) -> None:
-    """Put a running job back into the queue, if it is not there; it starts again from the beginning of its script."""
-    try:
-        ask("scontrol", "requeue", number)
-    except SlurmError as error:
-        if "pending" not in str(error):
-            raise
+    """Put a running job back into the queue; it starts again from the beginning of its script."""
+    ask("scontrol", "requeue", number)
