@@ -2,6 +2,7 @@
 
 import pytest
 
+from amberline.cluster.executor import WatchfulExecutor
 from amberline.cluster.verdict import FORGOTTEN, SUBMIT_AGAIN, Verdict, judge
 
 OVER_LIMIT = "slurmstepd-node1: error: StepId=5.0 exceeded memory limit (642859008 > 209715200), being killed"
@@ -34,3 +35,20 @@ OURS = "amberchat: results/tokens/sft-train is damaged: make that stage again"
 )
 def test_judges(state, printed, continues, verdict):
     assert judge(state, printed, continues=continues)[0] is verdict
+
+
+@pytest.mark.parametrize(
+    ("checkpoints", "goes_on"),
+    [
+        (["", ""], [True, False]),
+        (["10", "20", "30"], [True, True, True]),
+        (["10", "10", "20", "20", "20"], [True, True, True, True, False]),
+        ([None, None], [True, False]),
+    ],
+)
+def test_an_interrupted_job_is_submitted_again_while_it_gets_on(checkpoints, goes_on):
+    executor = WatchfulExecutor.__new__(WatchfulExecutor)
+    executor._starts = {}
+    seen = iter(checkpoints)
+    executor.progress = lambda job: next(seen)
+    assert [executor._may_go_on("job") for _ in checkpoints] == goes_on
