@@ -1,0 +1,126 @@
+"""Amberline's own programs on the benchmark's rows, timed as its peers are: the loop alone, last checkpoint included.
+
+Only the order of rows is laid down, so that all contestants take the same steps. Needs scripts/ and benchmarks/peers/
+on the path.
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+import torch
+import yaml
+from report import Report
+
+import score_reference
+import train_chat
+import train_dpo
+from amberline.provenance.manifests import write_manifest
+from amberline.records.tokens import PAIRS, SEQUENCES, token_files, write_tokens
+from amberline.training import stage
+
+ROOT = Path(__file__).resolve().parents[1]
+RECIPE = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
+COMMON = {"epochs": 1, "precision": "float32", "tf32": False, "evaluation": {"every_examples": 0, "examples": 0}}
+CHECKPOINTS = {"checkpoints": {"every_steps": 1_000_000, "keep": 1}}  # at the end alone
+
+
+def write_conversations(rows: list[dict], folder: Path) -> None:
+    with write_tokens(folder, SEQUENCES) as writer:
+        for number, row in enumerate(rows):
+            writer.write({"id": str(number), **row, "length": len(row["input_ids"])})
+
+
+def write_pairs(rows: list[dict], folder: Path) -> None:
+    with write_tokens(folder, PAIRS) as writer:
+        for number, row in enumerate(rows):
+            prompt, length = row["prompt"], 0
+            columns = {"id": str(number), "prompt_length": len(prompt)}
+            for side in ("chosen", "rejected"):
+                ids = prompt + row[side]
+                columns |= {f"{side}_input_ids": ids, f"{side}_labels": [-100] * len(prompt) + row[side]}
+                length += len(ids)
+            writer.write({**columns, "length": length})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("stage", choices=("sft", "dpo"))
+    for name in ("rows", "model", "output"):
+        parser.add_argument(f"--{name}", required=True)
+    for name in ("threads", "batch", "micro-batch-tokens"):
+        parser.add_argument(f"--{name}", type=int, required=True)
+    parser.add_argument("--compile", action="store_true")
+    options = parser.parse_args()
+    rows = [json.loads(line) for line in Path(options.rows).read_text(encoding="utf-8").splitlines()]
+    report = Report()
+
+    plan, train = stage.plan_batches, stage.train
+    stage.plan_batches = lambda *sizes, **settings: plan(*sizes, **settings, orders=[range(len(rows))])
+
+    def timed(*arguments):
+        report.start()
+        try:
+            return train(*arguments)
+        finally:
+            report.stop()
+
+    stage.train = timed
+    hardware = {
+        "device": "cpu",
+        "nodes": 1,
+        "ranks_per_node": 1,
+        "gpu_model": None,
+        "cpus_per_rank": options.threads,
+        "memory_gb": 8,
+        "hours": 1,
+        "micro_batch_tokens": options.micro_batch_tokens,
+        "attention": "auto",
+        "activation_checkpointing": "none",
+        "reshard_after_forward": False,
+        "compile": options.compile,
+    }
+    hardware = {name: value for name, value in hardware.items() if name in stage.Hardware.model_fields}
+    with tempfile.TemporaryDirectory() as place:
+        work = Path(place)
+        model, tokens = work / "model", work / "tokens"
+        model.mkdir()
+        for file in Path(options.model).iterdir():
+            (model / file.name).symlink_to(file.resolve())
+        write_manifest(model, kind="model", files=list(model.iterdir()), inputs={}, settings={}, facts={})
+        (write_conversations if options.stage == "sft" else write_pairs)(rows, tokens)
+        write_manifest(tokens, kind="tokens", files=token_files(tokens), inputs={}, settings={}, facts={})
+        common = {
+            "model": model,
+            "tokens": tokens,
+            "hardware": json.dumps(hardware),
+            "checkpoints": work / "checkpoints",
+            "tracking": json.dumps({"wandb_project": None, "wandb_mode": "offline"}),
+            "run": work / "run.json",
+            "metrics": work / "metrics.jsonl",
+        }
+        if options.stage == "sft":
+            settings = RECIPE["amberchat"]["training"] | COMMON | CHECKPOINTS
+            settings |= {"global_batch": options.batch, "loss_normalization": "token_mean", "micro_batch_examples": 1}
+            train_chat.main(**common, settings=json.dumps(settings))
+        else:
+            settings = RECIPE["ambersafe"]["dpo"] | COMMON | CHECKPOINTS | {"global_batch": options.batch}
+            report.start()
+            score_reference.main(
+                model=model,
+                tokens=tokens,
+                precision="float32",
+                hardware=json.dumps(hardware),
+                reference=work / "reference",
+                tf32=False,
+            )
+            report.stop()
+            train_dpo.main(**common, settings=json.dumps(settings), reference=work / "reference")
+        lines = [json.loads(line) for line in (work / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        report.losses = [line["loss"] for line in lines if "loss" in line]
+    report.write(options.output, torch=torch.__version__)
+
+
+if __name__ == "__main__":
+    main()
