@@ -39,7 +39,7 @@ PEER_PACKAGES = ("transformers==4.57.6", "torch", "sentencepiece", "protobuf", "
 PEER_PACKAGES_ALONE = ("fschat==0.2.36",)  # what it wants beside these is for serving
 MAX_LENGTH = 2048
 SHAREGPT_SHARE_OF_MIX = 90 / 233  # in the published mix
-SCALING_ROWS = (20_000, 60_000, 120_000, 233_000)
+SCALING_ROWS = [20_000, 60_000, 120_000, 233_000]
 
 
 def main(
@@ -50,12 +50,17 @@ def main(
         Path | None, typer.Option(help="Python of an environment with FastChat; none: make one")
     ] = None,
     scaling: Annotated[bool, typer.Option(help="measure time and memory at growing sizes instead")] = False,
+    size: Annotated[
+        list[int], typer.Option(help="conversations of a point of --scaling; may be repeated")
+    ] = SCALING_ROWS,
 ) -> None:
     """Measure data preparation."""
     with tempfile.TemporaryDirectory(prefix="amberline-benchmark-") as folder:
         work = Path(folder)
         make_tokenizer_folder(work / "model")
-        result = measure_scaling(work, processes) if scaling else compare(work, rows, rounds, processes, peer_python)
+        result = (
+            measure_scaling(work, size, processes) if scaling else compare(work, rows, rounds, processes, peer_python)
+        )
     result["machine"] = {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()}
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"data_preparation{'_scaling' if scaling else ''}.json"
@@ -91,10 +96,10 @@ def compare(work: Path, rows: int, rounds: int, processes: int, peer_python: Pat
     }
 
 
-def measure_scaling(work: Path, processes: int) -> dict:
+def measure_scaling(work: Path, sizes: list[int], processes: int) -> dict:
     """Time and peak memory of both programs at growing sizes."""
     points = []
-    for rows in SCALING_ROWS:
+    for rows in sizes:
         size = make_corpus(work, rows, SHAREGPT_SHARE_OF_MIX)
         point: dict[str, float] = {"rows": rows, "bytes": size}
         for name, command in commands(work, processes).items():
@@ -172,12 +177,17 @@ def commands(work: Path, processes: int) -> dict[str, list[str]]:
 
 
 def run_amberline(work: Path, processes: int) -> dict[str, float]:
-    """Seconds of both programs, from the start of Python to its end."""
+    """Seconds of both programs, imports not counted."""
+    code = (
+        "import sys, time; sys.path.insert(0, sys.argv[1]); module = __import__(sys.argv[2]); import typer;"
+        "del sys.argv[:2]; start = time.perf_counter(); app = typer.Typer(); app.command()(module.main);"
+        "app(standalone_mode=False); print(time.perf_counter() - start)"
+    )
     seconds = {}
-    for name, command in commands(work, processes).items():
-        start = time.perf_counter()
-        subprocess.run(command, check=True, capture_output=True)
-        seconds[name] = round(time.perf_counter() - start, 3)
+    for name, (python, program, *options) in commands(work, processes).items():
+        command = [python, "-c", code, Path(program).parent, Path(program).stem, *options]
+        made = subprocess.run(command, check=True, capture_output=True, text=True)
+        seconds[name] = round(float(made.stdout.splitlines()[-1]), 3)
     return seconds
 
 

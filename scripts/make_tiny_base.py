@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 from tqdm import tqdm
 
 from amberline.provenance.manifests import ManifestError, verify, write_manifest
@@ -20,7 +21,7 @@ from amberline.text.small_tokenizer import SmallTokenizerError, save_llama_token
 def texts(files: list[Path]) -> Iterator[str]:
     """Every turn's text, in order. Rows that are no conversations are passed over: later stages count them."""
     for file in files:
-        for record in tqdm(read_records(file), desc=f"reading {file.name}", unit=" rows"):
+        for record in tqdm(read_records(file), desc=f"reading {file.name}", unit=" rows", disable=None):
             with suppress(BadRecord):
                 # The tokenizer needs no id, and evol-instruct has it under another name.
                 conversation = parse_conversation(
@@ -60,8 +61,8 @@ def main(
     output: Annotated[Path, typer.Option(help="Hugging Face folder to write")],
 ) -> None:
     """Make a small stand-in for the base model."""
-    sizes = TinyModel.model_validate_json(settings)
     try:
+        sizes = TinyModel.model_validate_json(settings)
         for file in conversations:
             verify(file)
         with whole_folder(output) as folder:
@@ -75,7 +76,7 @@ def main(
                 settings=sizes.model_dump(),
                 facts={"parameters": parameters, "vocabulary": sizes.vocabulary},
             )
-    except (ManifestError, BadFile, SmallTokenizerError) as error:
+    except (ValidationError, ManifestError, BadFile, SmallTokenizerError) as error:
         sys.exit(f"make_tiny_base: {error}")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 from tqdm import tqdm
 
 from amberline.provenance.manifests import ManifestError, verify, write_manifest
@@ -33,14 +34,18 @@ def main(
     comparison: Annotated[Path, typer.Option(help="accounts of both modes to write, side by side")],
 ) -> None:
     """Cut long conversations into chunks that fit the context."""
-    choices = Split.model_validate_json(settings)
     try:
+        choices = Split.model_validate_json(settings)
         rows = verify(conversations)["facts"].get("rows")
         verify(model)
         funnels = {mode: Funnel("split") for mode in MODES}
         work = partial(split_piece, conversations, model, choices)
         items = pieces(conversations, conversations.stat().st_size // PIECE_BYTES + 1)
-        with write_array(chunks) as written, write_rejects(rejects) as rejected, tqdm(total=rows, unit=" rows") as bar:
+        with (
+            write_array(chunks) as written,
+            write_rejects(rejects) as rejected,
+            tqdm(total=rows, unit=" rows", disable=None) as bar,
+        ):
             for made in ordered_map(work, items, processes):
                 for line in made.chunks:
                     written.write_line(line)
@@ -62,7 +67,7 @@ def main(
             settings=choices.model_dump(),
             facts={"rows": written.rows, "counts": account["counts"], "notes": account["notes"]},
         )
-    except (ManifestError, BadFile, FunnelError, TokenizerRefused, WorkerLost) as error:
+    except (ValidationError, ManifestError, BadFile, FunnelError, TokenizerRefused, WorkerLost) as error:
         sys.exit(f"split: {error}")
 
 

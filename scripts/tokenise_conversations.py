@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 from tqdm import tqdm
 
 from amberline.provenance.manifests import ManifestError, verify, write_manifest
@@ -33,8 +34,8 @@ def main(
     rejects: Annotated[Path, typer.Option(help="rejected and cut rows to write")],
 ) -> None:
     """Turn chunks of conversations into token ids, with the loss on the assistant's answers alone."""
-    choices = ConversationTokens.model_validate_json(settings)
     try:
+        choices = ConversationTokens.model_validate_json(settings)
         rows = verify(chunks)["facts"].get("rows")
         verify(model)
         account = Funnel("tokenise_conversations")
@@ -43,7 +44,7 @@ def main(
         work = partial(tokenise_piece, chunks, model, choices)
         items = pieces(chunks, chunks.stat().st_size // PIECE_BYTES + 1)
         with write_tokens(tokens, SEQUENCES) as written, write_rejects(rejects) as rejected:
-            with tqdm(total=rows, unit=" rows") as bar:
+            with tqdm(total=rows, unit=" rows", disable=None) as bar:
                 for made in ordered_map(work, items, processes):
                     written.write_batch(made.batch)
                     for reject in made.rejects:
@@ -70,7 +71,7 @@ def main(
                 "notes": counts["notes"],
             },
         )
-    except (ManifestError, BadFile, FunnelError, TokenizerRefused, WorkerLost) as error:
+    except (ValidationError, ManifestError, BadFile, FunnelError, TokenizerRefused, WorkerLost) as error:
         sys.exit(f"tokenise_conversations: {error}")
 
 

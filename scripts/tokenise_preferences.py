@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 from tqdm import tqdm
 
 from amberline.provenance.manifests import ManifestError, verify, write_manifest
@@ -33,10 +34,10 @@ def main(
     rejects: Annotated[Path, typer.Option(help="rejected and cut rows to write")],
 ) -> None:
     """Turn preference pairs into token ids."""
-    choices = PreferenceTokens.model_validate_json(settings)
     account = Funnel("tokenise_preferences")
     lengths: dict[Path, Counter[int]] = {sft_tokens: Counter(), pair_tokens: Counter()}
     try:
+        choices = PreferenceTokens.model_validate_json(settings)
         verify(pairs)
         verify(model)
         prompts = read_prompts(pairs)
@@ -45,7 +46,7 @@ def main(
             write_tokens(sft_tokens, SEQUENCES) as targets_written,
             write_tokens(pair_tokens, PAIRS) as pairs_written,
             write_rejects(rejects) as rejected,
-            tqdm(total=len(prompts), unit=" prompts") as bar,
+            tqdm(total=len(prompts), unit=" prompts", disable=None) as bar,
         ):
             for made in ordered_map(work, batches(prompts), processes):
                 targets_written.write_batch(made.targets)
@@ -67,7 +68,7 @@ def main(
                 settings=choices.model_dump(),
                 facts=facts(lengths[folder], account),
             )
-    except (ManifestError, BadFile, FunnelError, TokenizerRefused, WorkerLost) as error:
+    except (ValidationError, ManifestError, BadFile, FunnelError, TokenizerRefused, WorkerLost) as error:
         sys.exit(f"tokenise_preferences: {error}")
 
 

@@ -247,3 +247,16 @@ def test_a_vocabulary_that_the_text_cannot_fill_is_refused_with_the_reason(mix, 
     with pytest.raises(SystemExit, match="Vocabulary size too high"):
         make_base(mix, tmp_path / "base", 30_000)
     assert not (tmp_path / "base").exists()
+
+
+def test_settings_that_are_wrong_are_named(mix, model, tmp_path):
+    with pytest.raises(SystemExit, match="max_length"):
+        tokenise_conversations.main(
+            chunks=mix,
+            model=model,
+            settings='{"mode": "fastchat", "max_length": 0}',
+            processes=1,
+            tokens=tmp_path / "tokens",
+            funnel=tmp_path / "tokens.json",
+            rejects=tmp_path / "tokens.jsonl",
+        )

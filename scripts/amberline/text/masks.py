@@ -55,6 +55,8 @@ def fastchat_mask(tokenizer: Tokenizer, turns: Sequence[Turn], max_length: int) 
     """Ids and labels equal to `fastchat.train.train.preprocess` of fschat 0.2.36, without its padding.
 
     It counts the tokens of every turn again, apart from the others, and masks the whole sample where the sums disagree.
+    (Should they disagree so far that the count passes max_length while the sample is shorter, FastChat would train on
+    its padding; there being none here, that is left out.)
     Raises UnusableChunk where FastChat stops with an error.
     """
     if tokenizer.legacy is None:

@@ -116,7 +116,7 @@ def account(funnel: Funnel, turns: Sequence[Turn], tokens: Sequence[int], cut: C
     lost = Counter(reason for reason in cut.lost if reason is not None)
     lost_tokens: Counter[str] = Counter()
     for count, reason in zip(tokens, cut.lost, strict=True):
-        if reason is not None:
+        if count and reason is not None:
             lost_tokens[reason] += count
     for unit, total, rejected in (("turns", len(turns), lost), ("tokens", sum(tokens), lost_tokens)):
         funnel.add(unit, into=total, out=total - rejected.total())
