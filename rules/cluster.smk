@@ -8,7 +8,7 @@ import atexit
 from amberline.cluster.executor import watch_jobs
 from amberline.cluster.leftovers import claim
 from amberline.cluster.progress import newest_checkpoint
-from amberline.cluster.slurm import SlurmError
+from amberline.cluster.slurm import SlurmError, partitions
 from amberline.training.place import PlaceError
 
 STAGES = ("amberchat", "sft", "reference", "dpo", "evaluation")
@@ -113,6 +113,17 @@ def progress(job):
     return newest_checkpoint(Path(f"{RESULTS}/checkpoints{job.wildcards.get('variant', '')}"), stage) if stage else None
 
 
+def check_partitions(known):
+    """Stop at a partition that the cluster does not have."""
+    for key in ("data_partition", "training_partition"):
+        asked = getattr(CLUSTER, key)
+        if asked is not None and asked not in known:
+            raise ConfigurationError(
+                f"cluster.{key} in slurm/site.yaml: found {asked!r}, nothing was started. "
+                f"Partitions of this cluster: {', '.join(known)}"
+            )
+
+
 def prepare_for_slurm():
     """Before Slurm jobs are submitted: let there be one pipeline in this folder, and no jobs of an earlier one."""
     if not workflow.is_main_process or os.path.basename(sys.argv[0]) != "snakemake":
@@ -124,8 +135,9 @@ def prepare_for_slurm():
     if arguments.dryrun:
         return
     try:
+        check_partitions(partitions())
         lock = claim(Path.cwd(), "amberline_", lambda text: print(text, file=sys.stderr))
-    except (PlaceError, SlurmError) as error:
+    except (ConfigurationError, PlaceError, SlurmError) as error:
         raise WorkflowError(str(error)) from None
     atexit.register(lock.release)
 

@@ -17,7 +17,7 @@ import yaml
 from amberline.cluster.progress import newest_checkpoint
 from dag.conftest import Project, checkout
 
-pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm"), pytest.mark.timeout(1500)]
 
 RULE = "finetune_amberchat"
 RUN = "results/demo/training/amberchat/run.json"
@@ -135,7 +135,7 @@ class Training:
         )
 
 
-def until(reached: Callable[[], bool], pipeline: Pipeline, seconds: float = 150) -> None:
+def until(reached: Callable[[], bool], pipeline: Pipeline, seconds: float = 240) -> None:
     end = time.monotonic() + seconds
     while not reached():
         assert pipeline.process.poll() is None, pipeline.text
@@ -182,8 +182,10 @@ def test_a_hard_life_leaves_no_trace_in_the_weights(prepared, untrained, cluster
     assert training.jobs() == [first]
 
     pipeline = on_cluster(untrained, cluster, {"cluster": {"training_partition": "cancelled"}})
+    until(lambda: f"{first} ({RULE}, running)" in pipeline.text, pipeline)
+    until(lambda: first not in training.jobs(), pipeline)
+    training.is_interrupted(pipeline)
     second = training.gets_on(pipeline)
-    assert f"{first} ({RULE}, running)" in pipeline.text
     assert second != first
     # By a job of a higher priority, on a cluster that does not requeue.
     training.is_displaced()
@@ -204,7 +206,7 @@ def test_a_hard_life_leaves_no_trace_in_the_weights(prepared, untrained, cluster
 
 def test_a_time_limit_that_is_too_short_is_reached_several_times(prepared, untrained, cluster):
     pipeline = on_cluster(untrained, cluster, {"hardware": {"amberchat": {"hours": 1 / 60}}})
-    assert pipeline.end(400) == 0, pipeline.text
+    assert pipeline.end(800) == 0, pipeline.text
     log = (untrained.root / "results/demo/logs/finetune_amberchat.log").read_text()
     assert re.search(r"continuing after step \d+", log)
     assert weights(untrained) == weights(prepared)

@@ -43,7 +43,8 @@ def slurm(tmp_path: Path) -> Path:
     program(folder, "squeue", '#!/bin/sh\ncase "$*" in *all*) echo "7|FAILED";; esac\n')
     program(folder, "scontrol", "#!/bin/sh\necho 'MinJobAge = 300 sec'\n")
     program(folder, "sacctmgr", "#!/bin/sh\necho amber_gpu\n")
-    for name in ("sinfo", "sacct", "scancel"):
+    program(folder, "sinfo", "#!/bin/sh\necho cpu; echo gpu\n")
+    for name in ("sacct", "scancel"):
         program(folder, name, "#!/bin/sh\nexit 0\n")
     return folder
 
@@ -102,6 +103,13 @@ def test_the_published_finetune_is_asked_for_as_pinned(project, slurm, case):
     lines = submitted(project, slurm, overlay)
     assert len(lines) == 1  # a failure of its own is not tried again
     assert asked(lines[0]) == expected
+
+
+def test_a_partition_that_the_cluster_does_not_have_stops_everything(project, slurm):
+    with pytest.raises(AssertionError) as nothing_submitted:
+        submitted(project, slurm, {"cluster": {"training_partition": "dgx"}})
+    assert "cluster.training_partition in slurm/site.yaml: found 'dgx'" in str(nothing_submitted.value)
+    assert "Partitions of this cluster: cpu, gpu" in str(nothing_submitted.value)
 
 
 @pytest.mark.slurm

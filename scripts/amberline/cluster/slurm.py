@@ -48,6 +48,11 @@ def states() -> dict[str, str]:
     return dict(line.strip().split("|", 1) for line in lines)
 
 
+def partitions() -> list[str]:
+    """Names of the partitions that I see."""
+    return sorted(set(ask("sinfo", "--noheader", "--format=%R").split()))
+
+
 def cancel(jobs: Sequence[Job]) -> None:
     """Cancel jobs and wait until none of their processes is left."""
     ask("scancel", *(job.number for job in jobs))
