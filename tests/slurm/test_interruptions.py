@@ -122,9 +122,9 @@ class Training:
         [job] = self.jobs("RUNNING")
         return job
 
-    def is_interrupted(self, pipeline: Pipeline) -> None:
-        """Wait until none of its processes is left."""
-        until(lambda: not self.jobs("RUNNING") + self.jobs("COMPLETING"), pipeline)
+    def is_interrupted(self, pipeline: Pipeline, job: str) -> None:
+        """Wait until none of a job's processes is left."""
+        until(lambda: job not in self.jobs("RUNNING") + self.jobs("COMPLETING"), pipeline)
         self._before = newest_checkpoint(self._checkpoints, "amberchat")
 
     def is_displaced(self) -> None:
@@ -161,19 +161,19 @@ def test_a_hard_life_leaves_no_trace_in_the_weights(prepared, untrained, cluster
     # As before its time limit: it saves its state, and goes back into the queue by itself.
     first = training.gets_on(pipeline)
     cluster.ask("scancel", "--signal=URG", first)
-    training.is_interrupted(pipeline)
+    training.is_interrupted(pipeline, first)
     # By an administrator.
     assert training.gets_on(pipeline) == first
     cluster.ask("scontrol", "requeue", first)
-    training.is_interrupted(pipeline)
+    training.is_interrupted(pipeline, first)
     # By a job of a higher priority.
     assert training.gets_on(pipeline) == first
     training.is_displaced()
-    training.is_interrupted(pipeline)
+    training.is_interrupted(pipeline, first)
     # By a machine that dies.
     assert training.gets_on(pipeline) == first
     cluster.crash_node("node2")
-    training.is_interrupted(pipeline)
+    training.is_interrupted(pipeline, first)
     cluster.start_node("node2")
     # By a laptop that is closed: the job runs on, and the next start finds it.
     assert training.gets_on(pipeline) == first
@@ -183,13 +183,12 @@ def test_a_hard_life_leaves_no_trace_in_the_weights(prepared, untrained, cluster
 
     pipeline = on_cluster(untrained, cluster, {"cluster": {"training_partition": "cancelled"}})
     until(lambda: f"{first} ({RULE}, running)" in pipeline.text, pipeline)
-    until(lambda: first not in training.jobs(), pipeline)
-    training.is_interrupted(pipeline)
+    training.is_interrupted(pipeline, first)
     second = training.gets_on(pipeline)
     assert second != first
     # By a job of a higher priority, on a cluster that does not requeue.
     training.is_displaced()
-    training.is_interrupted(pipeline)
+    training.is_interrupted(pipeline, second)
     third = training.gets_on(pipeline)
     assert f"Slurm job {second} ({RULE}) had to make room for others: it is submitted again." in pipeline.text
     assert third != second
