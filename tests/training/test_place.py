@@ -59,6 +59,38 @@ def test_another_process_with_the_same_number_holds_no_lock(tmp_path: Path) -> N
     assert Lock(tmp_path).acquire() is not None
 
 
+def test_of_many_that_find_a_stale_lock_one_gets_it(tmp_path: Path) -> None:
+    write_lock(tmp_path, started=12345.0)
+    attempt = (
+        "import sys, time; sys.path.insert(0, sys.argv[1])\n"
+        "from pathlib import Path\nfrom amberline.training.place import Lock, PlaceError\n"
+        "print('ready', flush=True); sys.stdin.readline()\n"
+        "try: Lock(Path(sys.argv[2])).acquire(); print('mine', flush=True); sys.stdin.readline()\n"
+        "except PlaceError: print('taken')\n"
+    )
+    scripts = Path(__file__).parents[2] / "scripts"
+    racers = [
+        subprocess.Popen(
+            [sys.executable, "-c", attempt, str(scripts), str(tmp_path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(6)
+    ]
+    for racer in racers:
+        assert racer.stdout is not None
+        assert racer.stdout.readline() == "ready\n"
+    for racer in racers:
+        assert racer.stdin is not None
+        racer.stdin.write("go\n")
+        racer.stdin.flush()
+    answers = [racer.stdout.readline().strip() for racer in racers if racer.stdout is not None]
+    for racer in racers:
+        racer.communicate("end\n")
+    assert sorted(answers) == ["mine", *["taken"] * 5]
+
+
 def test_a_lock_of_another_machine_is_respected(tmp_path: Path) -> None:
     write_lock(tmp_path, host="node17", slurm_job_id=None)
     with pytest.raises(PlaceError, match="on node17: two runs may not write there"):

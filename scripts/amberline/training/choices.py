@@ -16,7 +16,8 @@ CPU_TOKENS = 4096
 MOST_TOKENS, FEWEST_TOKENS = 16384, 4096
 # Part of a GPU's memory that is planned with; the rest is for fragments and what libraries take.
 USABLE = 0.9
-# Bytes of activations of one token in one layer, for each unit of its width, in bfloat16: of a 7B Llama, measured.
+# Bytes of activations of one token in one layer, for each unit of its width, in bfloat16: estimates for a 7B Llama, by
+# its tensors. To be on the safe side, that without recomputation is the one without compilation.
 ACTIVATION_BYTES: dict[Level, float] = {"none": 40, "selective": 25, "full": 2}
 
 

@@ -11,6 +11,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,7 @@ class Lock:
                     f"{_job(holder)}: two runs may not write there at once. Wait for it, or stop it; if you know that "
                     f"it is gone, delete {self._path} and start again"
                 )
-            self._path.unlink(missing_ok=True)
+            self._clear(holder)
             note = "an interrupted run's lock was found and taken over"
         return note
 
@@ -127,6 +128,20 @@ class Lock:
         holder = self._holder()
         if holder is not None and (holder["host"], holder["pid"]) == (socket.gethostname(), os.getpid()):
             self._path.unlink(missing_ok=True)
+
+    def _clear(self, stale: Mapping[str, Any] | None) -> None:
+        """Remove a stale lock, unless another process has just done so, and holds the lock now."""
+        aside = self._path.with_name(f".lock.stale.{socket.gethostname()}.{os.getpid()}")
+        try:
+            # Of several that see the same stale lock, only one can move it.
+            self._path.rename(aside)
+        except FileNotFoundError:
+            return
+        moved = self._read(aside)
+        if moved is not None and moved != stale:
+            with suppress(FileExistsError):
+                os.link(aside, self._path)
+        aside.unlink()
 
     def _create(self) -> bool:
         mine = {
@@ -147,8 +162,12 @@ class Lock:
         return True
 
     def _holder(self) -> dict[str, Any] | None:
+        return self._read(self._path)
+
+    @staticmethod
+    def _read(path: Path) -> dict[str, Any] | None:
         try:
-            holder: dict[str, Any] = json.loads(self._path.read_text(encoding="utf-8"))
+            holder: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except (FileNotFoundError, json.JSONDecodeError):
             return None
         return holder
