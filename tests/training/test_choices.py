@@ -7,11 +7,12 @@ import torch
 from transformers import LlamaConfig
 from worlds import HARDWARE, RECIPE
 
+from amberline.model.estimates import parameters, training_flops
 from amberline.settings.hardware import Hardware
 from amberline.settings.training import ChatTraining, PreferredTraining, Training
-from amberline.training.choices import Choices, choose, parameters, state_bytes
+from amberline.training.choices import Choices, choose, state_bytes
 from amberline.training.ranks import Ranks
-from amberline.training.speed import peak_flops, training_flops
+from amberline.training.speed import peak_flops
 
 AMBER = LlamaConfig(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32)
 CHAT, SFT = ChatTraining(**RECIPE["amberchat"]["training"]), PreferredTraining(**RECIPE["ambersafe"]["sft"])

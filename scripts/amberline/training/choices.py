@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from transformers import LlamaConfig
 
+from amberline.model import estimates
 from amberline.model.attention import Kind, choose_attention
 from amberline.model.checkpointing import Level
 from amberline.settings.hardware import Hardware
@@ -16,9 +17,6 @@ CPU_TOKENS = 4096
 MOST_TOKENS, FEWEST_TOKENS = 16384, 4096
 # Part of a GPU's memory that is planned with; the rest is for fragments and what libraries take.
 USABLE = 0.9
-# Bytes of activations of one token in one layer, for each unit of its width, in bfloat16: estimates for a 7B Llama, by
-# its tensors. To be on the safe side, that without recomputation is the one without compilation.
-ACTIVATION_BYTES: dict[Level, float] = {"none": 40, "selective": 25, "full": 2}
 
 
 @dataclass(frozen=True)
@@ -57,8 +55,8 @@ def _fit(hardware: Hardware, settings: Training, config: LlamaConfig, ranks: Ran
     memory = torch.cuda.get_device_properties(ranks.device).total_memory * USABLE
     for level in levels:
         for reshard in reshards:
-            left = memory - state_bytes(settings, config, ranks.world, reshard)
-            room = int(left / activation_bytes(settings, config, level)) // 256 * 256
+            left = memory - state_bytes(settings, config, ranks.world, reshard) - estimates.head_bytes(config, "cuda")
+            room = int(left / estimates.activation_bytes(config, level, _compute_bytes(settings))) // 256 * 256
             if room >= (fixed or FEWEST_TOKENS):
                 break
         else:
@@ -68,27 +66,13 @@ def _fit(hardware: Hardware, settings: Training, config: LlamaConfig, ranks: Ran
     return level, reshard, tokens, f"about {max(0, left) / 2**30:.0f} GiB a GPU are left for activations"
 
 
-def parameters(config: LlamaConfig) -> tuple[int, int]:
-    """Parameters of the model, and how many of them are in matrix products (all but input embeddings and norms)."""
-    width, layers = config.hidden_size, config.num_hidden_layers
-    head = config.head_dim or width // config.num_attention_heads
-    heads = config.num_attention_heads + (config.num_key_value_heads or config.num_attention_heads)
-    attention = 2 * width * head * heads
-    matrices = layers * (attention + 3 * width * config.intermediate_size) + width * config.vocab_size
-    return matrices + width * config.vocab_size + (2 * layers + 1) * width, matrices
-
-
 def state_bytes(settings: Training, config: LlamaConfig, world: int, reshard: bool) -> float:
     """Memory of one process apart from activations."""
-    count = parameters(config)[0]
     moments = 2 if isinstance(settings.optimizer, AdamW) else 1
-    sharded = 4 * count * (2 + moments) / world  # float32 weights, gradients and moments
-    gathered = 0 if reshard else count * (2 if settings.precision == "bfloat16" else 4)
-    accumulated = 4 * count * (1 - 1 / world)  # gradients of a step's micro-batches, until they are reduced
-    return sharded + gathered + accumulated
+    return estimates.state_bytes(
+        config, moments=moments, compute_bytes=_compute_bytes(settings), ranks=world, reshard=reshard
+    )
 
 
-def activation_bytes(settings: Training, config: LlamaConfig, level: Level) -> float:
-    """Memory of one token's activations."""
-    wide = 1 if settings.precision == "bfloat16" else 2
-    return ACTIVATION_BYTES[level] * config.hidden_size * config.num_hidden_layers * wide
+def _compute_bytes(settings: Training) -> int:
+    return 2 if settings.precision == "bfloat16" else 4

@@ -15,6 +15,7 @@ from transformers import LlamaConfig
 
 from amberline.batches.layout import lay_out
 from amberline.batches.plan import BatchPlan, Step
+from amberline.model.estimates import training_flops
 from amberline.records.files import whole_file
 from amberline.settings.training import Training
 from amberline.training.checkpoints import Checkpoints
@@ -26,7 +27,7 @@ from amberline.training.optimizers import learning_rates, set_learning_rate
 from amberline.training.place import Place
 from amberline.training.ranks import Ranks
 from amberline.training.signals import StopRequest
-from amberline.training.speed import peak_flops, training_flops
+from amberline.training.speed import peak_flops
 
 
 @dataclass(frozen=True)

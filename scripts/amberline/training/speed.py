@@ -1,9 +1,6 @@
 """How fast a step was, and how much of what the GPU can do."""
 
 import torch
-from transformers import LlamaConfig
-
-from amberline.training.choices import parameters
 
 # Dense peak of the matrix units in FLOP/s, by a part of the device's name. Makers' data sheets.
 PEAKS = {
@@ -11,17 +8,6 @@ PEAKS = {
     "tf32": {"H200": 494e12, "H100": 494e12, "A100": 156e12},
     "float32": {"H200": 67e12, "H100": 67e12, "A100": 19.5e12},
 }
-
-
-def training_flops(config: LlamaConfig, lengths: list[int]) -> float:
-    """Floating point operations of forward and backward pass over documents of these lengths, none recomputed.
-
-    6 · (parameters in matrix products, without input embeddings) a token, and causal attention:
-    6 · layers · heads' width · n² a document of n tokens, half of what full attention would take.
-    """
-    head = config.head_dim or config.hidden_size // config.num_attention_heads
-    attention = 6 * config.num_hidden_layers * config.num_attention_heads * head
-    return 6.0 * parameters(config)[1] * sum(lengths) + attention * float(sum(n * n for n in lengths))
 
 
 def peak_flops(device: torch.device, precision: str, tf32: bool) -> float | None:

@@ -1,0 +1,83 @@
+"""What a Llama needs before it is run: parameters, bytes of memory, operations and time.
+
+Activations are counted from the tensors that one decoder layer keeps for its backward pass, in multiples of
+width d, keys' width k and MLP width f:
+
+    none       the layer's input, both norms' inputs and results, query, key, value, attention's result twice (each
+               document's and all together), the first residual sum, and four of the MLP: 9d + 2k + 4f
+    selective  the layer's input, attention's result, every second matrix product (query, value, gate, down): 4d + k + f
+    full       the layer's input: d
+"""
+
+from collections.abc import Sequence
+
+from transformers import LlamaConfig
+
+from amberline.model.checkpointing import Level
+from amberline.model.logps import CHUNK_BYTES
+
+# Operations of forward and backward pass together, for each of the forward pass: three without recomputation.
+_PASSES: dict[Level, float] = {"none": 3, "selective": 3.5, "full": 4}
+
+
+def parameters(config: LlamaConfig) -> tuple[int, int]:
+    """Parameters of the model, and how many of them are in matrix products (all but input embeddings and norms)."""
+    width, layers = config.hidden_size, config.num_hidden_layers
+    matrices = layers * (2 * width * (_query(config) + _keys(config)) + 3 * width * config.intermediate_size)
+    matrices += width * config.vocab_size
+    return matrices + width * config.vocab_size + (2 * layers + 1) * width, matrices
+
+
+def state_bytes(config: LlamaConfig, *, moments: int, compute_bytes: int, ranks: int, reshard: bool) -> float:
+    """Memory of one process apart from activations: weights, gradients and `moments` of the optimizer, in float32.
+
+    `compute_bytes` is the width of the compute dtype: gathered parameters are in it.
+    """
+    count = parameters(config)[0]
+    sharded = 4 * count * (2 + moments) / ranks
+    gathered = 0 if reshard else compute_bytes * count
+    accumulated = 4 * count * (1 - 1 / ranks)  # gradients of a step's micro-batches, until they are reduced
+    return sharded + gathered + accumulated
+
+
+def activation_bytes(config: LlamaConfig, level: Level, compute_bytes: int) -> float:
+    """Memory of one token's activations in all layers."""
+    width, keys, inner = config.hidden_size, _keys(config), config.intermediate_size
+    elements: dict[Level, int] = {
+        "none": 9 * width + 2 * keys + 4 * inner,
+        "selective": 4 * width + keys + inner,
+        "full": width,
+    }
+    return float(elements[level] * config.num_hidden_layers * compute_bytes)
+
+
+def head_bytes(config: LlamaConfig, device: str) -> float:
+    """Memory of log-probabilities and loss: a chunk's logits, and the output matrix's gradient in float32."""
+    return float(CHUNK_BYTES[device] + 4 * config.hidden_size * config.vocab_size)
+
+
+def training_flops(config: LlamaConfig, lengths: Sequence[int]) -> float:
+    """Floating point operations of forward and backward pass over documents of these lengths, none recomputed.
+
+    6 · (parameters in matrix products, without input embeddings) a token, and causal attention:
+    6 · layers · heads' width · n² a document of n tokens, half of what full attention would take.
+    """
+    attention = 6 * config.num_hidden_layers * _query(config)
+    return 6.0 * parameters(config)[1] * sum(lengths) + attention * float(sum(n * n for n in lengths))
+
+
+def step_seconds(config: LlamaConfig, lengths: Sequence[int], level: Level, flops_per_second: float) -> float:
+    """Time of forward and backward pass of one process at the rate that its matrix products reach."""
+    return training_flops(config, lengths) * _PASSES[level] / 3 / flops_per_second
+
+
+def _head(config: LlamaConfig) -> int:
+    return config.head_dim or config.hidden_size // config.num_attention_heads
+
+
+def _query(config: LlamaConfig) -> int:
+    return _head(config) * config.num_attention_heads
+
+
+def _keys(config: LlamaConfig) -> int:
+    return _head(config) * (config.num_key_value_heads or config.num_attention_heads)

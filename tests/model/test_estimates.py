@@ -1,0 +1,75 @@
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from amberline.model import estimates
+from amberline.model.forward import hidden_states
+from amberline.model.load import load_model
+from amberline.model.packed import pack
+
+SHAPES = [(256, 688, 4, 4), (128, 512, 2, 4), (256, 300, 8, 8)]
+
+
+def config(width, inner, key_heads, heads):
+    return LlamaConfig(
+        vocab_size=320,
+        hidden_size=width,
+        intermediate_size=inner,
+        num_hidden_layers=8,
+        num_attention_heads=heads,
+        num_key_value_heads=key_heads,
+        max_position_embeddings=2048,
+    )
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_parameters_are_those_of_the_model(shape):
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config(*shape))
+    matrices = sum(each.numel() for name, each in model.named_parameters() if each.ndim == 2 and "embed" not in name)
+    assert estimates.parameters(config(*shape)) == (model.num_parameters(), matrices)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("level", ["none", "full"])
+def test_activations_are_those_that_are_kept(shape, level, tmp_path):
+    """Within 10% of what autograd keeps for each further token. (Selective keeps its own cache, unseen by hooks.)"""
+    LlamaForCausalLM(config(*shape)).save_pretrained(tmp_path)
+    model = load_model(tmp_path, device="cpu", activation_checkpointing=level)
+    weights = {each.untyped_storage().data_ptr() for each in model.parameters()}
+    kept = []
+    for tokens in (256, 1280):
+        seen = {}
+
+        def keep(tensor, seen=seen):
+            seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        ids = torch.arange(tokens) % 300
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            result = hidden_states(model, pack([(ids, ids, 1.0)], whole=True))
+        kept.append(sum(size for place, size in seen.items() if place not in weights))
+        del result
+    # Beside the layers, a token keeps its embedding's norm and its rotation.
+    rest = 4 * (2 * shape[0] + 3 * shape[0] // shape[3])
+    assert (kept[1] - kept[0]) / 1024 - rest == pytest.approx(
+        estimates.activation_bytes(config(*shape), level, 4), rel=0.1
+    )
+
+
+def test_published_figures_of_the_7b_model():
+    amber = LlamaConfig(
+        vocab_size=32000, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32
+    )
+    assert estimates.parameters(amber)[0] == pytest.approx(6.738e9, rel=1e-3)
+    assert estimates.parameters(amber)[1] == pytest.approx(6.607e9, rel=1e-3)
+    for length, gigaflops in ((512, 40.05), (2048, 41.25), (4096, 42.86)):
+        assert estimates.training_flops(amber, [length]) / length / 1e9 == pytest.approx(gigaflops, rel=1e-3)
+    # 16 bytes a parameter with AdamW, on 8 GPUs and on one.
+    for ranks, gib in ((8, 12.6), (1, 100.4)):
+        held = estimates.state_bytes(amber, moments=2, compute_bytes=2, ranks=ranks, reshard=True)
+        accumulated = 4 * 6.738e9 * (1 - 1 / ranks)
+        assert (held - accumulated) / 2**30 == pytest.approx(gib, rel=5e-3)
+    assert estimates.activation_bytes(amber, "full", 2) == pytest.approx(0.26e6, rel=0.02)
+    whole = estimates.step_seconds(amber, [2048], "full", 400e12)
+    assert whole == pytest.approx(2048 * 41.25e9 * 4 / 3 / 400e12, rel=1e-3)
