@@ -3,8 +3,8 @@
 Only hidden states that predict a target come here. They are multiplied with the output matrix a chunk at a time;
 softmax and sums are in float32 at least (float64 for a float64 model), whatever the dtype of the matrix product.
 
-torch 2.13's `linear_cross_entropy` does the like. It is not used, because its per-token form, which weights of each
-target need, computes the logits twice, and because torch 2.11 does not have it; benchmarks/RESULTS.md compares them.
+torch 2.13's `linear_cross_entropy` does the like. It is not used: its per-token form, which weights of each target
+need, takes several times as long on the CPU (benchmarks/RESULTS.md), and torch 2.11 does not have it.
 """
 
 from collections.abc import Iterator

@@ -1,0 +1,123 @@
+"""Write benchmarks/RESULTS.md from the JSON that the benchmarks left in benchmarks/results/."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def machine(found: dict[str, Any]) -> str:
+    where = found["machine"]
+    return f"{where.get('processor', where.get('device'))}, {where.get('cores', where.get('processes'))} cores"
+
+
+def throughput(found: dict[str, Any], unit: str) -> str:
+    rows = [
+        [
+            name,
+            f"{each['per_second']:.4g}",
+            f"{each['per_cpu_second']:.4g}",
+            f"{each['peak_bytes'] / 1e9:.2f}",
+            f"{each['loss']:.5f}",
+            f"{each['ours_faster_by']:.2f}",
+            f"{each['ours_faster_by_cpu_time']:.2f}",
+            f"{each['our_memory']:.2f}",
+        ]
+        for name, each in found["summary"].items()
+    ]
+    columns = [f"{unit}/s", f"{unit}/s of processor", "peak GB", "mean loss"]
+    ratios = ["ours faster by", "by processor time", "our memory"]
+    settings = ", ".join(f"{key} {value}" for key, value in found["settings"].items())
+    return (
+        f"{machine(found)}; {settings}. Medians; ratios are medians of each round's. Mean losses agree within 1e-4: "
+        f"{'yes' if found['losses_agree'] else 'NO'}.\n\n{table(['', *columns, *ratios], rows)}\n\n"
+        f"Lengths: {json.dumps(found['lengths'])}."
+    )
+
+
+def loading(found: dict[str, Any]) -> str:
+    rows = [
+        [str(rank), *(f"{each[key] / 1e6:,.0f}" for key in ("base", "peak", "held"))]
+        for rank, each in enumerate(found["by_rank"])
+    ]
+    return (
+        f"{found['parameters']:,} parameters, {found['ranks']} processes; a full float32 copy is "
+        f"{found['full_copy_bytes'] / 1e6:,.0f} MB. The largest peak above the process's base is "
+        f"{found['peak_above_base_of_full_copy']:.2f} of it.\n\n"
+        + table(["process", "base MB", "peak MB", "parameters held MB"], rows)
+    )
+
+
+def head(found: dict[str, Any]) -> str:
+    rows = [
+        [name, f"{each['cpu_seconds']:.2f}", f"{each['loss_apart']:.1e}", f"{each['gradient_apart']:.1e}"]
+        for name, each in found["summary"].items()
+    ]
+    settings = ", ".join(f"{key} {value}" for key, value in found["settings"].items())
+    return f"{machine(found)}; torch {found['torch']}, float32; {settings}. Forward and backward pass.\n\n" + table(
+        ["", "processor seconds", "loss apart", "gradient apart, relative"], rows
+    )
+
+
+def gpu(found: dict[str, Any]) -> str:
+    rows = [
+        [
+            str(each["tokens"]),
+            each["checkpointing"],
+            str(each["compile"]),
+            *(
+                [each["failed"], "", "", ""]
+                if "failed" in each
+                else [
+                    f"{each['tokens_per_second_per_gpu']:,.0f}",
+                    f"{each['strict_mfu']:.1%}" if each["strict_mfu"] else "–",
+                    f"{each['peak_bytes'] / 2**30:.1f}",
+                    f"{each['predicted_bytes'] / 2**30:.1f}",
+                ]
+            ),
+        ]
+        for each in found["chat"]
+    ]
+    ceilings = found["ceilings"]
+    return (
+        f"{found['machine']['device']}, {found['machine']['processes']} processes, torch {found['versions']['torch']}; "
+        f"ceilings: {ceilings['matmul_flops'] / 1e12:.0f} TFLOP/s, {ceilings['copy_bytes'] / 1e9:,.0f} GB/s. "
+        "Strict MFU: (6 · parameters in matrix products, input embeddings excluded, + causal attention) / peak.\n\n"
+        + table(["tokens", "checkpointing", "compiled", "tokens/s/GPU", "MFU", "peak GiB", "predicted GiB"], rows)
+    )
+
+
+CHAPTERS = (
+    ("Supervised finetuning", "sft_throughput", lambda found: throughput(found, "loss tokens")),
+    ("Preference optimisation", "preference_throughput", lambda found: throughput(found, "pairs")),
+    ("Output matrix and loss", "output_head", head),
+    ("Memory while loading", "load_memory", loading),
+    ("6.7B Llama on GPUs", "gpu_training", gpu),
+)
+
+
+def main() -> None:
+    """Write the page."""
+    parts = [
+        "# Benchmark results",
+        "Written by `write_results.py` from `results/*.json`; each program says how it measures.",
+    ]
+    for title, name, render in CHAPTERS:
+        path = RESULTS / f"{name}.json"
+        parts.append(f"## {title}")
+        if path.is_file():
+            parts.append(f"`{name}.py`. {render(json.loads(path.read_text(encoding='utf-8')))}")
+        else:
+            parts.append(f"Not measured yet: run `python benchmarks/{name}.py`.")
+    (HERE / "RESULTS.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
