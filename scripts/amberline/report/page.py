@@ -127,7 +127,7 @@ def _curves(path: Path) -> str:
 
 
 def _series(rows: pd.DataFrame, columns: Mapping[str, str]) -> dict[str, tuple[Sequence[float], Sequence[float]]]:
-    found = {}
+    found: dict[str, tuple[Sequence[float], Sequence[float]]] = {}
     for name, column in columns.items():
         if column in rows:
             known = rows[["step", column]].dropna()
