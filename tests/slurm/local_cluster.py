@@ -56,10 +56,10 @@ JobCompType=jobcomp/none
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 ReturnToService=2
-SlurmdTimeout=10
-KillWait=5
+SlurmdTimeout=6
+KillWait=2
 MinJobAge=300
-SchedulerParameters=sched_interval=5,bf_interval=5
+SchedulerParameters=sched_interval=1,bf_interval=1
 {nodes}
 PartitionName=cpu Nodes=ALL Default=YES MaxTime=1-0 PriorityTier=5
 PartitionName=gpu Nodes=ALL MaxTime=1-0 PriorityTier=5
