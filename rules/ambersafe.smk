@@ -140,10 +140,11 @@ rule score_reference:
     resources:
         **training_stage("reference"),
     params:
-        precision=CONFIG.ambersafe.dpo.precision,
+        # As the policy computes them, so that both agree before the first step.
+        arithmetic=f"--precision {CONFIG.ambersafe.dpo.precision}{' --tf32' if CONFIG.ambersafe.dpo.tf32 else ''}",
     shell:
         "{LAUNCH[reference]}{RESULTS:q}/checkpoints -- scripts/score_reference.py --model {RESULTS:q}/models/ambersafe-sft"
-        " --tokens {RESULTS:q}/tokens/dpo-{wildcards.part} --precision {params.precision}"
+        " --tokens {RESULTS:q}/tokens/dpo-{wildcards.part} {params.arithmetic}"
         " --hardware {HARDWARE[reference]:q} --reference {RESULTS:q}/tokens/reference-{wildcards.part}"
         " 2>&1 | tee {log:q}"
 

@@ -10,7 +10,8 @@ wildcard_constraints:
 def measures(wildcards):
     """What is measured of a model; the rewards of a variant are in terms of its own beta."""
     dpo = VARIANTS.get(wildcards.model.removeprefix("ambersafe"), CONFIG.ambersafe.dpo)
-    return canonical({"pairs": CONFIG.evaluation.pairs, "beta": dpo.beta, "precision": dpo.precision})
+    arithmetic = {"precision": dpo.precision, "tf32": dpo.tf32}
+    return canonical({"pairs": CONFIG.evaluation.pairs, "beta": dpo.beta, **arithmetic})
 
 
 rule evaluate:

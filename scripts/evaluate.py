@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 import typer
 from datasets import Dataset
 
@@ -69,6 +70,8 @@ def main(
     """Measure a finished model on data that it never saw."""
     asked, machine = Measures.model_validate_json(settings), Hardware.model_validate_json(hardware)
     ranks = join(machine.device, machine.cpus_per_rank)
+    if asked.tf32 and machine.device == "cuda":
+        torch.set_float32_matmul_precision("high")
     try:
         ranks.from_first(lambda: [verify(folder)["digest"] for folder in (model, conversations, pairs, reference)])
         rows, scored = open_tokens(pairs), open_tokens(reference)

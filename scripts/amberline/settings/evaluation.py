@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from amberline.settings.base import Count, Positive, PositiveCount, Settings
+from amberline.settings.base import Count, Flag, Positive, PositiveCount, Settings
 
 
 class Evaluation(Settings):
@@ -21,6 +21,7 @@ class Measures(Settings):
     pairs: Count = Field(description="test pairs for reward accuracy and margin; 0: all")
     beta: Positive = Field(description="strength of the pull towards the reference")
     precision: Literal["bfloat16", "float32"] = Field(description="compute precision")
+    tf32: Flag = Field(description="let float32 matrix products on CUDA use tf32")
 
 
 class Samples(Settings):
