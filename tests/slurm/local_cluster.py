@@ -180,7 +180,9 @@ class LocalCluster:
             if (process := self._running.pop(name, None)) is not None:
                 process.kill()
                 process.wait()
-        subprocess.run(["ip", "link", "delete", self._bridge], capture_output=True)
+        # The nodes' ends go with their networks, but the kernel takes its time.
+        for link in (*(f"{self._bridge}n{number}" for number in range(len(self.names))), self._bridge):
+            subprocess.run(["ip", "link", "delete", link], capture_output=True)
         shutil.rmtree(self.folder)
 
     def _start(self, name: str, *command: str) -> "subprocess.Popen[bytes]":
