@@ -23,7 +23,9 @@ demo: $(STAMP)  ## the whole pipeline at small scale on the CPU
 test: $(STAMP)  ## every test, and the checks of form
 	@$(MAKE) --no-print-directory check
 	@echo "== Tests"
-	@$(BIN)/pytest -n 2 --dist loadgroup
+	@$(BIN)/pytest -n 2 --dist loadfile -m "not slurm"
+	@echo "== Tests on a real Slurm cluster of two nodes, on this machine"
+	@$(BIN)/pytest -m slurm tests/slurm
 
 check: $(STAMP)
 	@echo "== Form: ruff, snakefmt, mypy"

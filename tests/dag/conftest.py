@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).parents[2]
 DEMO = ["--configfile", "demo/config.yaml", "--cores", "2"]
@@ -87,8 +88,13 @@ def fresh(tmp_path_factory) -> Project:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory) -> Project:
-    """A checkout in which the demo has run to its end."""
-    project = checkout(tmp_path_factory.mktemp("finished"))
-    project.snakemake(*DEMO, "--quiet", "rules")
+def finished(tmp_path_factory, worker_id) -> Project:
+    """A checkout in which the demo has run to its end: one for all processes that run tests."""
+    base = tmp_path_factory.getbasetemp()
+    project = Project((base if worker_id == "master" else base.parent) / "finished")
+    with FileLock(f"{project.root}.lock"):
+        if not project.root.exists():
+            making = checkout(project.root.with_name("making"))
+            making.snakemake(*DEMO, "--quiet", "rules")
+            making.root.rename(project.root)
     return project

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-pytestmark = [pytest.mark.xdist_group("demo"), pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.timeout(1800)
 
 
 @pytest.fixture(scope="session")

@@ -121,7 +121,6 @@ EDITS = {
 }
 
 
-@pytest.mark.xdist_group("demo")
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", EDITS)
 def test_an_edit_reruns_what_it_can_affect(finished, tmp_path, name):
@@ -131,7 +130,6 @@ def test_an_edit_reruns_what_it_can_affect(finished, tmp_path, name):
     assert project.planned() == expected
 
 
-@pytest.mark.xdist_group("demo")
 @pytest.mark.timeout(1800)
 def test_results_copied_into_a_fresh_checkout_are_taken_over_with_one_command(finished, fresh, tmp_path):
     project = fresh.copy(tmp_path / "project")

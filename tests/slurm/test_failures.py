@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 
 PAIRS = "results/demo/data/safe-pairs-test.json.manifest.json"
 BASE = "results/demo/models/base/manifest.json"

@@ -17,7 +17,7 @@ import yaml
 from amberline.cluster.progress import newest_checkpoint
 from dag.conftest import Project, checkout
 
-pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm"), pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1500)]
 
 RULE = "finetune_amberchat"
 RUN = "results/demo/training/amberchat/run.json"
