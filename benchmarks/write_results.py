@@ -94,12 +94,19 @@ def gpu(found: dict[str, Any]) -> str:
     )
 
 
+def overhead(found: dict[str, Any]) -> str:
+    rows = [[name, f"{each['median']:.1f}"] for name, each in found["seconds"].items()]
+    settings = ", ".join(f"{key} {value}" for key, value in found["settings"].items())
+    return f"{machine(found)}; {settings}.\n\n" + table(["", "seconds, median"], rows)
+
+
 CHAPTERS = (
     ("Supervised finetuning", "sft_throughput", lambda found: throughput(found, "loss tokens")),
     ("Preference optimisation", "preference_throughput", lambda found: throughput(found, "pairs")),
     ("Output matrix and loss", "output_head", head),
     ("Memory while loading", "load_memory", loading),
     ("6.7B Llama on GPUs", "gpu_training", gpu),
+    ("What the pipeline itself takes", "pipeline_overhead", overhead),
 )
 
 
