@@ -10,7 +10,7 @@ BIN := .venv/bin
 # The environment is rebuilt when a lock changes in content: the stamp's name is the locks' digest.
 STAMP := .venv/.$(ENVIRONMENT)-$(shell cat envs/$(ENVIRONMENT).lock envs/dev.lock | sha256sum | cut -c1-16)
 
-.PHONY: demo test test-without-slurm test-slurm environment lock dag schema format check clean
+.PHONY: demo test environment lock dag schema format check clean
 
 demo: $(STAMP)  ## the whole pipeline at small scale on the CPU
 	@echo "== Demo: raw data to AmberSafe on $(CORES) cores. Stages that are done already are not run again."
@@ -22,13 +22,9 @@ demo: $(STAMP)  ## the whole pipeline at small scale on the CPU
 
 test: $(STAMP)  ## every test, and the checks of form
 	@$(MAKE) --no-print-directory check
-	@echo "== Tests; those on a real Slurm cluster of two nodes, which mostly wait, run beside the others"
-	@$(MAKE) --no-print-directory -j 2 test-without-slurm test-slurm
-
-test-without-slurm: $(STAMP)
+	@echo "== Tests"
 	@$(BIN)/pytest -n 2 --dist loadfile -m "not slurm"
-
-test-slurm: $(STAMP)
+	@echo "== Tests on a real Slurm cluster of two nodes, on this machine"
 	@$(BIN)/pytest -m slurm tests/slurm
 
 check: $(STAMP)
