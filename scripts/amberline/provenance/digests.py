@@ -4,6 +4,7 @@ import ast
 import hashlib
 import json
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -60,21 +61,24 @@ def imported_files(program: Path, root: Path = SCRIPTS) -> list[Path]:
         file = waiting.pop()
         if file not in found:
             found.add(file)
-            for module in _imported_modules(ast.parse(file.read_bytes(), filename=str(file))):
+            for module in _imported_modules(file):
                 waiting.extend(_files_of(module, root))
     return sorted(found)
 
 
-def _imported_modules(tree: ast.AST) -> Iterable[str]:
-    for node in ast.walk(tree):
+# Most programs share most files: each is parsed once in a process.
+@cache
+def _imported_modules(file: Path) -> tuple[str, ...]:
+    modules: list[str] = []
+    for node in ast.walk(ast.parse(file.read_bytes(), filename=str(file))):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            modules += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             if node.level or node.module is None:
                 raise ValueError("relative imports are not followed: write the import in full")
-            yield node.module
             # `from package import module` may name a file too.
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            modules += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return tuple(modules)
 
 
 def _files_of(module: str, root: Path) -> Iterable[Path]:
