@@ -45,7 +45,11 @@ def one_rank(tmp_path, monkeypatch):
 
 
 def test_ranks_know_their_place_and_their_cores(tmp_path):
-    told = "import os, sys; print(*(os.environ[n] for n in ('RANK', 'WORLD_SIZE', 'OMP_NUM_THREADS')))"
+    # One write for the whole line: both ranks write to the same pipe, and print makes several writes of a line.
+    told = (
+        "import os; names = ('RANK', 'WORLD_SIZE', 'OMP_NUM_THREADS');"
+        "os.write(1, (' '.join(os.environ[name] for name in names) + '\\n').encode())"
+    )
     done = launch(tmp_path, told, "--ranks-per-node", "2", "--cpus-per-rank", "3")
     assert done.returncode == 0, done.stderr
     assert sorted(done.stdout.split("\n")[:2]) == ["0 2 3", "1 2 3"]
