@@ -1,29 +1,20 @@
 """Direct preference optimisation: the second half of AmberSafe.
 
-Start it by itself for one process, or with `torchrun --nproc-per-node N --` before it for N. A run that was
-interrupted continues when the same command is given again. After SIGTERM or SIGUSR1 it saves its state and exits with
-75; because torchrun makes a 1 of that, `<checkpoints>/<stage>.requeue.json` is there while the stage waits to be
-started again.
+How it is started, interrupted and continued: scripts/amberline/programs/training.py.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from amberline.provenance.digests import code_digest
-from amberline.provenance.manifests import Manifest, ManifestError, verify, write_manifest
+from amberline.programs.training import Request, train_as_asked
+from amberline.provenance.manifests import Manifest
 from amberline.records.tokens import open_tokens
-from amberline.settings.hardware import Hardware
-from amberline.settings.tracking import Tracking
 from amberline.settings.training import DPOTraining
 from amberline.training.objectives.base import ObjectiveError
 from amberline.training.objectives.dpo import DPO
-from amberline.training.place import REQUEUE, place_of
-from amberline.training.ranks import join, leave
-from amberline.training.stage import FAILURES, Stage, complain, train_stage, write_summary
-
-STAGE = "dpo"
 
 
 def main(
@@ -41,70 +32,55 @@ def main(
     heldout_reference: Annotated[Path | None, typer.Option(help="the reference's log-probabilities of those")] = None,
 ) -> None:
     """Train on preference pairs, and leave the final weights in the place under --checkpoints."""
-    asked, machine = DPOTraining.model_validate_json(settings), Hardware.model_validate_json(hardware)
+    asked = DPOTraining.model_validate_json(settings)
     if (heldout is None) != (heldout_reference is None):
         raise typer.BadParameter("--heldout and --heldout-reference are given together, or neither of them")
-    ranks = join(machine.device, machine.cpus_per_rank)
-    folders = {"model": model, "tokens": tokens, "reference": reference}
+    inputs = {"model": model, "tokens": tokens, "reference": reference}
     if heldout and heldout_reference:
-        folders |= {"heldout": heldout, "heldout_reference": heldout_reference}
-    try:
-        identity = {
-            "settings": asked.model_dump(mode="json"),
-            "code": code_digest(Path(__file__)),
-            **ranks.from_first(lambda: verified(folders, asked.precision)),
-        }
+        inputs |= {"heldout": heldout, "heldout_reference": heldout_reference}
+
+    def objectives() -> tuple[DPO, DPO | None]:
         held = None
         if heldout and heldout_reference:
             held = DPO(open_tokens(heldout), open_tokens(heldout_reference), asked)
-        stage = Stage(
-            place=place_of(checkpoints, STAGE, identity),
-            model=model,
-            objective=DPO(open_tokens(tokens), open_tokens(reference), asked),
-            heldout=held,
-            settings=asked,
-            hardware=machine,
-            tracking=Tracking.model_validate_json(tracking),
-        )
-        if not train_stage(stage, ranks):
-            raise typer.Exit(REQUEUE)
-        if ranks.first:
-            facts = write_summary(stage.place, run, metrics)
-            write_manifest(
-                run,
-                kind="training",
-                files=[run, metrics],
-                inputs=folders,
-                settings=asked.model_dump(mode="json"),
-                facts=facts,
-            )
-    except (*FAILURES, ManifestError) as error:
-        complain(STAGE, error, ranks)
-        raise typer.Exit(1) from None
-    finally:
-        leave()
+        return DPO(open_tokens(tokens), open_tokens(reference), asked), held
+
+    request = Request(
+        stage="dpo",
+        program=Path(__file__),
+        settings=asked,
+        hardware=hardware,
+        tracking=tracking,
+        checkpoints=checkpoints,
+        inputs=inputs,
+        run=run,
+        metrics=metrics,
+    )
+    train_as_asked(request, objectives, lambda manifests: check_references(inputs, manifests, asked.precision))
 
 
-def verified(folders: dict[str, Path], precision: str) -> dict[str, str]:
-    """The digest of each input. Raises where one is damaged, or log-probabilities are not of this model and pairs."""
-    manifests = {name: verify(folder) for name, folder in folders.items()}
+def check_references(folders: Mapping[str, Path], manifests: Mapping[str, Manifest], precision: str) -> None:
+    """Log-probabilities are used only for the model, the pairs and the precision that they were computed from."""
     for scores, pairs in (("reference", "tokens"), ("heldout_reference", "heldout")):
-        if scores in manifests:
-            check_reference(folders[scores], manifests[scores], manifests["model"], manifests[pairs], precision)
-    return {name: manifest["digest"] for name, manifest in manifests.items()}
-
-
-def check_reference(folder: Path, scores: Manifest, model: Manifest, tokens: Manifest, precision: str) -> None:
-    """Log-probabilities are used only for what they were computed from."""
-    expected = {"model": model["digest"], "tokens": tokens["digest"], "precision": precision}
-    found = {name: scores["inputs"].get(name, {}).get("digest") for name in ("model", "tokens")}
-    found["precision"] = scores["settings"].get("precision")
-    differ = [name for name, value in expected.items() if found[name] != value]
-    if differ:
-        raise ObjectiveError(
-            f"{folder} was computed with another {' and '.join(differ)} than this training's: "
-            "it is not used; score the reference again"
-        )
+        if scores not in manifests:
+            continue
+        found, settings = manifests[scores]["inputs"], manifests[scores]["settings"]
+        computed_from = {
+            "model": found.get("model", {}).get("digest"),
+            "tokens": found.get("tokens", {}).get("digest"),
+            "precision": settings.get("precision"),
+        }
+        expected = {
+            "model": manifests["model"]["digest"],
+            "tokens": manifests[pairs]["digest"],
+            "precision": precision,
+        }
+        differ = [name for name, value in expected.items() if computed_from[name] != value]
+        if differ:
+            raise ObjectiveError(
+                f"{folders[scores]} was computed with another {' and '.join(differ)} than this training's: "
+                "it is not used; score the reference again"
+            )
 
 
 if __name__ == "__main__":

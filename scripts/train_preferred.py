@@ -1,9 +1,6 @@
 """Finetune on preferred responses: the first half of AmberSafe.
 
-Start it by itself for one process, or with `torchrun --nproc-per-node N --` before it for N. A run that was
-interrupted continues when the same command is given again. After SIGTERM or SIGUSR1 it saves its state and exits with
-75; because torchrun makes a 1 of that, `<checkpoints>/<stage>.requeue.json` is there while the stage waits to be
-started again.
+How it is started, interrupted and continued: scripts/amberline/programs/training.py.
 """
 
 from pathlib import Path
@@ -11,18 +8,10 @@ from typing import Annotated
 
 import typer
 
-from amberline.provenance.digests import code_digest
-from amberline.provenance.manifests import ManifestError, verify, write_manifest
+from amberline.programs.training import Request, train_as_asked
 from amberline.records.tokens import open_tokens
-from amberline.settings.hardware import Hardware
-from amberline.settings.tracking import Tracking
 from amberline.settings.training import PreferredTraining
 from amberline.training.objectives.preferred import Preferred
-from amberline.training.place import REQUEUE, place_of
-from amberline.training.ranks import join, leave
-from amberline.training.stage import FAILURES, Stage, complain, train_stage, write_summary
-
-STAGE = "sft"
 
 
 def main(
@@ -38,41 +27,20 @@ def main(
     heldout: Annotated[Path | None, typer.Option(help="token folder to evaluate on")] = None,
 ) -> None:
     """Finetune on preferred responses, and leave the final weights in the place under --checkpoints."""
-    asked, machine = PreferredTraining.model_validate_json(settings), Hardware.model_validate_json(hardware)
-    ranks = join(machine.device, machine.cpus_per_rank)
-    folders = {"model": model, "tokens": tokens, **({"heldout": heldout} if heldout else {})}
-    try:
-        identity = {
-            "settings": asked.model_dump(mode="json"),
-            "code": code_digest(Path(__file__)),
-            **ranks.from_first(lambda: {name: verify(folder)["digest"] for name, folder in folders.items()}),
-        }
-        stage = Stage(
-            place=place_of(checkpoints, STAGE, identity),
-            model=model,
-            objective=Preferred(open_tokens(tokens)),
-            heldout=Preferred(open_tokens(heldout)) if heldout else None,
-            settings=asked,
-            hardware=machine,
-            tracking=Tracking.model_validate_json(tracking),
-        )
-        if not train_stage(stage, ranks):
-            raise typer.Exit(REQUEUE)
-        if ranks.first:
-            facts = write_summary(stage.place, run, metrics)
-            write_manifest(
-                run,
-                kind="training",
-                files=[run, metrics],
-                inputs=folders,
-                settings=asked.model_dump(mode="json"),
-                facts=facts,
-            )
-    except (*FAILURES, ManifestError) as error:
-        complain(STAGE, error, ranks)
-        raise typer.Exit(1) from None
-    finally:
-        leave()
+    request = Request(
+        stage="sft",
+        program=Path(__file__),
+        settings=PreferredTraining.model_validate_json(settings),
+        hardware=hardware,
+        tracking=tracking,
+        checkpoints=checkpoints,
+        inputs={"model": model, "tokens": tokens, **({"heldout": heldout} if heldout else {})},
+        run=run,
+        metrics=metrics,
+    )
+    train_as_asked(
+        request, lambda: (Preferred(open_tokens(tokens)), Preferred(open_tokens(heldout)) if heldout else None)
+    )
 
 
 if __name__ == "__main__":
