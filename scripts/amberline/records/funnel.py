@@ -73,7 +73,7 @@ class Funnel:
                 )
 
     def to_json(self) -> dict[str, Any]:
-        """The account as JSON: stage, counts, notes, histograms (`counts[i]` is the bin from `edges[i]` up)."""
+        """The account as JSON: stage, counts, notes, histograms (`counts[i]`: from `edges[i]` to below `edges[i + 1]`)."""
         return {
             "stage": self.stage,
             "counts": [
@@ -102,7 +102,7 @@ class Funnel:
 
 def _bins(counted: Counter[int]) -> dict[str, list[int]]:
     used = max(counted) + 1
-    return {"edges": list(EDGES[:used]), "counts": [counted[index] for index in range(used)]}
+    return {"edges": list(EDGES[: used + 1]), "counts": [counted[index] for index in range(used)]}
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,10 +131,10 @@ def account(funnel: Funnel, turns: Sequence[Turn], tokens: Sequence[int], cut: C
         funnel.note(name, count)
     funnel.note("chunks", len(cut.chunks))
     funnel.observe("turns in a conversation", len(turns))
-    funnel.observe("tokens in a conversation", sum(tokens))
+    funnel.observe("tokens in the texts of a conversation", sum(tokens))
     for chunk in cut.chunks:
         funnel.observe("turns in a chunk", chunk.end - chunk.start)
-        funnel.observe("tokens in a chunk", sum(tokens[chunk.start : chunk.end]))
+        funnel.observe("tokens in the texts of a chunk", sum(tokens[chunk.start : chunk.end]))
 
 
 def _rounds(turns: Sequence[Turn]) -> Iterable[int]:

@@ -97,7 +97,7 @@ def account(funnel: Funnel, turns: Sequence[Turn], sample: Masked, settings: Con
     if learnt < rounds:
         funnel.reject("rounds", "masked_whole" if sample.mismatch else "cut_at_max_length", rounds - learnt)
     if kept:
-        funnel.observe("tokens in a chunk", len(sample.input_ids))
+        funnel.observe("tokens in a chunk, with its template", len(sample.input_ids))
         funnel.observe("rounds in a chunk", rounds)
     return kept
 
