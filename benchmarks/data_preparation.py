@@ -210,7 +210,8 @@ def run_fastchat(peer: Path, work: Path, *, fast: bool) -> dict[str, float]:
 def count_differences(work: Path) -> int:
     """How many samples differ from FastChat's, in ids or labels; all, if the chunks themselves do."""
     ours = open_tokens(work / "tokens").with_format("numpy")
-    theirs = np.load(work / "fastchat.npz")
+    with np.load(work / "fastchat.npz") as file:
+        theirs = {name: file[name] for name in file.files}  # each access would read the whole array again
     names = [chunk["id"] for chunk in json.loads((work / "fastchat.json").read_text())]
     if names != ours["id"][:].tolist():
         return len(names)
