@@ -5,6 +5,7 @@ On a single machine the same rules apply: Snakemake then looks at threads alone.
 
 import atexit
 
+from amberline.cluster.accounts import RECORD
 from amberline.cluster.executor import watch_jobs
 from amberline.cluster.leftovers import claim
 from amberline.cluster.progress import newest_checkpoint
@@ -133,7 +134,7 @@ def prepare_for_slurm():
     _, arguments = parse_args(sys.argv[1:])
     if arguments.executor != "slurm":
         return
-    watch_jobs(progress)
+    watch_jobs(progress, Path(RESULTS, RECORD))
     if arguments.dryrun:
         return
     try:
