@@ -99,8 +99,6 @@ def test_the_report_tells_of_slurm_jobs_where_there_were_any(finished, results, 
     row = re.search(r"<tr><td>train dpo</td>.*</tr>", page)[0]
     cells = re.sub(r"<[^>]+>", " ", row).split()
     assert cells == ["train", "dpo", "1", "completed", "0:00:09", "16%", "0.313", "1", "2", "8"]
-    program(tmp_path / "bin", "sacct", printing(SACCT.replace("|9|", "|10|")))
-    assert not project.planned()
 
 
 def test_nothing_made_names_this_machine(results, finished):
