@@ -5,6 +5,7 @@ On a single machine the same rules apply: Snakemake then looks at threads alone.
 
 import atexit
 
+from amberline.cluster.accounts import RECORD
 from amberline.cluster.executor import watch_jobs
 from amberline.cluster.leftovers import claim
 from amberline.cluster.progress import newest_checkpoint
@@ -89,9 +90,11 @@ def launch(stage):
     """The command that starts a program once per rank; what follows are the folder of its checkpoints, --, the program."""
     hardware = getattr(CONFIG.hardware, stage)
     slurm = "--slurm " if workflow.remote_exec else ""
+    # Only trainings read their tokens more than once. The node fills in the variables.
+    scratch = f"--scratch '{CLUSTER.scratch}' " if CLUSTER.scratch and slurm and stage in CONTINUED.values() else ""
     return (
         # Shell and tee outlive the warning that Slurm sends before it takes the machine away, as the launcher does.
-        f"trap '' TERM; python scripts/launch.py {slurm}--stage {stage} --device {hardware.device} "
+        f"trap '' TERM; python scripts/launch.py {slurm}{scratch}--stage {stage} --device {hardware.device} "
         f"--nodes {hardware.nodes} --ranks-per-node {hardware.ranks_per_node} "
         f"--cpus-per-rank {hardware.cpus_per_rank} --checkpoints "
     )
@@ -131,7 +134,7 @@ def prepare_for_slurm():
     _, arguments = parse_args(sys.argv[1:])
     if arguments.executor != "slurm":
         return
-    watch_jobs(progress)
+    watch_jobs(progress, Path(RESULTS, RECORD))
     if arguments.dryrun:
         return
     try:

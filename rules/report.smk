@@ -25,7 +25,9 @@ rule write_report:
         template="scripts/amberline/report/report.html.jinja",
         lock=LOCK,
     output:
-        report(f"{RESULTS}/report/index.html", category="Amberline"),
+        page=report(f"{RESULTS}/report/index.html", category="Amberline"),
+        # What Slurm's accounts say now. They are no input: how long a job took is no reason to write a report anew.
+        jobs=f"{RESULTS}/report/jobs.json",
     log:
         f"{RESULTS}/logs/write_report.log",
     localrule: True
@@ -42,7 +44,7 @@ rule write_report:
         ),
     shell:
         "python scripts/write_report.py --results {RESULTS:q} --lock {input.lock:q} --settings {params.settings:q}"
-        " --output {output:q} 2>&1 | tee {log:q}"
+        " --jobs {output.jobs:q} --output {output.page:q} 2>&1 | tee {log:q}"
 
 
 rule report:

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -33,6 +34,7 @@ def main(
     nodes: Annotated[int, typer.Option(help="machines")],
     ranks_per_node: Annotated[int, typer.Option(help="processes on each")],
     cpus_per_rank: Annotated[int, typer.Option(help="cores for each process")],
+    scratch: Annotated[str | None, typer.Option(help="folder on each node's own disk for a copy of the tokens")] = None,
     slurm: Annotated[bool, typer.Option("--slurm", help="this is a Slurm job of the pipeline's own")] = False,
     program: Annotated[list[str], typer.Argument(help="program and its arguments, after --")],
 ) -> None:
@@ -46,7 +48,7 @@ def main(
     # torchrun hears Ctrl-C as well, and ends the ranks: wait for that.
     signal.signal(signal.SIGINT, lambda *_: None)
     # torchrun would take some options of the program for abbreviations of its own, were it not for the two dashes.
-    command = [*_ranks(job, nodes, ranks_per_node, cpus_per_rank), "--", *program]
+    command = [*_ranks(job, nodes, ranks_per_node, cpus_per_rank, _nearby(scratch)), "--", *program]
     done = subprocess.run(command, check=False, env={**os.environ, "OMP_NUM_THREADS": str(cpus_per_rank)})
     if not marker.exists():
         raise typer.Exit(done.returncode if done.returncode >= 0 else 128 - done.returncode)
@@ -55,10 +57,16 @@ def main(
     raise typer.Exit(REQUEUE)
 
 
-def _ranks(job: str | None, nodes: int, ranks_per_node: int, cpus_per_rank: int) -> list[str]:
-    """The command that starts a program's ranks."""
+def _nearby(scratch: str | None) -> list[str]:
+    """What goes before a node's command, so that it reads its tokens from the node's own disk."""
+    return ["python", "scripts/with_tokens_nearby.py", "--scratch", scratch, "--"] if scratch else []
+
+
+def _ranks(job: str | None, nodes: int, ranks_per_node: int, cpus_per_rank: int, nearby: Sequence[str]) -> list[str]:
+    """The command that starts a program's ranks; `nearby` goes before it on each node."""
     # The ranks are signalled themselves. torchrun, which would kill them half a minute later, shall not act on TERM.
-    torchrun = ["torchrun", "--signals_to_handle", "SIGINT,SIGHUP,SIGQUIT", "--nproc-per-node", str(ranks_per_node)]
+    signals = ("--signals_to_handle", "SIGINT,SIGHUP,SIGQUIT")
+    torchrun = [*nearby, "torchrun", *signals, "--nproc-per-node", str(ranks_per_node)]
     if nodes == 1:
         return [*torchrun, "--standalone"]
     if job is None or shutil.which("srun") is None:
@@ -67,7 +75,7 @@ def _ranks(job: str | None, nodes: int, ranks_per_node: int, cpus_per_rank: int)
         # Slurm's variables are hidden from Snakemake's jobs, so that srun has to be told all.
         *("srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1"),
         *(f"--cpus-per-task={ranks_per_node * cpus_per_rank}", "--kill-on-bad-exit=1"),
-        *("bash", "-c", """trap '' TERM; exec "$@" """, "torchrun", *torchrun, "--nnodes", str(nodes)),
+        *("bash", "-c", """trap '' TERM; exec "$@" """, "bash", *torchrun, "--nnodes", str(nodes)),
         # All nodes meet at the first one, which is where this runs; jobs that share it use different ports.
         *("--rdzv-backend", "c10d", "--rdzv-id", job),
         *("--rdzv-endpoint", f"{socket.gethostname()}:{20000 + int(job) % 10000}"),

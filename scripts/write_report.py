@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from amberline.cluster.accounts import RECORD, accounts
 from amberline.records.files import whole_file
 from amberline.report.page import build_page
 
@@ -15,15 +16,19 @@ def main(
     results: Annotated[Path, typer.Option(help="results folder of the run")],
     lock: Annotated[Path, typer.Option(help="lock of the environment, for the list of packages")],
     settings: Annotated[str, typer.Option(help="configuration and deviations, as JSON")],
+    jobs: Annotated[Path, typer.Option(help="JSON file to write: the run's Slurm jobs and what they used")],
     output: Annotated[Path, typer.Option(help="HTML file to write")],
 ) -> None:
     """Write the report."""
+    used = accounts(results / RECORD)
     try:
-        page = build_page(results, json.loads(settings), lock.read_text(encoding="utf-8"))
+        page = build_page(results, json.loads(settings), lock.read_text(encoding="utf-8"), used)
     except FileNotFoundError as error:
         sys.exit(
             f"write_report: {error.filename} is missing; run `snakemake report`, which makes what the report needs"
         )
+    with whole_file(jobs) as partial:
+        partial.write_text(json.dumps(used, indent=1) + "\n", encoding="utf-8")
     with whole_file(output) as partial:
         partial.write_text(page, encoding="utf-8")
     print(f"report: {output}")

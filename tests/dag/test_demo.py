@@ -1,9 +1,15 @@
 """The whole line on the demo's data: what it makes, and that it learns."""
 
 import json
+import os
+import re
 
 import pytest
 import torch
+
+from amberline.cluster.accounts import RECORD, note_job
+from dag.conftest import DEMO
+from slurm.stand_ins import SACCT, printing, program
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -77,6 +83,22 @@ def test_the_report_stands_alone_and_tells_the_figures(results):
     assert "src=" not in page
     perplexity = read(results / "evaluation/amberchat.json")["perplexity"]
     assert f"{perplexity:.4g}" in page
+
+
+def test_the_report_tells_of_slurm_jobs_where_there_were_any(finished, results, tmp_path, monkeypatch):
+    assert read(results / "report/jobs.json") == {"missing": None, "jobs": []}
+    assert "Jobs on the cluster" not in (results / "report/index.html").read_text(encoding="utf-8")
+
+    project = finished.copy(tmp_path / "project")
+    note_job(project.root / "results/demo" / RECORD, job="1", name="amberline_a", stage="train_dpo")
+    assert not project.planned()
+    program(tmp_path / "bin", "sacct", printing(SACCT))
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    project.snakemake(*DEMO, "--quiet", "all", "--forcerun", "write_report")
+    page = (project.root / "results/demo/report/index.html").read_text(encoding="utf-8")
+    row = re.search(r"<tr><td>train dpo</td>.*</tr>", page)[0]
+    cells = re.sub(r"<[^>]+>", " ", row).split()
+    assert cells == ["train", "dpo", "1", "completed", "0:00:09", "16%", "0.313", "1", "2", "8"]
 
 
 def test_nothing_made_names_this_machine(results, finished):

@@ -84,6 +84,7 @@ EDITS = {
     "a number written another way": (replace(DEMO, "5.0e-4", "5e-4"), Counter()),
     "hardware of a stage": (replace(DEMO, "micro_batch_tokens: 4096", "micro_batch_tokens: 2048"), Counter()),
     "processes of the data stages": (replace(DEMO, "  processes: 2", "  processes: 1"), Counter()),
+    "a folder on nodes for tokens": (replace("slurm/site.yaml", "scratch: null", "scratch: $TMPDIR"), Counter()),
     "mix: seed": (
         replace("config.yaml", "    seed: 0  # seed of the shuffle", "    seed: 1  # seed of the shuffle"),
         FROM_MIX,

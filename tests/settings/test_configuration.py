@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from amberline.settings.base import Settings
-from amberline.settings.check import ConfigurationError, check_configuration, deviations, leaves
+from amberline.settings.check import ConfigurationError, check_cluster, check_configuration, deviations, leaves
+from amberline.settings.cluster import Cluster
 from amberline.settings.config import Config, schema
 
 ROOT = Path(__file__).parents[2]
@@ -50,6 +51,11 @@ def described(model: type[Settings], values: dict, prefix: str = "") -> dict[str
 
 def test_every_key_of_config_yaml_is_explained_in_the_words_of_its_type():
     assert commented_keys((ROOT / "config.yaml").read_text(encoding="utf-8")) == described(Config, PUBLISHED)
+
+
+def test_every_key_of_site_yaml_is_explained_in_the_words_of_its_type():
+    found = commented_keys((ROOT / "slurm/site.yaml").read_text(encoding="utf-8"))
+    assert found == {"cluster": ""} | described(Cluster, site(), "cluster.")
 
 
 def test_the_schema_in_docs_is_that_of_the_types():
@@ -145,6 +151,21 @@ def test_a_wrong_configuration_is_told_by_key_value_and_mend(overlay, said):
         check_configuration(with_overlay(PUBLISHED, overlay))
     assert all(part in str(error.value) for part in said), str(error.value)
     assert "config.yaml" in str(error.value)
+
+
+def site(**values) -> dict:
+    return yaml.safe_load((ROOT / "slurm/site.yaml").read_text(encoding="utf-8"))["cluster"] | values
+
+
+@pytest.mark.parametrize("scratch", ["/local/$USER", "$TMPDIR", "/local/${SLURM_JOB_ID}/a", None])
+def test_a_folder_on_nodes_may_have_variables(scratch):
+    assert check_cluster(site(scratch=scratch)).scratch == scratch
+
+
+@pytest.mark.parametrize("scratch", ["disk", "/x; ls", "/x'", "$(ls)"])
+def test_a_folder_on_nodes_is_absolute_and_no_command(scratch):
+    with pytest.raises(ConfigurationError, match=r"cluster\.scratch: found.*\n.*slurm/site\.yaml"):
+        check_cluster(site(scratch=scratch))
 
 
 def test_all_faults_are_told_at_once():

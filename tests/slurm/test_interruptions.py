@@ -2,104 +2,18 @@
 
 import json
 import os
-import re
 import shutil
-import subprocess
-import sys
-import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import ClassVar
 
 import pytest
-import yaml
 
+from amberline.cluster.accounts import RECORD
 from amberline.cluster.progress import newest_checkpoint
-from dag.conftest import Project, checkout
+from dag.conftest import Project
+from slurm.pipelines import Pipeline, on_cluster, weights
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1500)]
 
 RULE = "finetune_amberchat"
-RUN = "results/demo/training/amberchat/run.json"
-OVERLAYS = ("demo/config.yaml", "tests/slurm/interrupted.yaml")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def nothing_runs_on():
-    """A pipeline that a failed test leaves behind would run on without its cluster."""
-    yield
-    for pipeline in Pipeline.started:
-        pipeline.process.kill()
-
-
-class Pipeline:
-    """Snakemake in a project, on the cluster or on this machine."""
-
-    started: ClassVar[list["Pipeline"]] = []
-
-    def __init__(self, project: Project, environment: dict[str, str], *arguments: str, overlay: dict | None = None):
-        (project.root / "overlay.yaml").write_text(yaml.safe_dump(overlay or {}))
-        self.printed = project.root / f"printed-{time.monotonic_ns()}.txt"
-        with open(self.printed, "wb") as printed:
-            self.process = subprocess.Popen(
-                [
-                    *(Path(sys.executable).with_name("snakemake"), *arguments),
-                    *("--configfile", *OVERLAYS, "overlay.yaml", "--", RUN),
-                ],
-                cwd=project.root,
-                env={**environment, "PYTHONPATH": "", "OMP_NUM_THREADS": "1"},
-                stdin=subprocess.DEVNULL,
-                stdout=printed,
-                stderr=printed,
-            )
-
-        self.started.append(self)
-
-    @property
-    def text(self) -> str:
-        """What was printed so far."""
-        return self.printed.read_text(errors="replace")
-
-    def end(self, seconds: float = 300) -> int:
-        """Wait for the end; the exit status."""
-        try:
-            return self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            raise AssertionError(f"not done after {seconds} s:\n{self.text[-5000:]}") from None
-
-
-def on_cluster(project: Project, cluster, overlay: dict | None = None) -> Pipeline:
-    return Pipeline(
-        project,
-        cluster.environment,
-        *("--profile", "slurm", "--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "10"),
-        overlay=overlay,
-    )
-
-
-def weights(project: Project) -> dict[str, str]:
-    """sha256 of the files that the final weights lie in."""
-    files = json.loads((project.root / RUN).read_text())["final_weights_sha256"]
-    return {name: digest for name, digest in files.items() if name.endswith(".distcp")}
-
-
-@pytest.fixture(scope="module")
-def prepared(cluster, tmp_path_factory) -> Project:
-    """A checkout in which the data stages and the finetune have run as jobs, undisturbed."""
-    project = checkout(tmp_path_factory.mktemp("prepared"))
-    pipeline = on_cluster(project, cluster)
-    assert pipeline.end(400) == 0, pipeline.text
-    return project
-
-
-@pytest.fixture
-def untrained(prepared, tmp_path) -> Project:
-    """The same with the finetune still to do."""
-    project = prepared.copy(tmp_path / "untrained")
-    for made in ("checkpoints", "training"):
-        shutil.rmtree(project.root / "results/demo" / made)
-    return project
 
 
 class Training:
@@ -107,6 +21,7 @@ class Training:
 
     def __init__(self, project: Project, cluster) -> None:
         self.cluster = cluster
+        self._root = project.root
         self._checkpoints = project.root / "results/demo/checkpoints"
         self._before = ""
 
@@ -117,15 +32,29 @@ class Training:
 
     def gets_on(self, pipeline: Pipeline) -> str:
         """Wait for a checkpoint that was not there; the number of the job that writes them, the only one."""
-        until(lambda: newest_checkpoint(self._checkpoints, "amberchat") not in {"", self._before}, pipeline)
+        pipeline.until(lambda: newest_checkpoint(self._checkpoints, "amberchat") not in {"", self._before})
         self._before = newest_checkpoint(self._checkpoints, "amberchat")
         [job] = self.jobs("RUNNING")
         return job
 
     def is_interrupted(self, pipeline: Pipeline, job: str) -> None:
         """Wait until none of a job's processes is left."""
-        until(lambda: job not in self.jobs("RUNNING") + self.jobs("COMPLETING"), pipeline)
+        pipeline.until(lambda: job not in self.jobs("RUNNING") + self.jobs("COMPLETING"))
         self._before = newest_checkpoint(self._checkpoints, "amberchat")
+
+    def reaches_its_time_limit(self, pipeline: Pipeline, job: str) -> None:
+        """Give a job one minute in all, and wait until Slurm has warned it, and it has stopped by itself.
+
+        Slurm looks at limits twice a minute. Its warning wakes the ranks, which stand still until then: they must not
+        reach the end of the training before.
+        """
+        self.cluster.ask("scancel", "--signal=STOP", job)
+        self.cluster.ask("scontrol", "update", f"JobId={job}", "TimeLimit=1")
+        pipeline.until(lambda: job in self.jobs("PENDING"))
+        self.is_interrupted(pipeline, job)
+        self.cluster.ask("scontrol", "update", f"JobId={job}", "TimeLimit=60")
+        log = (self._root / f"results/demo/logs/{RULE}.log").read_text()
+        assert "stopped on request after step" in log
 
     def is_displaced(self) -> None:
         """Somebody more important takes both nodes for a moment."""
@@ -135,57 +64,55 @@ class Training:
         )
 
 
-def until(reached: Callable[[], bool], pipeline: Pipeline, seconds: float = 240) -> None:
-    end = time.monotonic() + seconds
-    while not reached():
-        assert pipeline.process.poll() is None, pipeline.text
-        assert time.monotonic() < end, pipeline.text
-        time.sleep(0.2)
-
-
-def test_two_nodes_give_the_weights_of_one_machine(prepared, tmp_path):
-    alone = prepared.copy(tmp_path / "alone")
+@pytest.fixture(scope="module")
+def alone(first, tmp_path_factory) -> Pipeline:
+    """The finetune on one machine without Slurm, started. The cluster has idle moments enough for it."""
+    project = first.project.copy(tmp_path_factory.mktemp("alone") / "project")
     for made in ("checkpoints", "training"):
-        shutil.rmtree(alone.root / "results/demo" / made)
-    here = Pipeline(
-        alone, dict(os.environ), "--cores", "2", overlay={"hardware": {"amberchat": {"nodes": 1, "ranks_per_node": 2}}}
-    )
-    assert here.end() == 0, here.text
-    assert weights(alone) == weights(prepared)
+        shutil.rmtree(project.root / "results/demo" / made)
+    one_machine = {"hardware": {"amberchat": {"nodes": 1, "ranks_per_node": 2}}}
+    return Pipeline(project, dict(os.environ), "--cores", "2", overlay=one_machine)
 
 
-def test_a_hard_life_leaves_no_trace_in_the_weights(prepared, untrained, cluster):
+def test_tokens_were_read_from_the_nodes_own_disks_and_nothing_is_left_there(first, scratch):
+    log = (first.project.root / "results/demo/logs/finetune_amberchat.log").read_text()
+    for node in ("node1", "node2"):
+        assert f"tokens are read from copies in {scratch}/{node}/" in log
+    assert not list(scratch.rglob("*.arrow"))
+
+
+def test_a_hard_life_leaves_no_trace_in_the_weights(first, untrained, alone, cluster, scratch):
+    local_disk = {"scratch": f"{scratch}/$SLURMD_NODENAME"}
     training = Training(untrained, cluster)
-    pipeline = on_cluster(untrained, cluster, {"cluster": {"training_partition": "requeued"}})
+    pipeline = on_cluster(untrained, cluster, {"cluster": {"training_partition": "requeued", **local_disk}})
 
-    # As before its time limit: it saves its state, and goes back into the queue by itself.
-    first = training.gets_on(pipeline)
-    cluster.ask("scancel", "--signal=URG", first)
-    training.is_interrupted(pipeline, first)
+    # By its time limit: it is warned, saves its state, and goes back into the queue by itself.
+    job = training.gets_on(pipeline)
+    training.reaches_its_time_limit(pipeline, job)
     # By an administrator.
-    assert training.gets_on(pipeline) == first
-    cluster.ask("scontrol", "requeue", first)
-    training.is_interrupted(pipeline, first)
+    assert training.gets_on(pipeline) == job
+    cluster.ask("scontrol", "requeue", job)
+    training.is_interrupted(pipeline, job)
     # By a job of a higher priority.
-    assert training.gets_on(pipeline) == first
+    assert training.gets_on(pipeline) == job
     training.is_displaced()
-    training.is_interrupted(pipeline, first)
+    training.is_interrupted(pipeline, job)
     # By a machine that dies.
-    assert training.gets_on(pipeline) == first
+    assert training.gets_on(pipeline) == job
     cluster.crash_node("node2")
-    training.is_interrupted(pipeline, first)
+    training.is_interrupted(pipeline, job)
     cluster.start_node("node2")
     # By a laptop that is closed: the job runs on, and the next start finds it.
-    assert training.gets_on(pipeline) == first
+    assert training.gets_on(pipeline) == job
     pipeline.process.kill()
     pipeline.process.wait()
-    assert training.jobs() == [first]
+    assert training.jobs() == [job]
 
-    pipeline = on_cluster(untrained, cluster, {"cluster": {"training_partition": "cancelled"}})
-    until(lambda: f"{first} ({RULE}, running)" in pipeline.text, pipeline)
-    training.is_interrupted(pipeline, first)
+    pipeline = on_cluster(untrained, cluster, {"cluster": {"training_partition": "cancelled", **local_disk}})
+    pipeline.until(lambda: f"{job} ({RULE}, running)" in pipeline.text)
+    training.is_interrupted(pipeline, job)
     second = training.gets_on(pipeline)
-    assert second != first
+    assert second != job
     # By a job of a higher priority, on a cluster that does not requeue.
     training.is_displaced()
     training.is_interrupted(pipeline, second)
@@ -198,14 +125,19 @@ def test_a_hard_life_leaves_no_trace_in_the_weights(prepared, untrained, cluster
     assert f"Slurm job {third} was cancelled" in pipeline.text
     assert not training.jobs()
 
-    pipeline = on_cluster(untrained, cluster)
+    pipeline = on_cluster(untrained, cluster, {"cluster": local_disk})
     assert pipeline.end() == 0, pipeline.text
-    assert weights(untrained) == weights(prepared)
+    assert weights(untrained) == weights(first.project)
+    assert len(submitted(untrained)) == len(submitted(first.project)) + 4
+    assert not list(scratch.rglob("*.arrow"))
 
 
-def test_a_time_limit_that_is_too_short_is_reached_several_times(prepared, untrained, cluster):
-    pipeline = on_cluster(untrained, cluster, {"hardware": {"amberchat": {"hours": 1 / 60}}})
-    assert pipeline.end(800) == 0, pipeline.text
-    log = (untrained.root / "results/demo/logs/finetune_amberchat.log").read_text()
-    assert re.search(r"continuing after step \d+", log)
-    assert weights(untrained) == weights(prepared)
+def submitted(project: Project) -> list[dict[str, str]]:
+    """The jobs that the report will tell of."""
+    lines = (project.root / "results/demo" / RECORD).read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_two_nodes_give_the_weights_of_one_machine(first, alone):
+    assert alone.end() == 0, alone.text
+    assert weights(alone.project) == weights(first.project)

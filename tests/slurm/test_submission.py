@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 import yaml
 
 from dag.conftest import Project
+from slurm.stand_ins import program
 
 INPUTS = ("models/base", "tokens/conversations", "tokens/conversations-heldout")
 TRAINING = "results/training/amberchat/run.json"
@@ -21,18 +21,10 @@ REST = "--requeue --cpus-per-task=64 --signal=URG@300 --open-mode=append"
 REST_OF_TWO = "--requeue --ntasks=2 --cpus-per-task=64 --signal=URG@300 --open-mode=append"
 
 
-def program(folder: Path, name: str, text: str) -> None:
-    """A stand-in for one of Slurm's commands."""
-    path = folder / name
-    path.write_text(text, encoding="utf-8")
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
-
-
 @pytest.fixture
 def slurm(tmp_path: Path) -> Path:
     """A folder of commands that record what is submitted, and tell that it failed at once."""
     folder = tmp_path / "bin"
-    folder.mkdir()
     record = tmp_path / "submitted"
     program(
         folder,

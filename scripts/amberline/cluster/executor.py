@@ -12,6 +12,7 @@ from typing import Any
 import snakemake_executor_plugin_slurm as plugin
 from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
 
+from amberline.cluster.accounts import note_job
 from amberline.cluster.progress import IDLE_STARTS
 from amberline.cluster.slurm import SlurmError, states
 from amberline.cluster.verdict import FORGOTTEN, Verdict, judge
@@ -27,6 +28,7 @@ class WatchfulExecutor(plugin.Executor):  # type: ignore[misc]
     """Submits interrupted jobs again, while they get on, and explains failures."""
 
     progress: Callable[[Any], str | None]  # of a Snakemake job
+    record: Path  # of submitted jobs
 
     def __post_init__(self, test_mode: bool = False) -> None:
         """Called by Snakemake when the executor is made."""
@@ -40,6 +42,13 @@ class WatchfulExecutor(plugin.Executor):  # type: ignore[misc]
             yield from super().get_account_arg(job)
         else:
             yield ""
+
+    def report_job_submission(self, job_info: Any, register_job: bool = True) -> None:
+        """Note the job for the report, and watch it."""
+        job = job_info.job
+        stage = " ".join((job.name, *(value.strip("-") for value in job.wildcards))).strip()
+        note_job(self.record, job=job_info.external_jobid, name=self.run_uuid, stage=stage)
+        super().report_job_submission(job_info, register_job)
 
     async def check_active_jobs(self, active_jobs: list[Any]) -> AsyncIterator[Any]:
         """Yield the jobs that still run; report the others."""
@@ -91,9 +100,13 @@ class WatchfulExecutor(plugin.Executor):  # type: ignore[misc]
         return idle < IDLE_STARTS
 
 
-def watch_jobs(progress: Callable[[Any], str | None]) -> None:
-    """Use the watchful executor. `progress` tells a Snakemake job's newest checkpoint; None if it makes none."""
+def watch_jobs(progress: Callable[[Any], str | None], record: Path) -> None:
+    """Use the watchful executor. `progress` tells a Snakemake job's newest checkpoint; None if it makes none.
+
+    `record` is the file in which submitted jobs are noted.
+    """
     WatchfulExecutor.progress = staticmethod(progress)
+    WatchfulExecutor.record = record
     ExecutorPluginRegistry().get_plugin("slurm").executor = WatchfulExecutor
 
 

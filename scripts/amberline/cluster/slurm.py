@@ -24,14 +24,17 @@ class Job:
     folder: Path  # in which it runs
 
 
-def ask(*command: str) -> str:
-    """What a Slurm command prints. Raises SlurmError."""
+def ask(*command: str, seconds: float = SECONDS) -> str:
+    """What a Slurm command prints within some seconds. Raises SlurmError."""
+    name = " ".join(word for word in command if not word.startswith("-"))
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise SlurmError(f"{command[0]}: {error}") from None
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        raise SlurmError(f"{name} did not answer within {seconds:g} seconds") from None
+    except OSError as error:
+        raise SlurmError(f"{name}: {error}") from None
     if done.returncode != 0:
-        raise SlurmError(f"{' '.join(command)}: {done.stderr.strip() or f'ended with {done.returncode}'}")
+        raise SlurmError(f"{name}: {done.stderr.strip() or f'ended with {done.returncode}'}")
     return done.stdout
 
 

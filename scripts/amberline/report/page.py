@@ -35,8 +35,11 @@ FUNNELS = {
 }
 
 
-def build_page(results: Path, settings: Mapping[str, Any], lock: str) -> str:
-    """The page as HTML. `settings` holds the configuration and its deviations from the published recipe."""
+def build_page(results: Path, settings: Mapping[str, Any], lock: str, jobs: Mapping[str, Any]) -> str:
+    """The page as HTML. `settings` holds the configuration and its deviations from the published recipe.
+
+    `jobs` are the run's Slurm jobs and why there are no figures of them, as `cluster.accounts` tells.
+    """
     variants = settings["configuration"]["ambersafe"]["variants"]
     models = MODELS | {f"ambersafe-{name}": f"AmberSafe, {name}" for name in variants}
     funnels = {name: _read(results / "funnels" / f"{name}.json") for name in FUNNELS}
@@ -49,7 +52,7 @@ def build_page(results: Path, settings: Mapping[str, Any], lock: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["number"] = _number
+    environment.filters |= {"number": _number, "duration": _duration, "gigabytes": _gigabytes, "percent": _percent}
     return environment.get_template("report.html.jinja").render(
         funnels=[(title, funnels[name]) for name, title in FUNNELS.items()],
         comparison=_comparison(_read(results / "funnels" / "split-comparison.json")),
@@ -57,6 +60,8 @@ def build_page(results: Path, settings: Mapping[str, Any], lock: str) -> str:
         curves=[(title, _curves(results / "training" / stage / "metrics.jsonl")) for stage, title in STAGES.items()],
         evaluation=[(title, evaluation[name]) for name, title in models.items()],
         evaluation_plot=_evaluation_plot({title: evaluation[name] for name, title in models.items()}),
+        jobs=jobs["jobs"],
+        unaccounted=jobs["missing"],
         samples=_read(results / "evaluation" / "samples.json"),
         manifests=manifests,
         sources=manifests["ambersafe"]["sources"],
@@ -80,6 +85,22 @@ def _number(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     return str(value)
+
+
+def _duration(seconds: int | None) -> str:
+    if seconds is None:
+        return "–"
+    minutes, rest = divmod(seconds, 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def _gigabytes(size: int | None) -> str:
+    """Thousands of Slurm's M, which are MiB: what `memory_gb` asks for."""
+    return "–" if size is None else f"{size / (1000 * 2**20):.3g}"
+
+
+def _percent(part: float | None) -> str:
+    return "–" if part is None else f"{part:.0%}"
 
 
 def _comparison(modes: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
