@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-# Bytes of one chunk's logits: large enough for the matrix products to be efficient, and no larger.
+# Bytes of one chunk's logits: large enough for the matrix products to be efficient, and no larger. glibc takes larger
+# blocks fresh from the system each time, which costs a CPU as much as larger products gain.
 CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}
 # Bytes of softmax that are remembered for the backward pass of log-probabilities. On a CPU, with small models, the
 # output matrix is most of the work, and computing the logits again costs much; on a GPU with large ones it does not.
@@ -102,11 +103,12 @@ class _WeightedLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None, None]:
         of_hidden, of_weight = ctx.saved_tensors
-        return of_hidden * grad.to(of_hidden.dtype), of_weight * grad.to(of_weight.dtype), None, None, None
+        # In place: a copy of the output matrix's gradient would be fresh memory in every micro-batch.
+        return of_hidden.mul_(grad.to(of_hidden.dtype)), of_weight.mul_(grad.to(of_weight.dtype)), None, None, None
 
 
 class _Softmax:
-    """The softmax of a chunk's logits, not yet divided by its sums, and log p of the targets.
+    """The softmax of a chunk's logits, and log p of the targets.
 
     Takes over the memory of an earlier one, if given: on the CPU, fresh memory costs as much as the softmax itself.
     """
@@ -123,11 +125,12 @@ class _Softmax:
             torch.mm(hidden, weight.T, out=logits)
         else:
             logits.copy_(hidden @ weight.T)
-        logits.sub_(logits.amax(dim=1, keepdim=True))
-        of_targets = logits.gather(1, targets[:, None]).squeeze(1)
-        self.exponentials = logits.exp_()
-        self.sums = self.exponentials.sum(dim=1)
-        self.logps = of_targets - self.sums.log()
+        largest = logits.amax(dim=1)
+        below_largest = logits.gather(1, targets[:, None]).squeeze(1) - largest
+        # One operation, which goes through memory once; subtraction, exponential and sum would do so four times.
+        self.probabilities = torch.softmax(logits, dim=1, out=logits)
+        # The largest probability has the log of the sums in it, and unlike that of a target never underflows.
+        self.logps = below_largest + self.probabilities.amax(dim=1).log()
 
 
 class _Gradients:
@@ -141,8 +144,8 @@ class _Gradients:
 
     def add(self, rows: slice, softmax: _Softmax, targets: torch.Tensor, scales: torch.Tensor) -> None:
         """Add a chunk. The softmax becomes the gradient of its logits: scale · (softmax − one at the target)."""
-        scales = scales.to(softmax.sums.dtype)
-        slope = softmax.exponentials.mul_((scales / softmax.sums)[:, None])
+        scales = scales.to(softmax.logps.dtype)
+        slope = softmax.probabilities.mul_(scales[:, None])
         slope.scatter_add_(1, targets[:, None], -scales[:, None])
         slope = slope.to(self.weight.dtype)
         torch.mm(slope, self.weight, out=self.of_hidden[rows])
