@@ -50,14 +50,20 @@ def main() -> None:
         parser.add_argument(f"--{name}", required=True)
     for name in ("threads", "batch", "micro-batch-tokens"):
         parser.add_argument(f"--{name}", type=int, required=True)
-    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--checkpointing", choices=("none", "selective", "full"), default="none")
     options = parser.parse_args()
     rows = [json.loads(line) for line in Path(options.rows).read_text(encoding="utf-8").splitlines()]
     report = Report()
 
-    plan = stage.plan_batches
+    plan, expect = stage.plan_batches, stage.expected_peak
     stage.plan_batches = lambda *sizes, **settings: plan(*sizes, **settings, orders=[range(len(rows))])
 
+    def expected_peak(*arguments, **named):
+        predicted.append(expect(*arguments, **named))
+        return predicted[-1]
+
+    predicted: list[float] = []
+    stage.expected_peak = expected_peak
     stage.train = report.timed(stage.train)
     stage.Checkpoints.save = lambda *_: None
     score_reference.score = report.timed(score_reference.score)
@@ -65,17 +71,15 @@ def main() -> None:
         "device": "cpu",
         "nodes": 1,
         "ranks_per_node": 1,
-        "gpu_model": None,
         "cpus_per_rank": options.threads,
         "memory_gb": 8,
         "hours": 1,
         "micro_batch_tokens": options.micro_batch_tokens,
         "attention": "auto",
-        "activation_checkpointing": "none",
+        "activation_checkpointing": options.checkpointing,
         "reshard_after_forward": False,
-        "compile": options.compile,
+        "compile": False,
     }
-    hardware = {name: value for name, value in hardware.items() if name in stage.Hardware.model_fields}
     with tempfile.TemporaryDirectory() as place:
         work = Path(place)
         model, tokens = work / "model", work / "tokens"
@@ -111,7 +115,7 @@ def main() -> None:
             train_dpo.main(**common, settings=json.dumps(settings), reference=work / "reference")
         lines = [json.loads(line) for line in (work / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         report.losses = [line["loss"] for line in lines if "loss" in line]
-    report.write(options.output, torch=torch.__version__)
+    report.write(options.output, torch=torch.__version__, predicted_bytes=predicted[0])
 
 
 if __name__ == "__main__":

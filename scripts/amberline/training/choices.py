@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import psutil
 import torch
 from transformers import LlamaConfig
 
@@ -64,6 +65,28 @@ def _fit(hardware: Hardware, settings: Training, config: LlamaConfig, ranks: Ran
         break
     tokens = fixed or max(256, min(MOST_TOKENS, room))
     return level, reshard, tokens, f"about {max(0, left) / 2**30:.0f} GiB a GPU are left for activations"
+
+
+def expected_peak(
+    choices: Choices, settings: Training, config: LlamaConfig, ranks: Ranks, *, tokens: int, softmaxes: int
+) -> float:
+    """Bytes of memory that a process will take at its peak: of the GPU, or resident in main memory, where this counts
+    what the process holds already, before the model is loaded.
+
+    `tokens` are those of the largest micro-batch; `softmaxes`, how many of its targets are predicted with the softmax
+    kept, none where the objective needs no log-probabilities.
+    """
+    level, width, device = choices.activation_checkpointing, _compute_bytes(settings), ranks.device.type
+    # A single process that computes in float32 is not sharded: its parameters are what it computes with.
+    copies = ranks.world > 1 or settings.precision == "bfloat16"
+    token = estimates.activation_bytes(config, level, width) + estimates.backward_bytes(config, level, width)
+    return (
+        (psutil.Process().memory_info().rss if device == "cpu" else 0)
+        + state_bytes(settings, config, ranks.world, choices.reshard_after_forward or not copies)
+        + token * tokens
+        + estimates.head_bytes(config, device)
+        + estimates.softmax_bytes(config, device, softmaxes)
+    )
 
 
 def state_bytes(settings: Training, config: LlamaConfig, world: int, reshard: bool) -> float:
