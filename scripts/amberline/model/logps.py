@@ -103,8 +103,7 @@ class _WeightedLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None, None]:
         of_hidden, of_weight = ctx.saved_tensors
-        # In place: a copy of the output matrix's gradient would be fresh memory in every micro-batch.
-        return of_hidden.mul_(grad.to(of_hidden.dtype)), of_weight.mul_(grad.to(of_weight.dtype)), None, None, None
+        return of_hidden * grad.to(of_hidden.dtype), of_weight * grad.to(of_weight.dtype), None, None, None
 
 
 class _Softmax:
