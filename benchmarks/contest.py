@@ -101,7 +101,11 @@ def take_turns(
     """Run every command `repeats` times, in turn, each with `--output FILE` added; all reports by contestant."""
     threads_only = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     path = {"PYTHONPATH": f"{ROOT / 'scripts'}:{PEERS}"}
-    environ = os.environ | threads_only | path | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    # Threads that wait for each other sleep. If they spun, a busy neighbour on the machine would cost a contestant with
+    # many small operations several times its own share.
+    sleeping = {"OMP_WAIT_POLICY": "PASSIVE"}
+    offline = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environ = os.environ | threads_only | sleeping | path | offline
     reports: dict[str, list[Any]] = {name: [] for name in contestants}
     names = list(contestants)
     for repeat in range(repeats):
