@@ -107,7 +107,7 @@ class _WeightedLoss(torch.autograd.Function):
 
 
 class _Softmax:
-    """The softmax of a chunk's logits, and log p of the targets.
+    """The softmax of a chunk's logits, not yet divided by its sums, and log p of the targets.
 
     Takes over the memory of an earlier one, if given: on the CPU, fresh memory costs as much as the softmax itself.
     """
@@ -124,12 +124,11 @@ class _Softmax:
             torch.mm(hidden, weight.T, out=logits)
         else:
             logits.copy_(hidden @ weight.T)
-        largest = logits.amax(dim=1)
-        below_largest = logits.gather(1, targets[:, None]).squeeze(1) - largest
-        # One operation, which goes through memory once; subtraction, exponential and sum would do so four times.
-        self.probabilities = torch.softmax(logits, dim=1, out=logits)
-        # The largest probability has the log of the sums in it, and unlike that of a target never underflows.
-        self.logps = below_largest + self.probabilities.amax(dim=1).log()
+        logits.sub_(logits.amax(dim=1, keepdim=True))
+        of_targets = logits.gather(1, targets[:, None]).squeeze(1)
+        self.exponentials = logits.exp_()
+        self.sums = self.exponentials.sum(dim=1)
+        self.logps = of_targets - self.sums.log()
 
 
 class _Gradients:
@@ -143,8 +142,8 @@ class _Gradients:
 
     def add(self, rows: slice, softmax: _Softmax, targets: torch.Tensor, scales: torch.Tensor) -> None:
         """Add a chunk. The softmax becomes the gradient of its logits: scale · (softmax − one at the target)."""
-        scales = scales.to(softmax.logps.dtype)
-        slope = softmax.probabilities.mul_(scales[:, None])
+        scales = scales.to(softmax.sums.dtype)
+        slope = softmax.exponentials.mul_((scales / softmax.sums)[:, None])
         slope.scatter_add_(1, targets[:, None], -scales[:, None])
         slope = slope.to(self.weight.dtype)
         torch.mm(slope, self.weight, out=self.of_hidden[rows])
