@@ -21,7 +21,7 @@ def main(
     batch: Annotated[int, typer.Option(help="pairs in an optimizer step")] = 32,
     repeats: Annotated[int, typer.Option(help="runs of each contestant, in turn")] = 3,
     threads: Annotated[int, typer.Option(help="threads of each")] = 2,
-    micro_batch_tokens: Annotated[int, typer.Option(help="Amberline's micro-batches")] = 4096,
+    micro_batch_tokens: Annotated[int, typer.Option(help="Amberline's micro-batches")] = 2048,
     environments: Annotated[Path, typer.Option(help="where the peer's environment is, or is made")] = contest.ROOT,
     name: Annotated[str, typer.Option(help="results go to benchmarks/results/NAME.json")] = "preference_throughput",
 ) -> None:
