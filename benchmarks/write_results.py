@@ -41,9 +41,7 @@ def throughput(found: dict[str, Any], name: str, unit: str) -> str:
     columns = [f"{unit}/s", f"{unit}/s of processor", "peak GB", "mean loss"]
     ratios = ["ours faster by", "by processor time", "our memory"]
     settings = ", ".join(f"{key} {value}" for key, value in found["settings"].items())
-    shown = picture(
-        plots.throughput(f"{name}_throughput", found["summary"], unit), "speed and memory of each contestant"
-    )
+    shown = picture(plots.throughput(name, found["summary"], unit), "speed and memory of each contestant")
     lengths = "; ".join(f"{part}: {spread(each)}" for part, each in found["lengths"].items())
     versions = "; ".join(f"{who}: {', '.join(map(' '.join, each.items()))}" for who, each in found["versions"].items())
     return (
