@@ -3,6 +3,9 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 
+# As in the Snakefile, for the tests.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 PYTHON ?= python3.11
 ENVIRONMENT ?= cpu
 CORES ?= $(shell nproc)

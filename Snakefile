@@ -5,7 +5,12 @@ snakemake --profile slurm          the published recipe on a GPU cluster
 snakemake --configfile demo/config.yaml --cores 2     the same at small scale on a laptop
 """
 
+import os
 import sys
+
+# Threads that wait for each other sleep instead of spinning. Several jobs on one machine, or several processes of one
+# training, otherwise hold the cores that the others need: a training beside another job took four times as long.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 sys.path.insert(0, f"{workflow.basedir}/scripts")
 

@@ -1,7 +1,7 @@
-"""Amberline's own programs on the benchmark's rows, timed as its peers are: the loop alone, last checkpoint included.
+"""Amberline's own programs on the benchmark's rows, timed as its peers are: the loop, and the reference pass before it.
 
-Only the order of rows is laid down, so that all contestants take the same steps. Needs scripts/ and benchmarks/peers/
-on the path.
+Only the order of rows is laid down, so that all contestants take the same steps, and no checkpoint is written, because
+the peers write none. Needs scripts/ and benchmarks/peers/ on the path.
 """
 
 import argparse
@@ -23,7 +23,6 @@ from amberline.training import stage
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
 COMMON = {"epochs": 1, "precision": "float32", "tf32": False, "evaluation": {"every_examples": 0, "examples": 0}}
-CHECKPOINTS = {"checkpoints": {"every_steps": 1_000_000, "keep": 1}}  # at the end alone
 
 
 def write_conversations(rows: list[dict], folder: Path) -> None:
@@ -51,37 +50,36 @@ def main() -> None:
         parser.add_argument(f"--{name}", required=True)
     for name in ("threads", "batch", "micro-batch-tokens"):
         parser.add_argument(f"--{name}", type=int, required=True)
-    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--checkpointing", choices=("none", "selective", "full"), default="none")
     options = parser.parse_args()
     rows = [json.loads(line) for line in Path(options.rows).read_text(encoding="utf-8").splitlines()]
     report = Report()
 
-    plan, train = stage.plan_batches, stage.train
+    plan, expect = stage.plan_batches, stage.expected_peak
     stage.plan_batches = lambda *sizes, **settings: plan(*sizes, **settings, orders=[range(len(rows))])
 
-    def timed(*arguments):
-        report.start()
-        try:
-            return train(*arguments)
-        finally:
-            report.stop()
+    def expected_peak(*arguments, **named):
+        predicted.append(expect(*arguments, **named))
+        return predicted[-1]
 
-    stage.train = timed
+    predicted: list[float] = []
+    stage.expected_peak = expected_peak
+    stage.train = report.timed(stage.train)
+    stage.Checkpoints.save = lambda *_: None
+    score_reference.score = report.timed(score_reference.score)
     hardware = {
         "device": "cpu",
         "nodes": 1,
         "ranks_per_node": 1,
-        "gpu_model": None,
         "cpus_per_rank": options.threads,
         "memory_gb": 8,
         "hours": 1,
         "micro_batch_tokens": options.micro_batch_tokens,
         "attention": "auto",
-        "activation_checkpointing": "none",
+        "activation_checkpointing": options.checkpointing,
         "reshard_after_forward": False,
-        "compile": options.compile,
+        "compile": False,
     }
-    hardware = {name: value for name, value in hardware.items() if name in stage.Hardware.model_fields}
     with tempfile.TemporaryDirectory() as place:
         work = Path(place)
         model, tokens = work / "model", work / "tokens"
@@ -101,12 +99,11 @@ def main() -> None:
             "metrics": work / "metrics.jsonl",
         }
         if options.stage == "sft":
-            settings = RECIPE["amberchat"]["training"] | COMMON | CHECKPOINTS
+            settings = RECIPE["amberchat"]["training"] | COMMON
             settings |= {"global_batch": options.batch, "loss_normalization": "token_mean", "micro_batch_examples": 1}
             train_chat.main(**common, settings=json.dumps(settings))
         else:
-            settings = RECIPE["ambersafe"]["dpo"] | COMMON | CHECKPOINTS | {"global_batch": options.batch}
-            report.start()
+            settings = RECIPE["ambersafe"]["dpo"] | COMMON | {"global_batch": options.batch}
             score_reference.main(
                 model=model,
                 tokens=tokens,
@@ -115,11 +112,10 @@ def main() -> None:
                 reference=work / "reference",
                 tf32=False,
             )
-            report.stop()
             train_dpo.main(**common, settings=json.dumps(settings), reference=work / "reference")
         lines = [json.loads(line) for line in (work / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         report.losses = [line["loss"] for line in lines if "loss" in line]
-    report.write(options.output, torch=torch.__version__)
+    report.write(options.output, torch=torch.__version__, predicted_bytes=predicted[0])
 
 
 if __name__ == "__main__":

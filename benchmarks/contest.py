@@ -5,15 +5,21 @@ import os
 import platform
 import statistics
 import subprocess
+import sys
+import tempfile
 import venv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import workload
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results"
 PEERS = ROOT / "benchmarks/peers"
 
+TOLERANCE = 1e-4  # of the mean loss
+VERSIONS = ("torch", "transformers", "trl")  # that a report may state
 COMMON = ["torch==2.13.0", "accelerate==1.15.0", "sentencepiece", "protobuf", "numpy"]
 
 # What each peer is installed with; the second list without what it asks for, which is for serving models.
@@ -41,11 +47,65 @@ def environment(peer: str, place: Path) -> Path:
     return python
 
 
-def contest(contestants: Mapping[str, Sequence[str]], repeats: int, threads: int, work: Path) -> dict[str, Any]:
+def hold(
+    name: str,
+    rows: Sequence[Mapping[str, Sequence[int]]],
+    amount: int,
+    contestants: Mapping[str, Sequence[Any]],
+    settings: Mapping[str, Any],
+    lengths: Mapping[str, Any],
+    another_order: Sequence[str] = (),
+) -> None:
+    """Have all contestants train on the same rows, and write results/NAME.json. `amount` is what is in the rows to do.
+
+    `settings` has `batch`, `repeats` and `threads`, and whatever else the page of results should tell. Exits when the
+    mean losses differ, but for those that take the rows in `another_order`, so that their steps are others.
+    """
+    with tempfile.TemporaryDirectory(prefix="amberline-benchmark-") as place:
+        work = Path(place)
+        parameters = workload.write_model(work / "model")
+        workload.write_rows(work / "rows.jsonl", rows)
+        common = ["--rows", work / "rows.jsonl", "--model", work / "model", "--batch", settings["batch"]]
+        commands = {each: [*command, *common] for each, command in contestants.items()}
+        reports = take_turns(commands, settings["repeats"], settings["threads"], work)
+    summary = summarise(reports, amount)
+    ours = summary["amberline"]["loss"]
+    apart = max(abs(each["loss"] - ours) for who, each in summary.items() if who not in another_order)
+    result = {
+        "machine": machine(),
+        "versions": {
+            who: {each: runs[0][each] for each in VERSIONS if each in runs[0]} for who, runs in reports.items()
+        },
+        "settings": {"parameters": parameters, **settings},
+        "lengths": lengths,
+        "amount": amount,
+        "summary": summary,
+        "losses_apart": apart,
+        "losses_agree": apart <= TOLERANCE,
+        "reports": reports,
+    }
+    write_result(name, result)
+    for who, each in summary.items():
+        print(
+            f"{who}: {each['per_second']:.4g}/s, {each['peak_bytes'] / 1e9:.2f} GB, loss {each['loss']:.6f}; ours "
+            f"{each['ours_faster_by']:.2f} times as fast ({each['ours_faster_by_cpu_time']:.2f} by processor time) "
+            f"with {each['our_memory']:.2f} of the memory"
+        )
+    if apart > TOLERANCE:
+        sys.exit(f"the mean losses differ by up to {apart:.2g}: the work was not the same")
+
+
+def take_turns(
+    contestants: Mapping[str, Sequence[Any]], repeats: int, threads: int, work: Path
+) -> dict[str, list[dict[str, Any]]]:
     """Run every command `repeats` times, in turn, each with `--output FILE` added; all reports by contestant."""
     threads_only = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     path = {"PYTHONPATH": f"{ROOT / 'scripts'}:{PEERS}"}
-    environ = os.environ | threads_only | path | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    # Threads that wait for each other sleep. If they spun, a busy neighbour on the machine would cost a contestant with
+    # many small operations several times its own share.
+    sleeping = {"OMP_WAIT_POLICY": "PASSIVE"}
+    offline = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environ = os.environ | threads_only | sleeping | path | offline
     reports: dict[str, list[Any]] = {name: [] for name in contestants}
     names = list(contestants)
     for repeat in range(repeats):

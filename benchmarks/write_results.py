@@ -1,8 +1,10 @@
-"""Write benchmarks/RESULTS.md from the JSON that the benchmarks left in benchmarks/results/."""
+"""Write benchmarks/RESULTS.md, and its plots, from the JSON that the benchmarks left in benchmarks/results/."""
 
 import json
 from pathlib import Path
 from typing import Any
+
+import plots
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -18,7 +20,11 @@ def machine(found: dict[str, Any]) -> str:
     return f"{where.get('processor', where.get('device'))}, {where.get('cores', where.get('processes'))} cores"
 
 
-def throughput(found: dict[str, Any], unit: str) -> str:
+def picture(path: Path, what: str) -> str:
+    return f"![{what}]({path.relative_to(HERE)})"
+
+
+def throughput(found: dict[str, Any], name: str, unit: str) -> str:
     rows = [
         [
             name,
@@ -35,10 +41,56 @@ def throughput(found: dict[str, Any], unit: str) -> str:
     columns = [f"{unit}/s", f"{unit}/s of processor", "peak GB", "mean loss"]
     ratios = ["ours faster by", "by processor time", "our memory"]
     settings = ", ".join(f"{key} {value}" for key, value in found["settings"].items())
+    shown = picture(plots.throughput(name, found["summary"], unit), "speed and memory of each contestant")
+    lengths = "; ".join(f"{part}: {spread(each)}" for part, each in found["lengths"].items())
+    versions = "; ".join(f"{who}: {', '.join(map(' '.join, each.items()))}" for who, each in found["versions"].items())
     return (
         f"{machine(found)}; {settings}. Medians; ratios are medians of each round's. Mean losses agree within 1e-4: "
-        f"{'yes' if found['losses_agree'] else 'NO'}.\n\n{table(['', *columns, *ratios], rows)}\n\n"
-        f"Lengths: {json.dumps(found['lengths'])}."
+        f"{'yes' if found['losses_agree'] else 'NO'}.\n\n{table(['', *columns, *ratios], rows)}\n\n{shown}\n\n"
+        f"Lengths: {lengths}.\n\nVersions: {versions}."
+    )
+
+
+def spread(lengths: dict[str, float]) -> str:
+    return (
+        f"mean {lengths['mean']:.0f}, standard deviation {lengths['sd']:.0f}, median {lengths['p50']:.0f}, "
+        f"a tenth above {lengths['p90']:.0f}, largest {lengths['max']}"
+    )
+
+
+def memory(found: dict[str, Any]) -> str:
+    rows = [
+        [
+            name,
+            f"{each['predicted_bytes'] / 1e9:.2f}",
+            f"{each['peak_bytes'] / 1e9:.2f}",
+            f"{each['predicted_of_peak']:.2f}",
+        ]
+        for name, each in found["summary"].items()
+    ]
+    settings = ", ".join(f"{key} {value}" for key, value in found["settings"].items())
+    shown = picture(plots.predictions("memory_model", found["summary"]), "predicted and measured peaks")
+    columns = ["", "predicted GB", "measured GB", "predicted / measured"]
+    return f"{machine(found)}; {settings}; the contests' model.\n\n{table(columns, rows)}\n\n{shown}"
+
+
+def growth(found: dict[str, Any]) -> str:
+    measures = ("tokens", "parameters", "processes", "largest_factor_off")
+    rows = [
+        [cost.replace("_", " "), *(f"{each[measure]:.2f}" for measure in measures)]
+        for cost, each in found["exponents"].items()
+    ]
+    settings = ", ".join(f"{key} {value}" for key, value in found["settings"].items())
+    shown = picture(
+        plots.growth("cost_growth", found["points"], found["exponents"]["cpu_seconds"]), "processor seconds of a step"
+    )
+    rates = [each["flops_per_cpu_second"] / 1e9 for each in found["points"]]
+    return (
+        f"{machine(found)}; torch {found['torch']}; {settings}; one thread a process. Exponents of a step's cost in "
+        "its tokens, the model's parameters in matrix products, and the processes that share it.\n\n"
+        + table(["cost", "tokens", "parameters", "processes", "largest factor off the fit"], rows)
+        + f"\n\nCounted operations (estimates.training_flops) a processor second: {min(rates):.0f} to {max(rates):.0f} "
+        f"GFLOP/s over all points.\n\n{shown}"
     )
 
 
@@ -101,8 +153,14 @@ def overhead(found: dict[str, Any]) -> str:
 
 
 CHAPTERS = (
-    ("Supervised finetuning", "sft_throughput", lambda found: throughput(found, "loss tokens")),
-    ("Preference optimisation", "preference_throughput", lambda found: throughput(found, "pairs")),
+    ("Supervised finetuning", "sft_throughput", lambda found: throughput(found, "sft_throughput", "loss tokens")),
+    (
+        "Preference optimisation",
+        "preference_throughput",
+        lambda found: throughput(found, "preference_throughput", "pairs"),
+    ),
+    ("Memory: predicted and measured", "memory_model", memory),
+    ("How cost grows", "cost_growth", growth),
     ("Output matrix and loss", "output_head", head),
     ("Memory while loading", "load_memory", loading),
     ("6.7B Llama on GPUs", "gpu_training", gpu),

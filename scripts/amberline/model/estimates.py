@@ -7,6 +7,9 @@ width d, keys' width k and MLP width f:
                document's and all together), the first residual sum, and four of the MLP: 9d + 2k + 4f
     selective  the layer's input, attention's result, every second matrix product (query, value, gate, down): 4d + k + f
     full       the layer's input: d
+
+The backward pass of a layer needs, for a moment, the gradients of its MLP beside: 3f + 3d; where the layer is
+recomputed, also what is computed again.
 """
 
 from collections.abc import Sequence
@@ -14,7 +17,7 @@ from collections.abc import Sequence
 from transformers import LlamaConfig
 
 from amberline.model.checkpointing import Level
-from amberline.model.logps import CHUNK_BYTES
+from amberline.model.logps import CHUNK_BYTES, KEPT_BYTES
 
 # Operations of forward and backward pass together, for each of the forward pass: three without recomputation.
 _PASSES: dict[Level, float] = {"none": 3, "selective": 3.5, "full": 4}
@@ -42,18 +45,23 @@ def state_bytes(config: LlamaConfig, *, moments: int, compute_bytes: int, ranks:
 
 def activation_bytes(config: LlamaConfig, level: Level, compute_bytes: int) -> float:
     """Memory of one token's activations in all layers."""
-    width, keys, inner = config.hidden_size, _keys(config), config.intermediate_size
-    elements: dict[Level, int] = {
-        "none": 9 * width + 2 * keys + 4 * inner,
-        "selective": 4 * width + keys + inner,
-        "full": width,
-    }
-    return float(elements[level] * config.num_hidden_layers * compute_bytes)
+    return float(_kept(config, level) * config.num_hidden_layers * compute_bytes)
+
+
+def backward_bytes(config: LlamaConfig, level: Level, compute_bytes: int) -> float:
+    """Memory of one token for the backward pass of one layer, beside all activations; freed before the next one."""
+    gradients = 3 * config.intermediate_size + 3 * config.hidden_size
+    return float((gradients + _kept(config, "none") - _kept(config, level)) * compute_bytes)
 
 
 def head_bytes(config: LlamaConfig, device: str) -> float:
     """Memory of log-probabilities and loss: a chunk's logits, and the output matrix's gradient in float32."""
     return float(CHUNK_BYTES[device] + 4 * config.hidden_size * config.vocab_size)
+
+
+def softmax_bytes(config: LlamaConfig, device: str, targets: int) -> float:
+    """Memory of softmaxes that objectives on log-probabilities keep for the backward pass, for so many targets."""
+    return float(min(KEPT_BYTES[device], 4 * config.vocab_size * targets))
 
 
 def training_flops(config: LlamaConfig, lengths: Sequence[int]) -> float:
@@ -69,6 +77,17 @@ def training_flops(config: LlamaConfig, lengths: Sequence[int]) -> float:
 def step_seconds(config: LlamaConfig, lengths: Sequence[int], level: Level, flops_per_second: float) -> float:
     """Time of forward and backward pass of one process at the rate that its matrix products reach."""
     return training_flops(config, lengths) * _PASSES[level] / 3 / flops_per_second
+
+
+def _kept(config: LlamaConfig, level: Level) -> int:
+    """Elements that one layer keeps of one token."""
+    width, keys, inner = config.hidden_size, _keys(config), config.intermediate_size
+    elements: dict[Level, int] = {
+        "none": 9 * width + 2 * keys + 4 * inner,
+        "selective": 4 * width + keys + inner,
+        "full": width,
+    }
+    return elements[level]
 
 
 def _head(config: LlamaConfig) -> int:

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-# Bytes of one chunk's logits: large enough for the matrix products to be efficient, and no larger.
+# Bytes of one chunk's logits: large enough for the matrix products to be efficient, and no larger. glibc takes larger
+# blocks fresh from the system each time, which costs a CPU as much as larger products gain.
 CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}
 # Bytes of softmax that are remembered for the backward pass of log-probabilities. On a CPU, with small models, the
 # output matrix is most of the work, and computing the logits again costs much; on a GPU with large ones it does not.

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import psutil
 import torch
 from transformers import LlamaConfig
 
@@ -17,6 +18,9 @@ CPU_TOKENS = 4096
 MOST_TOKENS, FEWEST_TOKENS = 16384, 4096
 # Part of a GPU's memory that is planned with; the rest is for fragments and what libraries take.
 USABLE = 0.9
+# What is taken for each byte of activations. glibc seldom fills the hole of a freed tensor with another of its size,
+# because torch asks for aligned blocks and that takes a little more; CUDA's memory is handed out by torch itself.
+TAKEN = {"cpu": 1.3, "cuda": 1.0}
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,28 @@ def _fit(hardware: Hardware, settings: Training, config: LlamaConfig, ranks: Ran
         break
     tokens = fixed or max(256, min(MOST_TOKENS, room))
     return level, reshard, tokens, f"about {max(0, left) / 2**30:.0f} GiB a GPU are left for activations"
+
+
+def expected_peak(
+    choices: Choices, settings: Training, config: LlamaConfig, ranks: Ranks, *, tokens: int, softmaxes: int
+) -> float:
+    """Bytes of memory that a process will take at its peak: of the GPU, or resident in main memory, where this counts
+    what the process holds already, before the model is loaded.
+
+    `tokens` are those of the largest micro-batch; `softmaxes`, how many of its targets are predicted with the softmax
+    kept, none where the objective needs no log-probabilities.
+    """
+    level, width, device = choices.activation_checkpointing, _compute_bytes(settings), ranks.device.type
+    # A single process that computes in float32 is not sharded: its parameters are what it computes with.
+    copies = ranks.world > 1 or settings.precision == "bfloat16"
+    token = estimates.activation_bytes(config, level, width) + estimates.backward_bytes(config, level, width)
+    return (
+        (psutil.Process().memory_info().rss if device == "cpu" else 0)
+        + state_bytes(settings, config, ranks.world, choices.reshard_after_forward or not copies)
+        + token * tokens * TAKEN[device]
+        + estimates.head_bytes(config, device)
+        + estimates.softmax_bytes(config, device, softmaxes)
+    )
 
 
 def state_bytes(settings: Training, config: LlamaConfig, world: int, reshard: bool) -> float:

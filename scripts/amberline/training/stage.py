@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from amberline.batches.plan import PlanError, Step, plan_batches, target_weights
+from amberline.batches.layout import lay_out
+from amberline.batches.plan import BatchPlan, PlanError, Step, plan_batches, target_weights
 from amberline.model.errors import ModelError
 from amberline.model.files import read_config
 from amberline.model.load import load_model
@@ -23,7 +24,7 @@ from amberline.settings.hardware import Hardware
 from amberline.settings.tracking import Tracking
 from amberline.settings.training import Training
 from amberline.training.checkpoints import CheckpointError, Checkpoints, read_marker, verified
-from amberline.training.choices import choose
+from amberline.training.choices import choose, expected_peak
 from amberline.training.guards import CurveWatch, TrainingStopped
 from amberline.training.loop import Heldout, Run, train
 from amberline.training.metrics import Metrics, read_metrics
@@ -113,6 +114,10 @@ def _train(stage: Stage, ranks: Ranks) -> bool:
     config = read_config(stage.model)
     choices = choose(stage.hardware, settings, config, ranks)
     say(ranks, f"{ranks.world} processes on {ranks.device.type}", *choices.notes)
+    tokens, micro_targets = _largest_micro_batch(plan, choices.micro_batch_tokens, ranks.world)
+    softmaxes = micro_targets if stage.objective.log_probabilities else 0
+    peak = expected_peak(choices, settings, config, ranks, tokens=tokens, softmaxes=softmaxes)
+    say(ranks, f"memory: about {peak / 1e9:.2f} GB a process at its peak, in micro-batches of up to {tokens:,} tokens")
     model = load_model(
         stage.model,
         device=ranks.device,
@@ -162,6 +167,14 @@ def _train(stage: Stage, ranks: Ranks) -> bool:
     if done < plan.steps and ranks.first:
         _ask_to_requeue(stage.place, done)
     return done == plan.steps
+
+
+def _largest_micro_batch(plan: BatchPlan, budget: int, world: int) -> tuple[int, int]:
+    """Tokens and targets of the first step's largest micro-batch; other steps are much alike."""
+    step = plan.examples(0)
+    lengths, targets = plan.lengths[step], plan.targets[step]
+    micro_batches = [each for of_rank in lay_out(lengths.tolist(), budget, world) for each in of_rank]
+    return max((int(lengths[each].sum()), int(targets[each].sum())) for each in micro_batches)
 
 
 def _watch(stage: Stage, ranks: Ranks, start: int) -> CurveWatch:

@@ -14,6 +14,8 @@ from amberline.training.objectives.base import NOTHING, Contribution, MicroBatch
 class Chat(Objective):
     """−Σ weight · log p over the target tokens of conversations; the weights say which mean it is."""
 
+    log_probabilities = False
+
     def micro_batch(self, examples: Sequence[int], weights: Sequence[float], step: Step) -> MicroBatch:  # noqa: ARG002
         """Conversations end to end; each is a document."""
         rows = [self.rows[int(example)] for example in examples]
