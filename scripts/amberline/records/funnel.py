@@ -73,7 +73,7 @@ class Funnel:
                 )
 
     def to_json(self) -> dict[str, Any]:
-        """The account as JSON: stage, counts, notes, histograms (`counts[i]`: from `edges[i]` to below `edges[i + 1]`)."""
+        """The account as JSON: stage, counts, notes, histograms (`counts[i]`: `edges[i]` to below `edges[i + 1]`)."""
         return {
             "stage": self.stage,
             "counts": [
