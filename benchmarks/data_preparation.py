@@ -10,7 +10,6 @@ the Llama kind that mistral-common carries. Results: benchmarks/results/data_pre
 
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -20,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Annotated
 
+import contest
 import corpus
 import mistral_common
 import numpy as np
@@ -33,10 +33,6 @@ from amberline.provenance.manifests import write_manifest  # noqa: E402
 from amberline.records.streams import write_array  # noqa: E402
 from amberline.records.tokens import open_tokens  # noqa: E402
 
-RESULTS = ROOT / "benchmarks/results"
-PEER_ENVIRONMENT = ROOT / ".venv-fastchat"
-PEER_PACKAGES = ("transformers==4.57.6", "torch", "sentencepiece", "protobuf", "accelerate", "psutil", "requests")
-PEER_PACKAGES_ALONE = ("fschat==0.2.36",)  # what it wants beside these is for serving
 MAX_LENGTH = 2048
 SHAREGPT_SHARE_OF_MIX = 90 / 233  # in the published mix
 SCALING_ROWS = [20_000, 60_000, 120_000, 233_000]
@@ -46,9 +42,7 @@ def main(
     rows: Annotated[int, typer.Option(help="conversations to compare on")] = 5000,
     rounds: Annotated[int, typer.Option(help="how often each is run, in turn")] = 3,
     processes: Annotated[int, typer.Option(help="processes Amberline may use; FastChat's split takes one a core")] = 2,
-    peer_python: Annotated[
-        Path | None, typer.Option(help="Python of an environment with FastChat; none: make one")
-    ] = None,
+    environments: Annotated[Path, typer.Option(help="where FastChat's environment is, or is made")] = contest.ROOT,
     scaling: Annotated[bool, typer.Option(help="measure time and memory at growing sizes instead")] = False,
     size: Annotated[
         list[int], typer.Option(help="conversations of a point of --scaling; may be repeated")
@@ -58,19 +52,17 @@ def main(
     with tempfile.TemporaryDirectory(prefix="amberline-benchmark-") as folder:
         work = Path(folder)
         make_tokenizer_folder(work / "model")
-        result = (
-            measure_scaling(work, size, processes) if scaling else compare(work, rows, rounds, processes, peer_python)
-        )
-    result["machine"] = {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()}
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"data_preparation{'_scaling' if scaling else ''}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
+        if scaling:
+            result = measure_scaling(work, size, processes)
+        else:
+            result = compare(work, rows, rounds, processes, contest.environment("fastchat", environments.resolve()))
+    result["machine"] = contest.machine()
+    contest.write_result(f"data_preparation{'_scaling' if scaling else ''}", result)
     print(json.dumps(result, indent=1))
 
 
-def compare(work: Path, rows: int, rounds: int, processes: int, peer_python: Path | None) -> dict:
+def compare(work: Path, rows: int, rounds: int, processes: int, peer: Path) -> dict:
     """Run Amberline, FastChat with the slow and with the fast tokenizer, in turn; every output must be the same."""
-    peer = peer_python or make_peer_environment()
     make_corpus(work, rows, sharegpt_share=1.0)
     save_fast_tokenizer(peer, work)
     seconds: dict[str, list[dict[str, float]]] = {"amberline": [], "fastchat_slow": [], "fastchat_fast": []}
@@ -138,16 +130,6 @@ def make_corpus(work: Path, rows: int, sharegpt_share: float) -> int:
     return path.stat().st_size
 
 
-def make_peer_environment() -> Path:
-    """An environment with FastChat, once; its Python."""
-    python = PEER_ENVIRONMENT / "bin/python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", PEER_ENVIRONMENT], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *PEER_PACKAGES], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", *PEER_PACKAGES_ALONE], check=True)
-    return python
-
-
 def save_fast_tokenizer(peer: Path, work: Path) -> None:
     """The same tokenizer as transformers 4.57 converts it to its fast kind, which takes long and is not measured."""
     code = (
@@ -194,7 +176,7 @@ def run_amberline(work: Path, processes: int) -> dict[str, float]:
 def run_fastchat(peer: Path, work: Path, *, fast: bool) -> dict[str, float]:
     """Seconds of FastChat's code, imports not counted."""
     command = [
-        *(peer, ROOT / "benchmarks/fastchat_peer.py", "--conversations", work / "mix.json"),
+        *(peer, contest.PEERS / "fastchat_data.py", "--conversations", work / "mix.json"),
         *("--model", work / ("fast" if fast else "model"), "--max-length", MAX_LENGTH),
         *("--chunks", work / "fastchat.json", "--masks", work / "fastchat.npz", *["--fast"] * fast),
     ]

@@ -1,6 +1,7 @@
 """Write benchmarks/RESULTS.md, and its plots, from the JSON that the benchmarks left in benchmarks/results/."""
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,51 @@ def machine(found: dict[str, Any]) -> str:
 
 def picture(path: Path, what: str) -> str:
     return f"![{what}]({path.relative_to(HERE)})"
+
+
+def preparation(found: dict[str, Any]) -> str:
+    names = {"amberline": "Amberline", "fastchat_slow": "FastChat, slow tokenizer", "fastchat_fast": "FastChat, fast"}
+    rows = []
+    for name, title in names.items():
+        split, masks = (statistics.median(run[part] for run in found["seconds"][name]) for part in ("split", "masks"))
+        ratio = found["median_seconds"][name] / found["median_seconds"]["amberline"]
+        different = found.get(f"differences_to_{name}", 0)
+        rows.append([title, f"{split:.1f}", f"{masks:.1f}", f"{ratio:.1f}", str(different)])
+    columns = ["", "split, s", "masks, s", "times Amberline's", "samples that differ"]
+    return (
+        f"{machine(found)}; {found['rows']:,} conversations, {found['processes']} processes, "
+        f"{len(found['seconds']['amberline'])} rounds in turn; medians. FastChat's slow tokenizer is the published "
+        f"setting.\n\n{table(columns, rows)}\n\n{corpus(found['corpus'])}"
+    )
+
+
+def scaling(found: dict[str, Any]) -> str:
+    rows = [
+        [
+            f"{point['rows']:,}",
+            f"{point['bytes'] / 1e6:,.0f}",
+            f"{point['split_seconds']:.0f}",
+            f"{point['masks_seconds']:.0f}",
+            f"{relative:.2f}",
+            f"{point['split_peak_bytes'] / 1e6:,.0f}",
+            f"{point['masks_peak_bytes'] / 1e6:,.0f}",
+        ]
+        for point, relative in zip(found["points"], found["seconds_a_row_relative_to_the_smallest"], strict=True)
+    ]
+    times = ["split, s", "masks, s", "s a row, relative"]
+    columns = ["conversations", "MB", *times, "split, peak MB", "masks, peak MB"]
+    return (
+        f"`--scaling`; {found['processes']} processes, starting included; peaks are those of all processes together, "
+        f"pages of the mapped file among them.\n\n{table(columns, rows)}\n\n{corpus(found['corpus'])}"
+    )
+
+
+def corpus(figures: dict[str, float]) -> str:
+    return (
+        f"Generated conversations: {figures['bytes_per_conversation']:,.0f} bytes on average (a twentieth below "
+        f"{figures['bytes_p5']:,.0f}, half below {figures['bytes_p50']:,.0f}, a twentieth above "
+        f"{figures['bytes_p95']:,.0f}), {figures['turns_per_conversation']:.1f} turns."
+    )
 
 
 def throughput(found: dict[str, Any], name: str, unit: str) -> str:
@@ -159,6 +205,8 @@ CHAPTERS = (
         "preference_throughput",
         lambda found: throughput(found, "preference_throughput", "pairs"),
     ),
+    ("Data preparation", "data_preparation", preparation),
+    ("Data preparation at growing sizes", "data_preparation_scaling", scaling),
     ("Memory: predicted and measured", "memory_model", memory),
     ("How cost grows", "cost_growth", growth),
     ("Output matrix and loss", "output_head", head),
@@ -178,7 +226,9 @@ def main() -> None:
         path = RESULTS / f"{name}.json"
         parts.append(f"## {title}")
         if path.is_file():
-            parts.append(f"`{name}.py`. {render(json.loads(path.read_text(encoding='utf-8')))}")
+            parts.append(
+                f"`{name.removesuffix('_scaling')}.py`. {render(json.loads(path.read_text(encoding='utf-8')))}"
+            )
         else:
             parts.append(f"Not measured yet: run `python benchmarks/{name}.py`.")
     (HERE / "RESULTS.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
