@@ -53,6 +53,14 @@ def infinite_loss_on_rank_0() -> None:
 
 def rank_1_is_killed() -> None:
     if on_rank(1):
+        whole = checkpoints.Checkpoints.save
+
+        def save(self: checkpoints.Checkpoints, *state: Any) -> None:
+            """Wait for the checkpoint, so that it is there when this process is killed a few short steps later."""
+            whole(self, *state)
+            self.wait()
+
+        checkpoints.Checkpoints.save = save
         _after_a_while(lambda _: os.kill(os.getpid(), signal.SIGKILL))
 
 
