@@ -63,6 +63,8 @@ def growth(name: str, points: list[dict[str, Any]], exponents: dict[str, float])
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
     axis.set_xticks(sorted({each["tokens"] for each in points}), sorted({each["tokens"] for each in points}))
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter("{x:.2g}")
     axis.set_xlabel("tokens of a step")
     axis.set_ylabel("processor seconds of a step")
     axis.set_title(
