@@ -10,6 +10,7 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 FOLDER = Path(__file__).resolve().parent / "plots"
 AMBER, SLATE, GREEN = "#c77700", "#44546a", "#3a7d44"
@@ -63,6 +64,9 @@ def growth(name: str, points: list[dict[str, Any]], exponents: dict[str, float])
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
     axis.set_xticks(sorted({each["tokens"] for each in points}), sorted({each["tokens"] for each in points}))
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_minor_formatter(NullFormatter())
     axis.set_xlabel("tokens of a step")
     axis.set_ylabel("processor seconds of a step")
     axis.set_title(
