@@ -26,12 +26,9 @@ import numpy as np
 import psutil
 import typer
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
-
-from amberline.provenance.manifests import write_manifest  # noqa: E402
-from amberline.records.streams import write_array  # noqa: E402
-from amberline.records.tokens import open_tokens  # noqa: E402
+from amberline.provenance.manifests import write_manifest
+from amberline.records.streams import write_array
+from amberline.records.tokens import open_tokens
 
 MAX_LENGTH = 2048
 SHAREGPT_SHARE_OF_MIX = 90 / 233  # in the published mix
@@ -145,13 +142,13 @@ def commands(work: Path, processes: int) -> dict[str, list[str]]:
     common = [f"--model={work / 'model'}", f"--processes={processes}"]
     return {
         "split": [
-            *(sys.executable, str(ROOT / "scripts/split.py"), *common, f"--settings={json.dumps(split)}"),
+            *(sys.executable, str(contest.ROOT / "scripts/split.py"), *common, f"--settings={json.dumps(split)}"),
             *(f"--conversations={work / 'mix.json'}", f"--chunks={work / 'chunks.json'}"),
             *(f"--funnel={work / 'split.json'}", f"--rejects={work / 'split.jsonl'}"),
             f"--comparison={work / 'comparison.json'}",
         ],
         "masks": [
-            *(sys.executable, str(ROOT / "scripts/tokenise_conversations.py"), *common),
+            *(sys.executable, str(contest.ROOT / "scripts/tokenise_conversations.py"), *common),
             *(f"--settings={json.dumps(tokens)}", f"--chunks={work / 'chunks.json'}", f"--tokens={work / 'tokens'}"),
             *(f"--funnel={work / 'tokens.json'}", f"--rejects={work / 'tokens.jsonl'}"),
         ],

@@ -21,6 +21,10 @@ def machine(found: dict[str, Any]) -> str:
     return f"{where.get('processor', where.get('device'))}, {where.get('cores', where.get('processes'))} cores"
 
 
+def settings(found: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in found["settings"].items())
+
+
 def picture(path: Path, what: str) -> str:
     return f"![{what}]({path.relative_to(HERE)})"
 
@@ -86,13 +90,13 @@ def throughput(found: dict[str, Any], name: str, unit: str) -> str:
     ]
     columns = [f"{unit}/s", f"{unit}/s of processor", "peak GB", "mean loss"]
     ratios = ["ours faster by", "by processor time", "our memory"]
-    settings = ", ".join(f"{key} {value}" for key, value in found["settings"].items())
     shown = picture(plots.throughput(name, found["summary"], unit), "speed and memory of each contestant")
     lengths = "; ".join(f"{part}: {spread(each)}" for part, each in found["lengths"].items())
     versions = "; ".join(f"{who}: {', '.join(map(' '.join, each.items()))}" for who, each in found["versions"].items())
     return (
-        f"{machine(found)}; {settings}. Medians; ratios are medians of each round's. Mean losses agree within 1e-4: "
-        f"{'yes' if found['losses_agree'] else 'NO'}.\n\n{table(['', *columns, *ratios], rows)}\n\n{shown}\n\n"
+        f"{machine(found)}; {settings(found)}. Medians; ratios are medians of each round's. "
+        f"Mean losses agree within 1e-4: {'yes' if found['losses_agree'] else 'NO'}.\n\n"
+        f"{table(['', *columns, *ratios], rows)}\n\n{shown}\n\n"
         f"Lengths: {lengths}.\n\nVersions: {versions}."
     )
 
@@ -114,10 +118,9 @@ def memory(found: dict[str, Any]) -> str:
         ]
         for name, each in found["summary"].items()
     ]
-    settings = ", ".join(f"{key} {value}" for key, value in found["settings"].items())
     shown = picture(plots.predictions("memory_model", found["summary"]), "predicted and measured peaks")
     columns = ["", "predicted GB", "measured GB", "predicted / measured"]
-    return f"{machine(found)}; {settings}; the contests' model.\n\n{table(columns, rows)}\n\n{shown}"
+    return f"{machine(found)}; {settings(found)}; the contests' model.\n\n{table(columns, rows)}\n\n{shown}"
 
 
 def growth(found: dict[str, Any]) -> str:
@@ -126,14 +129,14 @@ def growth(found: dict[str, Any]) -> str:
         [cost.replace("_", " "), *(f"{each[measure]:.2f}" for measure in measures)]
         for cost, each in found["exponents"].items()
     ]
-    settings = ", ".join(f"{key} {value}" for key, value in found["settings"].items())
     shown = picture(
         plots.growth("cost_growth", found["points"], found["exponents"]["cpu_seconds"]), "processor seconds of a step"
     )
     rates = [each["flops_per_cpu_second"] / 1e9 for each in found["points"]]
     return (
-        f"{machine(found)}; torch {found['torch']}; {settings}; one thread a process. Exponents of a step's cost in "
-        "its tokens, the model's parameters in matrix products, and the processes that share it.\n\n"
+        f"{machine(found)}; torch {found['torch']}; {settings(found)}; one thread a process. "
+        "Exponents of a step's cost in its tokens, the model's parameters in matrix products, "
+        "and the processes that share it.\n\n"
         + table(["cost", "tokens", "parameters", "processes", "largest factor off the fit"], rows)
         + f"\n\nCounted operations (estimates.training_flops) a processor second: {min(rates):.0f} to {max(rates):.0f} "
         f"GFLOP/s over all points.\n\n{shown}"
@@ -158,9 +161,10 @@ def head(found: dict[str, Any]) -> str:
         [name, f"{each['cpu_seconds']:.2f}", f"{each['loss_apart']:.1e}", f"{each['gradient_apart']:.1e}"]
         for name, each in found["summary"].items()
     ]
-    settings = ", ".join(f"{key} {value}" for key, value in found["settings"].items())
-    return f"{machine(found)}; torch {found['torch']}, float32; {settings}. Forward and backward pass.\n\n" + table(
-        ["", "processor seconds", "loss apart", "gradient apart, relative"], rows
+    return (
+        f"{machine(found)}; torch {found['torch']}, float32; {settings(found)}. "
+        "Forward and backward pass.\n\n"
+        + table(["", "processor seconds", "loss apart", "gradient apart, relative"], rows)
     )
 
 
@@ -194,8 +198,7 @@ def gpu(found: dict[str, Any]) -> str:
 
 def overhead(found: dict[str, Any]) -> str:
     rows = [[name, f"{each['median']:.1f}"] for name, each in found["seconds"].items()]
-    settings = ", ".join(f"{key} {value}" for key, value in found["settings"].items())
-    return f"{machine(found)}; {settings}.\n\n" + table(["", "seconds, median"], rows)
+    return f"{machine(found)}; {settings(found)}.\n\n" + table(["", "seconds, median"], rows)
 
 
 CHAPTERS = (

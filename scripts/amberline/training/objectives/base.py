@@ -50,9 +50,7 @@ class Objective(ABC):
     """A loss over a token folder."""
 
     figures: tuple[str, ...] = ()  # names of what is logged besides `loss`
-    log_probabilities = (
-        True  # whether the loss is made of log-probabilities, which keep their softmax, and is no plain sum
-    )
+    log_probabilities = True  # whether the loss is made of log-probabilities, which keep their softmax
     preferences = False  # whether figures include rewards/accuracies and rewards/margins, which guards may watch
 
     def __init__(self, tokens: Dataset) -> None:
