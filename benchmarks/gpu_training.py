@@ -192,8 +192,9 @@ def measure_chat(bench: Bench, folder: Path, layout: Layout, steps: int, micro_b
         lengths = [int(each) for batch in batches for each in batch.cu_seqlens.diff()]
         flops = estimates.training_flops(config, lengths)
         needed = estimates.state_bytes(config, moments=2, compute_bytes=2, ranks=bench.world, reshard=False)
-        needed += estimates.activation_bytes(config, layout.checkpointing, 2) * layout.tokens
-        needed += estimates.head_bytes(config, bench.device.type)
+        needed += estimates.working_bytes(
+            config, layout.checkpointing, 2, bench.device.type, tokens=layout.tokens, softmaxes=0
+        )
         return asdict(layout) | {
             "first_step_seconds": times[0],
             "step_seconds": seconds,

@@ -9,7 +9,7 @@ width d, keys' width k and MLP width f:
     full       the layer's input: d
 
 The backward pass of a layer needs, for a moment, the gradients of its MLP beside: 3f + 3d; where the layer is
-recomputed, also what is computed again.
+recomputed, also what is computed again. Before it, the output head needs a chunk of logits and its matrix's gradient.
 """
 
 from collections.abc import Sequence
@@ -48,20 +48,37 @@ def activation_bytes(config: LlamaConfig, level: Level, compute_bytes: int) -> f
     return float(_kept(config, level) * config.num_hidden_layers * compute_bytes)
 
 
+def working_bytes(
+    config: LlamaConfig, level: Level, compute_bytes: int, device: str, *, tokens: int, softmaxes: int
+) -> float:
+    """Memory of one micro-batch at the peak of its passes: all activations, with the head's or one layer's on top.
+
+    `softmaxes`: see `head_bytes`.
+    """
+    head = head_bytes(config, device, softmaxes=softmaxes)
+    backward = backward_bytes(config, level, compute_bytes) * tokens
+    return activation_bytes(config, level, compute_bytes) * tokens + max(head, backward)
+
+
+def layer_bytes(config: LlamaConfig, compute_bytes: int) -> float:
+    """Memory of one token in forward and backward pass of one layer, everything that either makes."""
+    gradients = 3 * config.intermediate_size + 3 * config.hidden_size
+    return float((_kept(config, "none") + gradients) * compute_bytes)
+
+
 def backward_bytes(config: LlamaConfig, level: Level, compute_bytes: int) -> float:
     """Memory of one token for the backward pass of one layer, beside all activations; freed before the next one."""
-    gradients = 3 * config.intermediate_size + 3 * config.hidden_size
-    return float((gradients + _kept(config, "none") - _kept(config, level)) * compute_bytes)
+    return layer_bytes(config, compute_bytes) - _kept(config, level) * compute_bytes
 
 
-def head_bytes(config: LlamaConfig, device: str) -> float:
-    """Memory of log-probabilities and loss: a chunk's logits, and the output matrix's gradient in float32."""
-    return float(CHUNK_BYTES[device] + 4 * config.hidden_size * config.vocab_size)
+def head_bytes(config: LlamaConfig, device: str, *, softmaxes: int) -> float:
+    """Memory of the output head at its peak: a chunk's logits, the output matrix's gradient in float32, and softmaxes.
 
-
-def softmax_bytes(config: LlamaConfig, device: str, targets: int) -> float:
-    """Memory of softmaxes that objectives on log-probabilities keep for the backward pass, for so many targets."""
-    return float(min(KEPT_BYTES[device], 4 * config.vocab_size * targets))
+    `softmaxes` is the number of targets whose objective is on log-probabilities: as many softmaxes as there is room
+    for are kept for the backward pass.
+    """
+    kept = min(KEPT_BYTES[device], 4 * config.vocab_size * softmaxes)
+    return float(CHUNK_BYTES[device] + 4 * config.hidden_size * config.vocab_size + kept)
 
 
 def training_flops(config: LlamaConfig, lengths: Sequence[int]) -> float:

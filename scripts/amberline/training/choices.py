@@ -18,9 +18,10 @@ CPU_TOKENS = 4096
 MOST_TOKENS, FEWEST_TOKENS = 16384, 4096
 # Part of a GPU's memory that is planned with; the rest is for fragments and what libraries take.
 USABLE = 0.9
-# What is taken for each byte of activations. glibc seldom fills the hole of a freed tensor with another of its size,
-# because torch asks for aligned blocks and that takes a little more; CUDA's memory is handed out by torch itself.
-TAKEN = {"cpu": 1.3, "cuda": 1.0}
+# Bytes that lie idle in a CPU's heap, fitted to measured peaks: for each byte that one layer makes in forward and
+# backward pass, and for each byte of activations. glibc seldom puts a tensor into the hole that another one left;
+# CUDA's memory is torch's to place.
+IDLE = {"cpu": (3.0, 0.25), "cuda": (0.0, 0.0)}
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,8 @@ def _fit(hardware: Hardware, settings: Training, config: LlamaConfig, ranks: Ran
     memory = torch.cuda.get_device_properties(ranks.device).total_memory * USABLE
     for level in levels:
         for reshard in reshards:
-            left = memory - state_bytes(settings, config, ranks.world, reshard) - estimates.head_bytes(config, "cuda")
-            room = int(left / estimates.activation_bytes(config, level, _compute_bytes(settings))) // 256 * 256
+            left = memory - state_bytes(settings, config, ranks.world, reshard)
+            room = _most_tokens(left, level, config, _compute_bytes(settings))
             if room >= (fixed or FEWEST_TOKENS):
                 break
         else:
@@ -70,26 +71,44 @@ def _fit(hardware: Hardware, settings: Training, config: LlamaConfig, ranks: Ran
     return level, reshard, tokens, f"about {max(0, left) / 2**30:.0f} GiB a GPU are left for activations"
 
 
+def _most_tokens(memory: float, level: Level, config: LlamaConfig, compute_bytes: int) -> int:
+    """Tokens of a micro-batch that fits a GPU's memory, in 256s: `estimates.working_bytes` the other way round."""
+    kept = estimates.activation_bytes(config, level, compute_bytes)
+    at_the_head = (memory - estimates.head_bytes(config, "cuda", softmaxes=0)) / kept
+    in_a_layer = memory / (kept + estimates.backward_bytes(config, level, compute_bytes))
+    return int(min(at_the_head, in_a_layer)) // 256 * 256
+
+
 def expected_peak(
     choices: Choices, settings: Training, config: LlamaConfig, ranks: Ranks, *, tokens: int, softmaxes: int
 ) -> float:
     """Bytes of memory that a process will take at its peak: of the GPU, or resident in main memory, where this counts
     what the process holds already, before the model is loaded.
 
+    For the arguments see `allocated_peak`.
+    """
+    level, width, device = choices.activation_checkpointing, _compute_bytes(settings), ranks.device.type
+    for_layer, for_activations = IDLE[device]
+    idle = for_layer * estimates.layer_bytes(config, width)
+    idle += for_activations * estimates.activation_bytes(config, level, width)
+    before = psutil.Process().memory_info().rss if device == "cpu" else 0
+    allocated = allocated_peak(choices, settings, config, ranks, tokens=tokens, softmaxes=softmaxes)
+    return before + allocated + idle * tokens
+
+
+def allocated_peak(
+    choices: Choices, settings: Training, config: LlamaConfig, ranks: Ranks, *, tokens: int, softmaxes: int
+) -> float:
+    """Bytes of all tensors of a process at its peak, in the backward pass of a step's last micro-batch.
+
     `tokens` are those of the largest micro-batch; `softmaxes`, how many of its targets are predicted with the softmax
     kept, none where the objective needs no log-probabilities.
     """
-    level, width, device = choices.activation_checkpointing, _compute_bytes(settings), ranks.device.type
+    level, width = choices.activation_checkpointing, _compute_bytes(settings)
     # A single process that computes in float32 is not sharded: its parameters are what it computes with.
     copies = ranks.world > 1 or settings.precision == "bfloat16"
-    token = estimates.activation_bytes(config, level, width) + estimates.backward_bytes(config, level, width)
-    return (
-        (psutil.Process().memory_info().rss if device == "cpu" else 0)
-        + state_bytes(settings, config, ranks.world, choices.reshard_after_forward or not copies)
-        + token * tokens * TAKEN[device]
-        + estimates.head_bytes(config, device)
-        + estimates.softmax_bytes(config, device, softmaxes)
-    )
+    state = state_bytes(settings, config, ranks.world, choices.reshard_after_forward or not copies)
+    return state + estimates.working_bytes(config, level, width, ranks.device.type, tokens=tokens, softmaxes=softmaxes)
 
 
 def state_bytes(settings: Training, config: LlamaConfig, world: int, reshard: bool) -> float:
