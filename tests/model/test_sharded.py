@@ -118,6 +118,17 @@ def test_bfloat16_alone_keeps_float32_parameters(grouped_folder, alone):
     dist.destroy_process_group()
 
 
+def test_bfloat16_leaves_the_weights_of_targets_exact(grouped_folder):
+    """FSDP2 casts what goes into a model, if it is let: 0.01 would be 0.010010 in bfloat16."""
+    model = load_model(grouped_folder, device="cpu", compute_dtype=torch.bfloat16)
+    batch = batches()[0]
+    with inference(model):
+        expected = -(token_logps(model, batch).double() * batch.target_weights).sum()
+        found = weighted_loss(model, batch)
+    dist.destroy_process_group()
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
 def test_no_rank_ever_holds_the_full_model(results):
     full = sum(file.stat().st_size for file in (results / "large").glob("*.safetensors"))
     for rank in range(RANKS):

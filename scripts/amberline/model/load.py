@@ -84,7 +84,10 @@ def _use_exact_norms(model: PackedLlama, config: LlamaConfig) -> None:
 def _shard(model: PackedLlama, mesh: DeviceMesh, compute_dtype: torch.dtype, reshard_after_forward: bool) -> None:
     precision = MixedPrecisionPolicy()
     if compute_dtype == torch.bfloat16:
-        precision = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        # Inputs are not cast: the only floating-point ones are the targets' weights, which have to stay exact.
+        precision = MixedPrecisionPolicy(
+            param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
+        )
     for layer in model.model.layers:
         fully_shard(layer, mesh=mesh, mp_policy=precision, reshard_after_forward=reshard_after_forward)
     # Embeddings and output matrix are needed again at once by the backward pass: they stay gathered.
