@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import venv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,38 +67,47 @@ def hold(
         workload.write_rows(work / "rows.jsonl", rows)
         common = ["--rows", work / "rows.jsonl", "--model", work / "model", "--batch", settings["batch"]]
         commands = {each: [*command, *common] for each, command in contestants.items()}
-        reports = take_turns(commands, settings["repeats"], settings["threads"], work)
+        # Written after every round: a contest takes an hour, and whoever ends it early keeps the rounds that were held.
+        for reports in take_turns(commands, settings["repeats"], settings["threads"], work):
+            held = {"parameters": parameters, **settings, "repeats": len(reports["amberline"])}
+            result = outcome(reports, amount, another_order) | {"settings": held, "lengths": lengths}
+            write_result(name, result)
+    for who, each in result["summary"].items():
+        print(
+            f"{who}: {each['per_second']:.4g}/s, {each['peak_bytes'] / 1e9:.2f} GB, loss {each['loss']:.6f}; ours "
+            f"{each['ours_faster_by']:.2f} times as fast ({each['ours_faster_by_cpu_time']:.2f} by processor time) "
+            f"with {each['our_memory']:.2f} of the memory"
+        )
+    if not result["losses_agree"]:
+        sys.exit(f"the mean losses differ by up to {result['losses_apart']:.2g}: the work was not the same")
+
+
+def outcome(
+    reports: Mapping[str, Sequence[Mapping[str, Any]]], amount: int, another_order: Sequence[str]
+) -> dict[str, Any]:
+    """What came of the rounds held so far."""
     summary = summarise(reports, amount)
     ours = summary["amberline"]["loss"]
     apart = max(abs(each["loss"] - ours) for who, each in summary.items() if who not in another_order)
-    result = {
+    return {
         "machine": machine(),
         "versions": {
             who: {each: runs[0][each] for each in VERSIONS if each in runs[0]} for who, runs in reports.items()
         },
-        "settings": {"parameters": parameters, **settings},
-        "lengths": lengths,
         "amount": amount,
         "summary": summary,
         "losses_apart": apart,
         "losses_agree": apart <= TOLERANCE,
         "reports": reports,
     }
-    write_result(name, result)
-    for who, each in summary.items():
-        print(
-            f"{who}: {each['per_second']:.4g}/s, {each['peak_bytes'] / 1e9:.2f} GB, loss {each['loss']:.6f}; ours "
-            f"{each['ours_faster_by']:.2f} times as fast ({each['ours_faster_by_cpu_time']:.2f} by processor time) "
-            f"with {each['our_memory']:.2f} of the memory"
-        )
-    if apart > TOLERANCE:
-        sys.exit(f"the mean losses differ by up to {apart:.2g}: the work was not the same")
 
 
 def take_turns(
     contestants: Mapping[str, Sequence[Any]], repeats: int, threads: int, work: Path
-) -> dict[str, list[dict[str, Any]]]:
-    """Run every command `repeats` times, in turn, each with `--output FILE` added; all reports by contestant."""
+) -> Iterator[dict[str, list[dict[str, Any]]]]:
+    """Run every command `repeats` times, in turn, each with `--output FILE` added; after each round, all reports by
+    contestant.
+    """
     threads_only = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     path = {"PYTHONPATH": f"{ROOT / 'scripts'}:{PEERS}"}
     # Threads that wait for each other sleep. If they spun, a busy neighbour on the machine would cost a contestant with
@@ -119,7 +128,7 @@ def take_turns(
             report = json.loads(output.read_text(encoding="utf-8"))
             reports[name].append(report)
             print(f"{name}: {report['seconds']:.1f} s, {report['peak_bytes'] / 1e9:.2f} GB", flush=True)
-    return reports
+        yield reports
 
 
 def summarise(reports: Mapping[str, Sequence[Mapping[str, Any]]], work: int, ours: str = "amberline") -> dict[str, Any]:

@@ -43,7 +43,7 @@ def main(
             ]
             for program, tokens, level in SHAPES
         }
-        reports = contest.take_turns(commands, repeats, threads, work)
+        *_, reports = contest.take_turns(commands, repeats, threads, work)
     summary = {
         name: {
             "peak_bytes": max(run["peak_bytes"] for run in runs),
