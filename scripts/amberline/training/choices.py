@@ -68,7 +68,8 @@ def _fit(hardware: Hardware, settings: Training, config: LlamaConfig, ranks: Ran
             continue
         break
     tokens = fixed or max(256, min(MOST_TOKENS, room))
-    return level, reshard, tokens, f"about {max(0, left) / 2**30:.0f} GiB a GPU are left for activations"
+    reason = f"about {max(0, left) / 2**30:.0f} GiB a GPU are left for activations and the output head"
+    return level, reshard, tokens, reason
 
 
 def _most_tokens(memory: float, level: Level, config: LlamaConfig, compute_bytes: int) -> int:
