@@ -3,6 +3,7 @@
     python benchmarks/output_head.py
 
 Processor time of forward and backward pass, alternating; the largest difference of the gradients from plain torch's.
+"torch's products" is ours without oneDNN (amberline/model/products.py).
 """
 
 import statistics
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
+from unittest.mock import patch
 
 import contest
 import torch
@@ -19,7 +21,9 @@ import typer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
-from amberline.model import logps
+from amberline.model import logps, products
+
+TORCH_PRODUCTS = ", torch's products"
 
 
 def main(
@@ -27,7 +31,7 @@ def main(
     width: Annotated[int, typer.Option(help="of the hidden states")] = 256,
     vocabulary: Annotated[int, typer.Option(help="entries")] = 32_000,
     repeats: Annotated[int, typer.Option(help="runs of each, in turn")] = 3,
-    threads: Annotated[int, typer.Option(help="threads")] = 1,
+    threads: Annotated[int, typer.Option(help="threads")] = 2,
 ) -> None:
     """Measure, print and write down."""
     torch.set_num_threads(threads)
@@ -36,10 +40,14 @@ def main(
     weight = (torch.randn(vocabulary, width) * 0.02).requires_grad_()
     targets = torch.randint(0, vocabulary, (tokens,))
     weights = torch.full((tokens,), 1 / tokens, dtype=torch.float64)
-    ways: dict[str, Callable[[], torch.Tensor]] = {
-        "plain torch": lambda: F.cross_entropy(hidden @ weight.T, targets),
+    ours: dict[str, Callable[[], torch.Tensor]] = {
         "ours, weighted loss": lambda: logps.weighted_loss(hidden, weight, targets, weights),
         "ours, log-probabilities": lambda: -logps.log_probabilities(hidden, weight, targets).mean(),
+    }
+    ways: dict[str, Callable[[], torch.Tensor]] = {
+        "plain torch": lambda: F.cross_entropy(hidden @ weight.T, targets),
+        **ours,
+        **{name + TORCH_PRODUCTS: way for name, way in ours.items()},
     }
     if hasattr(F, "linear_cross_entropy"):
         options = torch.nn.LinearCrossEntropyOptions()
@@ -52,8 +60,9 @@ def main(
         for name, way in ways.items():
             hidden.grad = weight.grad = None
             start = time.process_time()
-            loss = way()
-            loss.backward()
+            with patch.object(products, "_has_onednn", lambda name=name: not name.endswith(TORCH_PRODUCTS)):
+                loss = way()
+                loss.backward()
             found[name].append((time.process_time() - start, loss.item(), weight.grad.clone()))
     plain = found["plain torch"][0]
     result = {
