@@ -8,7 +8,9 @@ Synthetic documents, packed; bfloat16 compute with float32 weights, gradients an
 micro-batch, checkpointing and compilation; each line says tokens a second, strict MFU (6 · parameters in matrix
 products, input embeddings excluded, plus causal attention, over the peak), peak memory and what was predicted. Two
 ceilings are measured in the same run: a large matrix product and a large copy. What runs out of memory is reported as
-that. The sweep stops after --minutes. Runs with torch 2.11 and transformers 5.17 as well as the locked versions.
+that. The sweep stops after --minutes. Last, 20 steps of the fastest layout are held against the same steps with plain
+settings: everything recomputed, nothing compiled, one call of attention a document. Runs with torch 2.11 and
+transformers 5.17 as well as the locked versions.
 """
 
 import gc
@@ -21,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -56,6 +58,7 @@ class Layout:
     tokens: int
     checkpointing: str
     compile: bool
+    attention: str = "auto"
 
 
 class RandomWeights:
@@ -208,6 +211,17 @@ def measure_chat(bench: Bench, folder: Path, layout: Layout, steps: int, micro_b
         return asdict(layout) | {"failed": "out of memory"}
 
 
+def measure_agreement(bench: Bench, folder: Path, fastest: Layout, steps: int) -> dict[str, Any]:
+    """The same steps with plain settings and with the fastest ones: how far their losses are apart at most."""
+    layouts = {"plain": Layout(fastest.tokens, "full", compile=False, attention="sdpa"), "fastest": fastest}
+    runs = {name: measure_chat(bench, folder, layout, steps - 1, micro_batches=1) for name, layout in layouts.items()}
+    failed = [name for name, run in runs.items() if "failed" in run]
+    if failed:
+        return runs | {"failed": f"{failed[0]} ran out of memory"}
+    losses = zip(runs["plain"]["losses"], runs["fastest"]["losses"], strict=True)
+    return runs | {"steps": steps, "loss_apart": max(abs(plain - fast) / plain for plain, fast in losses)}
+
+
 def measure_pairs(bench: Bench, folder: Path, layout: Layout, steps: int) -> dict[str, Any]:
     """DPO steps of 32 pairs in one micro-batch over all processes, the reference's log-probabilities being known."""
     bench.reset()
@@ -243,12 +257,26 @@ def _start(bench: Bench, folder: Path, layout: Layout):
         device=bench.device,
         mesh=bench.mesh,
         compute_dtype=torch.bfloat16,
-        attention=choose_attention("auto", bench.device)[0],
+        attention=choose_attention(layout.attention, bench.device)[0],
         activation_checkpointing=layout.checkpointing,
         reshard_after_forward=False,
         compile=layout.compile,
     )
     return model, torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+
+
+def agreed(value: Any) -> Any:
+    """What the first process has, on all of them: they must take the same turns."""
+    shared = [value]
+    dist.broadcast_object_list(shared)
+    return shared[0]
+
+
+def show(kind: str, found: dict[str, Any], result: dict[str, Any], output: Path) -> None:
+    """Print what was found, and write down all that has been so far."""
+    if dist.get_rank() == 0:
+        print(json.dumps({kind: {key: value for key, value in found.items() if key != "losses"}}), flush=True)
+        output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 def main(
@@ -257,7 +285,8 @@ def main(
     tokens: Annotated[list[int], typer.Option(help="micro-batch sizes; may be repeated")] = [4096, 8192, 16384],  # noqa: B006
     steps: Annotated[int, typer.Option(help="optimizer steps of each measurement, after the first")] = 3,
     micro_batches: Annotated[int, typer.Option(help="in each step")] = 2,
-    minutes: Annotated[float, typer.Option(help="begin no measurement after this time")] = 8,
+    agreement_steps: Annotated[int, typer.Option(help="optimizer steps held against plain settings")] = 20,
+    minutes: Annotated[float, typer.Option(help="begin no further layout after this time")] = 6,
     scratch: Annotated[Path | None, typer.Option(help="folder for 13 GB of random weights")] = None,
 ) -> None:
     """Sweep, print and write down."""
@@ -276,9 +305,7 @@ def main(
         "pairs": [],
     }
     with tempfile.TemporaryDirectory(dir=scratch) as place:
-        shared = [place]
-        dist.broadcast_object_list(shared)
-        folder = Path(shared[0])
+        folder = Path(agreed(place))
         if dist.get_rank() == 0:
             write_model(folder, SMALL if check else AMBER)
         dist.barrier()
@@ -291,7 +318,7 @@ def main(
             )
         ]
         for kind, layout in [("chat", each) for each in layouts] + [("pairs", layouts[-1])]:
-            if time.monotonic() - began > 60 * minutes:
+            if agreed(time.monotonic() - began > 60 * minutes):
                 result["stopped"] = f"after {minutes} minutes"
                 break
             if kind == "chat":
@@ -299,9 +326,13 @@ def main(
             else:
                 found = measure_pairs(bench, folder, layout, steps)
             result[kind].append(found)
-            if dist.get_rank() == 0:
-                print(json.dumps({kind: {key: value for key, value in found.items() if key != "losses"}}), flush=True)
-                output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            show(kind, found, result, output)
+        done = [each for each in result["chat"] if "failed" not in each]
+        if done:
+            fastest = agreed(max(done, key=lambda each: each["tokens_per_second_per_gpu"]))
+            layout = Layout(**{field.name: fastest[field.name] for field in fields(Layout)})
+            result["agreement"] = measure_agreement(bench, folder, layout, agreement_steps)
+            show("agreement", result["agreement"], result, output)
     dist.destroy_process_group()
 
 

@@ -187,12 +187,16 @@ def gpu(found: dict[str, Any]) -> str:
         ]
         for each in found["chat"]
     ]
-    ceilings = found["ceilings"]
+    pairs = [each.get("failed") or f"{each['pairs_per_second']:.1f} pairs/s" for each in found["pairs"]]
+    ceilings, agreement = found["ceilings"], found.get("agreement", {"failed": "not measured"})
+    apart = agreement.get("failed") or f"at most {agreement['loss_apart']:.1e} in {agreement['steps']} steps"
     return (
         f"{found['machine']['device']}, {found['machine']['processes']} processes, torch {found['versions']['torch']}; "
         f"ceilings: {ceilings['matmul_flops'] / 1e12:.0f} TFLOP/s, {ceilings['copy_bytes'] / 1e9:,.0f} GB/s. "
         "Strict MFU: (6 · parameters in matrix products, input embeddings excluded, + causal attention) / peak.\n\n"
         + table(["tokens", "checkpointing", "compiled", "tokens/s/GPU", "MFU", "peak GiB", "predicted GiB"], rows)
+        + f"\n\nDPO steps of 32 pairs: {', '.join(pairs) or 'not measured'}. "
+        f"Losses of the fastest layout against those with plain settings, relative: {apart}."
     )
 
 

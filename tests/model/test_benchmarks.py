@@ -26,3 +26,5 @@ def test_gpu_training_checks_itself_on_the_cpu(tmp_path):
         assert losses[0] == losses[1] == losses[2]
         assert losses[0][1] < losses[0][0]
     assert found["pairs"][0]["losses"][1] < found["pairs"][0]["losses"][0]
+    plain, fastest = (found["agreement"][name]["losses"] for name in ("plain", "fastest"))
+    assert plain == fastest and len(plain) == 20

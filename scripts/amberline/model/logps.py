@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from amberline.model.products import times_transposed
+from amberline.model.products import TILE, multiply_transposed
 
 # Bytes of one chunk's logits: large enough for the matrix products to be efficient, and no larger. glibc takes larger
 # blocks fresh from the system each time, which costs a CPU as much as larger products gain.
@@ -21,7 +21,6 @@ CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}
 # Bytes of softmax that are remembered for the backward pass of log-probabilities. On a CPU, with small models, the
 # output matrix is most of the work, and computing the logits again costs much; on a GPU with large ones it does not.
 KEPT_BYTES = {"cpu": 512 * 2**20, "cuda": 0}
-TILE = 64  # rows
 
 
 def log_probabilities(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -52,13 +51,16 @@ class _LogProbabilities(torch.autograd.Function):
         result = hidden.new_empty(len(hidden), dtype=_exact(hidden))
         ctx.kept = []
         room = KEPT_BYTES[hidden.device.type] if with_gradient else 0
+        scratch = None
         for rows in _chunks(hidden, weight):
-            softmax = _Softmax(hidden[rows], weight, targets[rows])
+            room -= len(hidden[rows]) * _row_bytes(hidden, weight)
+            keep = room >= 0
+            softmax = _Softmax(hidden[rows], weight, targets[rows], None if keep else scratch)
             result[rows] = softmax.logps
-            room -= softmax.exponentials.nbytes
-            if room >= 0:
+            if keep:
                 ctx.kept.append(softmax)
-            del softmax  # the next chunk takes its memory
+            else:
+                scratch = softmax
         ctx.save_for_backward(hidden, weight, targets)
         return result
 
@@ -68,10 +70,12 @@ class _LogProbabilities(torch.autograd.Function):
         hidden, weight, targets = ctx.saved_tensors
         gradients = _Gradients(hidden, weight)
         kept, ctx.kept = iter(ctx.kept), []
+        scratch = None
         for rows in _chunks(hidden, weight):
-            softmax = next(kept, None) or _Softmax(hidden[rows], weight, targets[rows])
+            softmax = next(kept, None)
+            if softmax is None:
+                softmax = scratch = _Softmax(hidden[rows], weight, targets[rows], scratch)
             gradients.add(rows, softmax, targets[rows], -grad[rows])
-            del softmax
         return gradients.of_hidden, gradients.of_weight.to(weight.dtype), None, None
 
 
@@ -87,12 +91,12 @@ class _WeightedLoss(torch.autograd.Function):
     ) -> torch.Tensor:
         loss = hidden.new_zeros((), dtype=torch.float64)
         gradients = _Gradients(hidden, weight) if with_gradient else None
+        softmax = None
         for rows in _chunks(hidden, weight):
-            softmax = _Softmax(hidden[rows], weight, targets[rows])
+            softmax = _Softmax(hidden[rows], weight, targets[rows], softmax)
             loss -= (softmax.logps.double() * target_weights[rows]).sum()
             if gradients:
                 gradients.add(rows, softmax, targets[rows], target_weights[rows].to(loss.dtype))
-            del softmax  # the next chunk takes its memory
         if gradients:
             ctx.save_for_backward(gradients.of_hidden, gradients.of_weight.to(weight.dtype))
         return loss
@@ -105,10 +109,20 @@ class _WeightedLoss(torch.autograd.Function):
 
 
 class _Softmax:
-    """The softmax of a chunk's logits, not yet divided by its sums, and log p of the targets."""
+    """The softmax of a chunk's logits, not yet divided by its sums, and log p of the targets.
 
-    def __init__(self, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> None:
-        logits = times_transposed(hidden, weight).to(_exact(hidden))
+    Takes over the memory of an earlier one, if given: on the CPU, fresh memory costs as much as the softmax itself.
+    """
+
+    def __init__(
+        self, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, earlier: "_Softmax | None"
+    ) -> None:
+        rows, exact = len(hidden), _exact(hidden)
+        self._memory: torch.Tensor = (
+            hidden.new_empty(rows, len(weight), dtype=exact) if earlier is None else earlier._memory
+        )
+        logits = self._memory[:rows]
+        multiply_transposed(hidden, weight, out=logits)
         logits.sub_(logits.amax(dim=1, keepdim=True))
         of_targets = logits.gather(1, targets[:, None]).squeeze(1)
         self.exponentials = logits.exp_()
@@ -131,7 +145,7 @@ class _Gradients:
         slope = softmax.exponentials.mul_((scales / softmax.sums)[:, None])
         slope.scatter_add_(1, targets[:, None], -scales[:, None])
         slope = slope.to(self.weight.dtype)
-        self.of_hidden[rows] = times_transposed(slope, self.weight.T)
+        multiply_transposed(slope, self.weight.T, out=self.of_hidden[rows])
         if self.of_weight.dtype == slope.dtype:
             self.of_weight.addmm_(slope.T, self.hidden[rows])
         else:
@@ -140,8 +154,8 @@ class _Gradients:
 
 def _chunks(hidden: torch.Tensor, weight: torch.Tensor) -> Iterator[slice]:
     size = max(1, CHUNK_BYTES[hidden.device.type] // _row_bytes(hidden, weight))
-    # Matrix products are made of tiles, and the rows of one that is not full cost as much as a full one's.
-    size -= size % TILE if size > TILE else 0
+    if size > TILE:
+        size -= size % TILE
     for start in range(0, len(hidden), size):
         yield slice(start, start + size)
 
