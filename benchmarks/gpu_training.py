@@ -49,6 +49,7 @@ AMBER = {"vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "
 SMALL = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 172, "layers": 2, "heads": 4}
 PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12}  # dense bfloat16, makers' data sheets
 PAIR = (18, 65, 74)  # mean tokens of prompt, chosen and rejected response of PKU-SafeRLHF
+AGREEMENT_STEPS = 20  # of the fastest layout, held against plain settings
 
 
 @dataclass(frozen=True)
@@ -211,15 +212,18 @@ def measure_chat(bench: Bench, folder: Path, layout: Layout, steps: int, micro_b
         return asdict(layout) | {"failed": "out of memory"}
 
 
-def measure_agreement(bench: Bench, folder: Path, fastest: Layout, steps: int) -> dict[str, Any]:
+def measure_agreement(bench: Bench, folder: Path, fastest: Layout) -> dict[str, Any]:
     """The same steps with plain settings and with the fastest ones: how far their losses are apart at most."""
     layouts = {"plain": Layout(fastest.tokens, "full", compile=False, attention="sdpa"), "fastest": fastest}
-    runs = {name: measure_chat(bench, folder, layout, steps - 1, micro_batches=1) for name, layout in layouts.items()}
+    runs = {
+        name: measure_chat(bench, folder, layout, AGREEMENT_STEPS - 1, micro_batches=1)
+        for name, layout in layouts.items()
+    }
     failed = [name for name, run in runs.items() if "failed" in run]
     if failed:
         return runs | {"failed": f"{failed[0]} ran out of memory"}
     losses = zip(runs["plain"]["losses"], runs["fastest"]["losses"], strict=True)
-    return runs | {"steps": steps, "loss_apart": max(abs(plain - fast) / plain for plain, fast in losses)}
+    return runs | {"steps": AGREEMENT_STEPS, "loss_apart": max(abs(plain - fast) / plain for plain, fast in losses)}
 
 
 def measure_pairs(bench: Bench, folder: Path, layout: Layout, steps: int) -> dict[str, Any]:
@@ -285,7 +289,6 @@ def main(
     tokens: Annotated[list[int], typer.Option(help="micro-batch sizes; may be repeated")] = [4096, 8192, 16384],  # noqa: B006
     steps: Annotated[int, typer.Option(help="optimizer steps of each measurement, after the first")] = 3,
     micro_batches: Annotated[int, typer.Option(help="in each step")] = 2,
-    agreement_steps: Annotated[int, typer.Option(help="optimizer steps held against plain settings")] = 20,
     minutes: Annotated[float, typer.Option(help="begin no further layout after this time")] = 6,
     scratch: Annotated[Path | None, typer.Option(help="folder for 13 GB of random weights")] = None,
 ) -> None:
@@ -327,11 +330,11 @@ def main(
                 found = measure_pairs(bench, folder, layout, steps)
             result[kind].append(found)
             show(kind, found, result, output)
-        done = [each for each in result["chat"] if "failed" not in each]
+        done = agreed([each for each in result["chat"] if "failed" not in each])
         if done:
-            fastest = agreed(max(done, key=lambda each: each["tokens_per_second_per_gpu"]))
+            fastest = max(done, key=lambda each: each["tokens_per_second_per_gpu"])
             layout = Layout(**{field.name: fastest[field.name] for field in fields(Layout)})
-            result["agreement"] = measure_agreement(bench, folder, layout, agreement_steps)
+            result["agreement"] = measure_agreement(bench, folder, layout)
             show("agreement", result["agreement"], result, output)
     dist.destroy_process_group()
 
