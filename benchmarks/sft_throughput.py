@@ -23,7 +23,7 @@ def main(
     batch: Annotated[int, typer.Option(help="rows in an optimizer step")] = 32,
     repeats: Annotated[int, typer.Option(help="runs of each contestant, in turn")] = 3,
     threads: Annotated[int, typer.Option(help="threads of each")] = 2,
-    micro_batch_tokens: Annotated[int, typer.Option(help="Amberline's micro-batches")] = 4096,
+    micro_batch_tokens: Annotated[int, typer.Option(help="Amberline's micro-batches")] = 3072,
     environments: Annotated[Path, typer.Option(help="where the peers' environments are, or are made")] = contest.ROOT,
     name: Annotated[str, typer.Option(help="results go to benchmarks/results/NAME.json")] = "sft_throughput",
 ) -> None:
