@@ -40,6 +40,7 @@ def main(
             f"trl plain, {DEFAULT} pairs": [*theirs, "--micro-batch", DEFAULT, "--mode", "plain"],
             f"trl plain, {FASTEST} pair": [*theirs, "--micro-batch", FASTEST, "--mode", "plain"],
             f"trl precompute, {FASTEST} pair": [*theirs, "--micro-batch", FASTEST, "--mode", "precompute"],
+            f"trl precompute, {DEFAULT} pairs": [*theirs, "--micro-batch", DEFAULT, "--mode", "precompute"],
         },
         settings={
             "pairs": pairs,
