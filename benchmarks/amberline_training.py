@@ -7,6 +7,7 @@ the peers write none. Needs scripts/ and benchmarks/peers/ on the path.
 import argparse
 import ctypes
 import json
+import statistics
 import tempfile
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import train_dpo
 from amberline.provenance.manifests import write_manifest
 from amberline.records.tokens import PAIRS, SEQUENCES, token_files, write_tokens
 from amberline.training import stage
+from amberline.training.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
@@ -44,6 +46,11 @@ def write_pairs(rows: list[dict], folder: Path) -> None:
             writer.write({**columns, "length": length})
 
 
+def average_step(tokens: list[int], seconds: list[float]) -> float:
+    """Seconds of a step of the average size; the first one, which warms up, is left out."""
+    return statistics.fmean(tokens) * sum(seconds[1:]) / sum(tokens[1:])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("stage", choices=("sft", "dpo"))
@@ -56,17 +63,21 @@ def main() -> None:
     rows = [json.loads(line) for line in Path(options.rows).read_text(encoding="utf-8").splitlines()]
     report = Report()
 
-    plan, expect = stage.plan_batches, stage.expected_peak
+    plan = stage.plan_batches
     stage.plan_batches = lambda *sizes, **settings: plan(*sizes, **settings, orders=[range(len(rows))])
+    facts: dict[str, object] = {"torch": torch.__version__}
 
-    def expected_peak(*arguments, **named):
-        # What the reference pass left in the heap is not there where it is a program of its own.
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-        predicted.append(expect(*arguments, **named))
-        return predicted[-1]
+    def noted(name, predict):
+        def predicted(*arguments, **named):
+            # What the reference pass left in the heap is not there where it is a program of its own.
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+            facts[name] = predict(*arguments, **named)
+            return facts[name]
 
-    predicted: list[float] = []
-    stage.expected_peak = expected_peak
+        return predicted
+
+    stage.expected_peak = noted("predicted_bytes", stage.expected_peak)
+    stage.expected_step_seconds = noted("predicted_step_seconds", stage.expected_step_seconds)
     stage.train = report.timed(stage.train)
     stage.Checkpoints.save = lambda *_: None
     score_reference.score = report.timed(score_reference.score)
@@ -116,9 +127,11 @@ def main() -> None:
                 tf32=False,
             )
             train_dpo.main(**common, settings=json.dumps(settings), reference=work / "reference")
-        lines = [json.loads(line) for line in (work / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-        report.losses = [line["loss"] for line in lines if "loss" in line]
-    report.write(options.output, torch=torch.__version__, predicted_bytes=predicted[0])
+        lines = [line for line in read_metrics(work / "metrics.jsonl") if "loss" in line]
+        report.losses = [line["loss"] for line in lines]
+        timings = read_metrics(next((work / "checkpoints").glob("*/timings.jsonl")))
+        facts["step_seconds"] = average_step([line["tokens"] for line in lines], [line["seconds"] for line in timings])
+    report.write(options.output, **facts)
 
 
 if __name__ == "__main__":

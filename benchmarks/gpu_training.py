@@ -6,11 +6,11 @@
 
 Synthetic documents, packed; bfloat16 compute with float32 weights, gradients and AdamW. Sweeps the tokens of a
 micro-batch, checkpointing and compilation; each line says tokens a second, strict MFU (6 · parameters in matrix
-products, input embeddings excluded, plus causal attention, over the peak), peak memory and what was predicted. Two
-ceilings are measured in the same run: a large matrix product and a large copy. What runs out of memory is reported as
-that. The sweep stops after --minutes. Last, 20 steps of the fastest layout are held against the same steps with plain
-settings: everything recomputed, nothing compiled, one call of attention a document. Runs with torch 2.11 and
-transformers 5.17 as well as the locked versions.
+products, input embeddings excluded, plus causal attention, over the peak), peak memory, and what was predicted: of the
+time, by two ceilings that are measured in the same run, a large matrix product and a large copy. What runs out of
+memory is reported as that. The sweep stops after --minutes. Last, 20 steps of the fastest layout are held against the
+same steps with plain settings: everything recomputed, nothing compiled, one call of attention a document. Runs with
+torch 2.11 and transformers 5.17 as well as the locked versions.
 """
 
 import gc
@@ -39,6 +39,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 from amberline.model import estimates
 from amberline.model.attention import choose_attention
+from amberline.model.estimates import Rates
 from amberline.model.files import WeightFiles, read_config
 from amberline.model.forward import document_logps, inference, token_logps, weighted_loss
 from amberline.model.load import load_model
@@ -158,18 +159,20 @@ class Bench:
             return torch.cuda.max_memory_allocated()
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
-    def ceilings(self) -> dict[str, float]:
-        """The best of several: a bfloat16 matrix product in FLOP/s, and a copy in bytes read and written a second."""
+    def ceilings(self) -> Rates:
+        """The best of several: a large matrix product in bfloat16, and a large copy."""
         size = 8192 if self.cuda else 512
         left, right = (torch.randn(size, size, device=self.device, dtype=torch.bfloat16) for _ in range(2))
         source = torch.empty(2**30 if self.cuda else 2**24, dtype=torch.uint8, device=self.device)
         target = torch.empty_like(source)
         product = min(self.seconds(lambda: left @ right) for _ in range(10))
         copy = min(self.seconds(lambda: target.copy_(source)) for _ in range(10))
-        return {"matmul_flops": 2 * size**3 / product, "copy_bytes": 2 * source.numel() / copy}
+        return Rates(2 * size**3 / product, 2 * source.numel() / copy)
 
 
-def measure_chat(bench: Bench, folder: Path, layout: Layout, steps: int, micro_batches: int) -> dict[str, Any]:
+def measure_chat(
+    bench: Bench, folder: Path, layout: Layout, steps: int, micro_batches: int, rates: Rates
+) -> dict[str, Any]:
     """Optimizer steps of some micro-batches; the first one warms up and compiles."""
     bench.reset()
     config = read_config(folder)
@@ -202,6 +205,7 @@ def measure_chat(bench: Bench, folder: Path, layout: Layout, steps: int, micro_b
         return asdict(layout) | {
             "first_step_seconds": times[0],
             "step_seconds": seconds,
+            "predicted_step_seconds": predicted_seconds(bench, config, layout, batches, rates),
             "tokens_per_second_per_gpu": sum(lengths) / seconds,
             "strict_mfu": flops / seconds / bench.peak if bench.peak else None,
             "peak_bytes": bench.peak_bytes(),
@@ -212,12 +216,27 @@ def measure_chat(bench: Bench, folder: Path, layout: Layout, steps: int, micro_b
         return asdict(layout) | {"failed": "out of memory"}
 
 
-def measure_agreement(bench: Bench, folder: Path, fastest: Layout) -> dict[str, Any]:
+def predicted_seconds(
+    bench: Bench, config: LlamaConfig, layout: Layout, batches: list[PackedBatch], rates: Rates
+) -> float:
+    """Of an optimizer step on these micro-batches."""
+    passes = estimates.passes_seconds(
+        config,
+        layout.checkpointing,
+        2,
+        bench.device.type,
+        rates,
+        lengths=[int(each) for batch in batches for each in batch.cu_seqlens.diff()],
+        targets=sum(len(batch.targets) for batch in batches),
+    )
+    return passes + estimates.optimizer_seconds(config, moments=2, ranks=bench.world, rates=rates)
+
+
+def measure_agreement(bench: Bench, folder: Path, fastest: Layout, rates: Rates) -> dict[str, Any]:
     """The same steps with plain settings and with the fastest ones: how far their losses are apart at most."""
     layouts = {"plain": Layout(fastest.tokens, "full", compile=False, attention="sdpa"), "fastest": fastest}
     runs = {
-        name: measure_chat(bench, folder, layout, AGREEMENT_STEPS - 1, micro_batches=1)
-        for name, layout in layouts.items()
+        name: measure_chat(bench, folder, layout, AGREEMENT_STEPS - 1, 1, rates) for name, layout in layouts.items()
     }
     failed = [name for name, run in runs.items() if "failed" in run]
     if failed:
@@ -299,11 +318,12 @@ def main(
         tokens = [256, 512]
     elif not bench.cuda:
         sys.exit("there is no GPU here; --check runs a small model on the CPU")
+    rates = bench.ceilings()
     result: dict[str, Any] = {
         "machine": {"device": bench.name, "processes": bench.world},
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         "attention": choose_attention("auto", bench.device),
-        "ceilings": bench.ceilings(),
+        "ceilings": {"matmul_flops": rates.flops, "copy_bytes": rates.traffic},
         "chat": [],
         "pairs": [],
     }
@@ -325,7 +345,7 @@ def main(
                 result["stopped"] = f"after {minutes} minutes"
                 break
             if kind == "chat":
-                found = measure_chat(bench, folder, layout, steps, micro_batches)
+                found = measure_chat(bench, folder, layout, steps, micro_batches, rates)
             else:
                 found = measure_pairs(bench, folder, layout, steps)
             result[kind].append(found)
@@ -334,7 +354,7 @@ def main(
         if done:
             fastest = max(done, key=lambda each: each["tokens_per_second_per_gpu"])
             layout = Layout(**{field.name: fastest[field.name] for field in fields(Layout)})
-            result["agreement"] = measure_agreement(bench, folder, layout)
+            result["agreement"] = measure_agreement(bench, folder, layout, rates)
             show("agreement", result["agreement"], result, output)
     dist.destroy_process_group()
 

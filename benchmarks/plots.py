@@ -27,20 +27,13 @@ def throughput(name: str, summary: dict[str, Any], unit: str) -> Path:
 
 
 def predictions(name: str, summary: dict[str, Any]) -> Path:
-    """Predicted and measured peaks in pairs."""
-    figure, axis = plt.subplots(figsize=(7, 0.5 * len(summary) + 0.9))
-    places = range(len(summary))
-    for shift, (key, label, colour) in enumerate(
-        (("peak_bytes", "measured", SLATE), ("predicted_bytes", "predicted", AMBER))
-    ):
-        values = [each[key] / 1e9 for each in summary.values()]
-        drawn = axis.barh([place + 0.38 * shift for place in places], values, height=0.36, color=colour, label=label)
-        axis.bar_label(drawn, fmt="%.2f", padding=3, fontsize=8)
-    axis.set_yticks([place + 0.19 for place in places], list(summary))
-    axis.invert_yaxis()
-    axis.margins(x=0.12)
-    axis.set_xlabel("peak memory, GB")
-    axis.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=8)
+    """Predicted and measured peaks and step times, in pairs."""
+    figure, (memory, time) = plt.subplots(1, 2, figsize=(9.5, 0.45 * len(summary) + 0.9), sharey=True)
+    _pairs(memory, summary, ("peak_bytes", "predicted_bytes"), 1e9, "peak memory, GB")
+    _pairs(time, summary, ("step_seconds", "predicted_step_seconds"), 1, "seconds a step")
+    memory.set_yticks([place + 0.19 for place in range(len(summary))], list(summary))
+    memory.invert_yaxis()
+    time.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=8)
     return _write(figure, name)
 
 
@@ -76,6 +69,17 @@ def growth(name: str, points: list[dict[str, Any]], exponents: dict[str, float])
     )
     axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
     return _write(figure, name)
+
+
+def _pairs(axis: Axes, summary: dict[str, Any], keys: tuple[str, str], unit: float, label: str) -> None:
+    """What was measured and what was predicted, one under the other."""
+    for shift, key, name, colour in zip((0, 0.38), keys, ("measured", "predicted"), (SLATE, AMBER), strict=True):
+        places = [place + shift for place in range(len(summary))]
+        values = [each[key] / unit for each in summary.values()]
+        drawn = axis.barh(places, values, height=0.36, color=colour, label=name)
+        axis.bar_label(drawn, fmt="%.2f", padding=3, fontsize=8)
+    axis.margins(x=0.15)
+    axis.set_xlabel(label)
 
 
 def _bars(axis: Axes, values: dict[str, float], unit: str) -> None:

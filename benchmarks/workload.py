@@ -26,8 +26,9 @@ CHAT_SHARES = ((0, 0.1, 0.25, 0.5, 0.75, 0.9, 1), (0.002, 0.40, 0.67, 0.84, 0.90
 PAIR_LENGTHS = {"prompt": (18, 0.45), "chosen": (65, 0.65), "rejected": (74, 0.65)}
 
 
-def write_model(folder: Path) -> int:
-    """The 19.5M Llama of the published comparison, with a small tokenizer that trainers insist on; its parameters."""
+def write_model(folder: Path, hidden_size: int = 256, intermediate_size: int = 688, num_hidden_layers: int = 4) -> int:
+    """The 19.5M Llama of the published comparison, or one of another shape, with a small tokenizer that trainers insist
+    on; its parameters."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -36,10 +37,10 @@ def write_model(folder: Path) -> int:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
-        hidden_size=256,
-        intermediate_size=688,
-        num_hidden_layers=4,
-        num_attention_heads=4,
+        hidden_size=hidden_size,
+        intermediate_size=intermediate_size,
+        num_hidden_layers=num_hidden_layers,
+        num_attention_heads=hidden_size // 64,
         max_position_embeddings=CONTEXT,
         rms_norm_eps=1e-6,
         tie_word_embeddings=False,

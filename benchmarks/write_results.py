@@ -108,19 +108,25 @@ def spread(lengths: dict[str, float]) -> str:
     )
 
 
-def memory(found: dict[str, Any]) -> str:
+def predictions(found: dict[str, Any]) -> str:
     rows = [
         [
             name,
             f"{each['predicted_bytes'] / 1e9:.2f}",
             f"{each['peak_bytes'] / 1e9:.2f}",
             f"{each['predicted_of_peak']:.2f}",
+            f"{each['predicted_step_seconds']:.1f}",
+            f"{each['step_seconds']:.1f}",
+            f"{each['predicted_of_step']:.2f}",
         ]
         for name, each in found["summary"].items()
     ]
-    shown = picture(plots.predictions("memory_model", found["summary"]), "predicted and measured peaks")
-    columns = ["", "predicted GB", "measured GB", "predicted / measured"]
-    return f"{machine(found)}; {settings(found)}; the contests' model.\n\n{table(columns, rows)}\n\n{shown}"
+    shown = picture(plots.predictions("predictions", found["summary"]), "predicted and measured peaks and step times")
+    columns = ["", "predicted GB", "measured GB", "ratio", "predicted s a step", "measured s a step", "ratio"]
+    return (
+        f"{machine(found)}; {settings(found)}. Peaks are the largest of the runs, times their medians; each run "
+        f"measures at its start what the machine reaches.\n\n{table(columns, rows)}\n\n{shown}"
+    )
 
 
 def growth(found: dict[str, Any]) -> str:
@@ -175,10 +181,11 @@ def gpu(found: dict[str, Any]) -> str:
             each["checkpointing"],
             str(each["compile"]),
             *(
-                [each["failed"], "", "", ""]
+                [each["failed"], "", "", "", ""]
                 if "failed" in each
                 else [
                     f"{each['tokens_per_second_per_gpu']:,.0f}",
+                    f"{each['predicted_step_seconds'] / each['step_seconds']:.2f}",
                     f"{each['strict_mfu']:.1%}" if each["strict_mfu"] else "–",
                     f"{each['peak_bytes'] / 2**30:.1f}",
                     f"{each['predicted_bytes'] / 2**30:.1f}",
@@ -188,13 +195,14 @@ def gpu(found: dict[str, Any]) -> str:
         for each in found["chat"]
     ]
     pairs = [each.get("failed") or f"{each['pairs_per_second']:.1f} pairs/s" for each in found["pairs"]]
+    columns = ["tokens", "checkpointing", "compiled"]
     ceilings, agreement = found["ceilings"], found.get("agreement", {"failed": "not measured"})
     apart = agreement.get("failed") or f"at most {agreement['loss_apart']:.1e} in {agreement['steps']} steps"
     return (
         f"{found['machine']['device']}, {found['machine']['processes']} processes, torch {found['versions']['torch']}; "
         f"ceilings: {ceilings['matmul_flops'] / 1e12:.0f} TFLOP/s, {ceilings['copy_bytes'] / 1e9:,.0f} GB/s. "
         "Strict MFU: (6 · parameters in matrix products, input embeddings excluded, + causal attention) / peak.\n\n"
-        + table(["tokens", "checkpointing", "compiled", "tokens/s/GPU", "MFU", "peak GiB", "predicted GiB"], rows)
+        + table([*columns, "tokens/s/GPU", "predicted time / measured", "MFU", "peak GiB", "predicted GiB"], rows)
         + f"\n\nDPO steps of 32 pairs: {', '.join(pairs) or 'not measured'}. "
         f"Losses of the fastest layout against those with plain settings, relative: {apart}."
     )
@@ -214,7 +222,7 @@ CHAPTERS = (
     ),
     ("Data preparation", "data_preparation", preparation),
     ("Data preparation at growing sizes", "data_preparation_scaling", scaling),
-    ("Memory: predicted and measured", "memory_model", memory),
+    ("Memory and time: predicted and measured", "predictions", predictions),
     ("How cost grows", "cost_growth", growth),
     ("Output matrix and loss", "output_head", head),
     ("Memory while loading", "load_memory", loading),

@@ -1,12 +1,18 @@
+import math
+
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from amberline.model import estimates
+from amberline.model.estimates import Rates
 from amberline.model.forward import hidden_states
 from amberline.model.load import load_model
 from amberline.model.packed import pack
 
+AMBER = LlamaConfig(
+    vocab_size=32000, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32
+)
 SHAPES = [(256, 688, 4, 4), (128, 512, 2, 4), (256, 300, 8, 8)]
 
 
@@ -58,18 +64,45 @@ def test_activations_are_those_that_are_kept(shape, level, tmp_path):
 
 
 def test_published_figures_of_the_7b_model():
-    amber = LlamaConfig(
-        vocab_size=32000, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32
-    )
-    assert estimates.parameters(amber)[0] == pytest.approx(6.738e9, rel=1e-3)
-    assert estimates.parameters(amber)[1] == pytest.approx(6.607e9, rel=1e-3)
+    assert estimates.parameters(AMBER)[0] == pytest.approx(6.738e9, rel=1e-3)
+    assert estimates.parameters(AMBER)[1] == pytest.approx(6.607e9, rel=1e-3)
     for length, gigaflops in ((512, 40.05), (2048, 41.25), (4096, 42.86)):
-        assert estimates.training_flops(amber, [length]) / length / 1e9 == pytest.approx(gigaflops, rel=1e-3)
+        assert estimates.training_flops(AMBER, [length]) / length / 1e9 == pytest.approx(gigaflops, rel=1e-3)
     # 16 bytes a parameter with AdamW, on 8 GPUs and on one.
     for ranks, gib in ((8, 12.6), (1, 100.4)):
-        held = estimates.state_bytes(amber, moments=2, compute_bytes=2, ranks=ranks, reshard=True)
+        held = estimates.state_bytes(AMBER, moments=2, compute_bytes=2, ranks=ranks, reshard=True)
         accumulated = 4 * 6.738e9 * (1 - 1 / ranks)
         assert (held - accumulated) / 2**30 == pytest.approx(gib, rel=5e-3)
-    assert estimates.activation_bytes(amber, "full", 2) == pytest.approx(0.26e6, rel=0.02)
-    whole = estimates.step_seconds(amber, [2048], "full", 400e12)
-    assert whole == pytest.approx(2048 * 41.25e9 * 4 / 3 / 400e12, rel=1e-3)
+    assert estimates.activation_bytes(AMBER, "full", 2) == pytest.approx(0.26e6, rel=0.02)
+
+
+@pytest.mark.parametrize("targets", [2048, 512])
+def test_time_of_matrix_products(targets):
+    """The layers' three times forward or four, the output head's on targets alone; attention at half the rate."""
+    head, attention = 6 * 4096 * 32000, 6 * 32 * 4096 * 2048**2
+    layers = estimates.training_flops(AMBER, [2048]) - head * 2048 + attention
+    for level, times in (("none", 1), ("full", 4 / 3)):
+        seconds = estimates.passes_seconds(
+            AMBER, level, 2, "cuda", Rates(400e12, math.inf), lengths=[2048], targets=targets
+        )
+        assert seconds == pytest.approx((times * layers + head * targets) / 400e12)
+
+
+def test_time_of_what_is_between_products():
+    """In proportion to tokens, not to the number of documents; half of it where the compute dtype is half as wide."""
+    rates = Rates(math.inf, 4e12)
+    seconds = {
+        width: estimates.passes_seconds(AMBER, "none", width, "cuda", rates, lengths=[2048], targets=0)
+        for width in (2, 4)
+    }
+    assert 0 < seconds[2] == pytest.approx(seconds[4] / 2)
+    split = estimates.passes_seconds(AMBER, "none", 2, "cuda", rates, lengths=[1024, 512, 512], targets=0)
+    assert split == pytest.approx(seconds[2])
+    with_head = estimates.passes_seconds(AMBER, "none", 2, "cuda", rates, lengths=[2048], targets=2048)
+    assert seconds[2] < with_head < 1.2 * seconds[2]
+
+
+def test_time_of_the_optimizer():
+    """AdamW reads and writes 40 bytes a parameter, each process those of its own."""
+    seconds = estimates.optimizer_seconds(AMBER, moments=2, ranks=8, rates=Rates(math.inf, 4e12))
+    assert seconds == pytest.approx(40 * estimates.parameters(AMBER)[0] / 8 / 4e12)

@@ -10,9 +10,13 @@ width d, keys' width k and MLP width f:
 
 The backward pass of a layer needs, for a moment, the gradients of its MLP beside: 3f + 3d; where the layer is
 recomputed, also what is computed again. Before it, the output head needs a chunk of logits and its matrix's gradient.
+
+Time is that of matrix products and, after it, that of what all other operations read and write, each at the rate that
+the device reaches: a step of many small tensors is bound by the second.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from transformers import LlamaConfig
 
@@ -21,6 +25,20 @@ from amberline.model.logps import CHUNK_BYTES, KEPT_BYTES
 
 # Operations of forward and backward pass together, for each of the forward pass: three without recomputation.
 _PASSES: dict[Level, float] = {"none": 3, "selective": 3.5, "full": 4}
+# Attention's kernels reach about half the rate of large products.
+_ATTENTION = 2
+# How often what is between the products is read or written: each element that a layer makes, and each logit. Counted
+# for GPUs; fitted to measured times on CPUs, where exponentials, small products and fresh memory take time of their
+# own.
+_ACCESSES = {"cuda": (3, 8), "cpu": (16, 20)}
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a device reaches."""
+
+    flops: float  # a second, in matrix products
+    traffic: float  # bytes a second, read and written by operations on each element
 
 
 def parameters(config: LlamaConfig) -> tuple[int, int]:
@@ -91,9 +109,34 @@ def training_flops(config: LlamaConfig, lengths: Sequence[int]) -> float:
     return 6.0 * parameters(config)[1] * sum(lengths) + attention * float(sum(n * n for n in lengths))
 
 
-def step_seconds(config: LlamaConfig, lengths: Sequence[int], level: Level, flops_per_second: float) -> float:
-    """Time of forward and backward pass of one process at the rate that its matrix products reach."""
-    return training_flops(config, lengths) * _PASSES[level] / 3 / flops_per_second
+def passes_seconds(
+    config: LlamaConfig,
+    level: Level,
+    compute_bytes: int,
+    device: str,
+    rates: Rates,
+    *,
+    lengths: Sequence[int],
+    targets: int,
+) -> float:
+    """Seconds of forward and backward pass of one process over documents of these lengths, `targets` of their tokens
+    predicted."""
+    width, tokens = config.hidden_size, sum(lengths)
+    head = width * config.vocab_size
+    attention = config.num_hidden_layers * _query(config) * float(sum(n * n for n in lengths))
+    forward = 2 * (parameters(config)[1] - head) * tokens + 2 * _ATTENTION * attention
+    of_layers, of_logits = _ACCESSES[device]
+    between = of_layers * config.num_hidden_layers * layer_bytes(config, compute_bytes) * tokens
+    in_layers = _PASSES[level] * (forward / rates.flops + between / 3 / rates.traffic)
+    in_head = 6 * head * targets / rates.flops + of_logits * 4 * config.vocab_size * targets / rates.traffic
+    return in_layers + in_head
+
+
+def optimizer_seconds(config: LlamaConfig, *, moments: int, ranks: int, rates: Rates) -> float:
+    """Seconds of one process to clip a step's gradients and to update its weights with `moments` each, in float32."""
+    # The norm reads gradients, clipping reads and writes them, the update reads them; and reads and writes the rest.
+    accesses = 4 + 2 * (1 + moments)
+    return 4 * parameters(config)[0] * accesses / ranks / rates.traffic
 
 
 def _kept(config: LlamaConfig, level: Level) -> int:

@@ -1,6 +1,17 @@
-"""How fast a step was, and how much of what the GPU can do."""
+"""How fast a step will be, and how much of what the GPU can do it was."""
+
+import time
+from collections.abc import Callable
 
 import torch
+from transformers import LlamaConfig
+
+from amberline.batches.plan import BatchPlan
+from amberline.model import estimates
+from amberline.model.estimates import Rates
+from amberline.settings.training import AdamW, Training
+from amberline.training.choices import Choices
+from amberline.training.ranks import Ranks
 
 # Dense peak of the matrix units in FLOP/s, by a part of the device's name. Makers' data sheets.
 PEAKS = {
@@ -8,6 +19,63 @@ PEAKS = {
     "tf32": {"H200": 494e12, "H100": 494e12, "A100": 156e12},
     "float32": {"H200": 67e12, "H100": 67e12, "A100": 19.5e12},
 }
+
+# Operations of the product and bytes of the copy that are timed: large enough for the full rates.
+PRODUCT_FLOPS = {"cpu": 4e9, "cuda": 1e12}
+COPY_BYTES = {"cpu": 64 * 2**20, "cuda": 512 * 2**20}
+MEASURED_SECONDS = 0.3
+
+
+def expected_step_seconds(
+    plan: BatchPlan, choices: Choices, settings: Training, config: LlamaConfig, ranks: Ranks
+) -> float:
+    """Seconds of an average step, at the rates that this device reaches now with tensors of the model's own shapes.
+
+    Neither waiting for other processes is in it, nor evaluations and checkpoints. An example counts as one document.
+    """
+    width = 2 if settings.precision == "bfloat16" else 4
+    rates = measure_rates(ranks.device, getattr(torch, settings.precision), config, choices.micro_batch_tokens)
+    passes = estimates.passes_seconds(
+        config,
+        choices.activation_checkpointing,
+        width,
+        ranks.device.type,
+        rates,
+        lengths=plan.lengths.tolist(),
+        targets=int(plan.targets.sum()),
+    )
+    moments = 2 if isinstance(settings.optimizer, AdamW) else 1
+    update = estimates.optimizer_seconds(config, moments=moments, ranks=ranks.world, rates=rates)
+    examples = plan.examples_before(plan.steps) / plan.steps / ranks.world  # of a step, in this process
+    return passes / len(plan.lengths) * examples + update
+
+
+def measure_rates(device: torch.device, dtype: torch.dtype, config: LlamaConfig, tokens: int) -> Rates:
+    """The best of several: a product of an MLP's matrix with `tokens` hidden states or fewer, and a large copy."""
+    width, inner = config.hidden_size, config.intermediate_size
+    rows = max(256, min(tokens, int(PRODUCT_FLOPS[device.type] / (2 * width * inner))))
+    # Not from the generator whose state belongs to the run. And not constant: a GPU multiplies those faster.
+    noise = torch.Generator(device).manual_seed(0)
+    hidden = torch.randn(rows, width, device=device, dtype=dtype, generator=noise)
+    weight = torch.randn(inner, width, device=device, dtype=dtype, generator=noise)
+    product = hidden @ weight.T
+    flops = 2 * rows * width * inner / _seconds(device, lambda: torch.mm(hidden, weight.T, out=product))
+    source, target = (torch.ones(COPY_BYTES[device.type], dtype=torch.uint8, device=device) for _ in range(2))
+    return Rates(flops, 2 * source.nbytes / _seconds(device, lambda: target.copy_(source)))
+
+
+def _seconds(device: torch.device, work: Callable[[], object]) -> float:
+    """The shortest of several times, taken for long enough that a neighbour's short work cannot be in all of them."""
+    times: list[float] = []
+    while len(times) < 5 or sum(times) < MEASURED_SECONDS:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        start = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - start)
+    return min(times)
 
 
 def peak_flops(device: torch.device, precision: str, tf32: bool) -> float | None:

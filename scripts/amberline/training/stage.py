@@ -32,6 +32,7 @@ from amberline.training.objectives.base import Objective, ObjectiveError
 from amberline.training.optimizers import make_optimizer
 from amberline.training.place import Lock, Place, PlaceError, open_place
 from amberline.training.ranks import FirstRankFailed, LostProcess, Ranks, is_loss_of_process
+from amberline.training.speed import expected_step_seconds
 
 # What a program reports as one message: see `complain`.
 FAILURES = (
@@ -137,6 +138,12 @@ def _train(stage: Stage, ranks: Ranks) -> bool:
         checkpoints.load(found, model, optimizer)
         start = found.step
         say(ranks, f"continuing after step {start} from {found.folder}")
+    seconds, left = expected_step_seconds(plan, choices, settings, config, ranks), plan.steps - start
+    say(
+        ranks,
+        f"time: about {seconds:.2g} s a step, {tqdm.format_interval(seconds * left)} for the {left:,} steps left; "
+        "evaluations and checkpoints come on top",
+    )
     metrics = None
     if ranks.first:
         metrics = Metrics(stage.place.folder, stage.place.stage, stage.tracking, start, plan.steps)

@@ -1,0 +1,56 @@
+"""How long a step is said to take."""
+
+from types import SimpleNamespace
+from typing import Literal
+
+import pytest
+import torch
+from transformers import LlamaConfig
+from worlds import CHAT, HARDWARE
+
+from amberline.batches.plan import plan_batches
+from amberline.model.estimates import Rates, optimizer_seconds, passes_seconds
+from amberline.settings.hardware import Hardware
+from amberline.settings.training import ChatTraining
+from amberline.training import speed
+from amberline.training.choices import choose
+from amberline.training.ranks import Ranks
+
+MODEL = LlamaConfig(vocab_size=320, hidden_size=64, intermediate_size=172, num_hidden_layers=2, num_attention_heads=4)
+RATES = Rates(1e9, 1e8)
+
+
+@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize(("partial_batch", "examples"), [("keep", 5 / 2), ("drop", 4)])
+def test_average_step(
+    partial_batch: Literal["keep", "drop"], examples: float, world: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five examples in steps of four: one step and a small one, or one alone."""
+    monkeypatch.setattr(speed, "measure_rates", lambda *_: RATES)
+    settings = ChatTraining(**CHAT)
+    plan = plan_batches(
+        [100] * 5,
+        [50] * 5,
+        seed=0,
+        epochs=3,
+        global_batch=4,
+        partial_batch=partial_batch,
+        loss_normalization="token_mean",
+        micro_batch_examples=1,
+    )
+    ranks = Ranks(0, world, torch.device("cpu"))
+    choices = choose(Hardware(**HARDWARE), settings, MODEL, ranks)
+    one = passes_seconds(MODEL, "none", 4, "cpu", RATES, lengths=[100], targets=50)
+    update = optimizer_seconds(MODEL, moments=2, ranks=world, rates=RATES)
+    expected = speed.expected_step_seconds(plan, choices, settings, MODEL, ranks)
+    assert expected == pytest.approx(one * examples / world + update)
+
+
+def test_rates_are_operations_and_bytes_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a clock that moves by a second a look; and the run's own random numbers stay as they were."""
+    looks = iter(range(1000))
+    monkeypatch.setattr(speed, "time", SimpleNamespace(perf_counter=lambda: float(next(looks))))
+    state = torch.get_rng_state()
+    rates = speed.measure_rates(torch.device("cpu"), torch.float32, MODEL, 512)
+    assert rates == Rates(2 * 512 * 64 * 172, 2 * 64 * 2**20)
+    assert torch.equal(torch.get_rng_state(), state)
