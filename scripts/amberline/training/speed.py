@@ -31,7 +31,8 @@ def expected_step_seconds(
 ) -> float:
     """Seconds of an average step, at the rates that this device reaches now with tensors of the model's own shapes.
 
-    Neither waiting for other processes is in it, nor evaluations and checkpoints. An example counts as one document.
+    Neither waiting for other processes is in it, nor evaluations and checkpoints, nor what it costs to start each
+    operation, which tells in small models. An example counts as one document.
     """
     width = 2 if settings.precision == "bfloat16" else 4
     rates = measure_rates(ranks.device, getattr(torch, settings.precision), config, choices.micro_batch_tokens)

@@ -142,7 +142,7 @@ def _train(stage: Stage, ranks: Ranks) -> bool:
     say(
         ranks,
         f"time: about {seconds:.2g} s a step, {tqdm.format_interval(seconds * left)} for the {left:,} steps left; "
-        "evaluations and checkpoints come on top",
+        "waiting for other processes, evaluations and checkpoints come on top",
     )
     metrics = None
     if ranks.first:
