@@ -47,8 +47,9 @@ def write_pairs(rows: list[dict], folder: Path) -> None:
 
 
 def average_step(tokens: list[int], seconds: list[float]) -> float:
-    """Seconds of a step of the average size; the first one, which warms up, is left out."""
-    return statistics.fmean(tokens) * sum(seconds[1:]) / sum(tokens[1:])
+    """Seconds of a step of the average size; the first one, which warms up, is left out where there are others."""
+    first = min(1, len(seconds) - 1)
+    return statistics.fmean(tokens) * sum(seconds[first:]) / sum(tokens[first:])
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -159,6 +160,7 @@ class Bench:
             return torch.cuda.max_memory_allocated()
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
+    @cached_property
     def ceilings(self) -> Rates:
         """The best of several: a large matrix product in bfloat16, and a large copy."""
         size = 8192 if self.cuda else 512
@@ -170,9 +172,7 @@ class Bench:
         return Rates(2 * size**3 / product, 2 * source.numel() / copy)
 
 
-def measure_chat(
-    bench: Bench, folder: Path, layout: Layout, steps: int, micro_batches: int, rates: Rates
-) -> dict[str, Any]:
+def measure_chat(bench: Bench, folder: Path, layout: Layout, steps: int, micro_batches: int) -> dict[str, Any]:
     """Optimizer steps of some micro-batches; the first one warms up and compiles."""
     bench.reset()
     config = read_config(folder)
@@ -198,45 +198,38 @@ def measure_chat(
         seconds = statistics.median(times[1:])
         lengths = [int(each) for batch in batches for each in batch.cu_seqlens.diff()]
         flops = estimates.training_flops(config, lengths)
-        needed = estimates.state_bytes(config, moments=2, compute_bytes=2, ranks=bench.world, reshard=False)
-        needed += estimates.working_bytes(
-            config, layout.checkpointing, 2, bench.device.type, tokens=layout.tokens, softmaxes=0
+        return (
+            asdict(layout)
+            | {
+                "first_step_seconds": times[0],
+                "step_seconds": seconds,
+                "tokens_per_second_per_gpu": sum(lengths) / seconds,
+                "strict_mfu": flops / seconds / bench.peak if bench.peak else None,
+                "peak_bytes": bench.peak_bytes(),
+                "losses": losses,
+            }
+            | predicted(bench, config, layout, lengths, sum(len(batch.targets) for batch in batches))
         )
-        return asdict(layout) | {
-            "first_step_seconds": times[0],
-            "step_seconds": seconds,
-            "predicted_step_seconds": predicted_seconds(bench, config, layout, batches, rates),
-            "tokens_per_second_per_gpu": sum(lengths) / seconds,
-            "strict_mfu": flops / seconds / bench.peak if bench.peak else None,
-            "peak_bytes": bench.peak_bytes(),
-            "predicted_bytes": needed,
-            "losses": losses,
-        }
     except torch.OutOfMemoryError:
         return asdict(layout) | {"failed": "out of memory"}
 
 
-def predicted_seconds(
-    bench: Bench, config: LlamaConfig, layout: Layout, batches: list[PackedBatch], rates: Rates
-) -> float:
-    """Of an optimizer step on these micro-batches."""
-    passes = estimates.passes_seconds(
-        config,
-        layout.checkpointing,
-        2,
-        bench.device.type,
-        rates,
-        lengths=[int(each) for batch in batches for each in batch.cu_seqlens.diff()],
-        targets=sum(len(batch.targets) for batch in batches),
-    )
-    return passes + estimates.optimizer_seconds(config, moments=2, ranks=bench.world, rates=rates)
+def predicted(bench: Bench, config: LlamaConfig, layout: Layout, lengths: list[int], targets: int) -> dict[str, float]:
+    """Peak memory, and the time of an optimizer step over documents of these lengths."""
+    level, device = layout.checkpointing, bench.device.type
+    needed = estimates.state_bytes(config, moments=2, compute_bytes=2, ranks=bench.world, reshard=False)
+    needed += estimates.working_bytes(config, level, 2, device, tokens=layout.tokens, softmaxes=0)
+    seconds = estimates.passes_seconds(config, level, 2, device, bench.ceilings, lengths=lengths, targets=targets)
+    seconds += estimates.optimizer_seconds(config, moments=2, ranks=bench.world, rates=bench.ceilings)
+    return {"predicted_bytes": needed, "predicted_step_seconds": seconds}
 
 
-def measure_agreement(bench: Bench, folder: Path, fastest: Layout, rates: Rates) -> dict[str, Any]:
+def measure_agreement(bench: Bench, folder: Path, fastest: Layout) -> dict[str, Any]:
     """The same steps with plain settings and with the fastest ones: how far their losses are apart at most."""
     layouts = {"plain": Layout(fastest.tokens, "full", compile=False, attention="sdpa"), "fastest": fastest}
     runs = {
-        name: measure_chat(bench, folder, layout, AGREEMENT_STEPS - 1, 1, rates) for name, layout in layouts.items()
+        name: measure_chat(bench, folder, layout, AGREEMENT_STEPS - 1, micro_batches=1)
+        for name, layout in layouts.items()
     }
     failed = [name for name, run in runs.items() if "failed" in run]
     if failed:
@@ -318,12 +311,11 @@ def main(
         tokens = [256, 512]
     elif not bench.cuda:
         sys.exit("there is no GPU here; --check runs a small model on the CPU")
-    rates = bench.ceilings()
     result: dict[str, Any] = {
         "machine": {"device": bench.name, "processes": bench.world},
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         "attention": choose_attention("auto", bench.device),
-        "ceilings": {"matmul_flops": rates.flops, "copy_bytes": rates.traffic},
+        "ceilings": {"matmul_flops": bench.ceilings.flops, "copy_bytes": bench.ceilings.traffic},
         "chat": [],
         "pairs": [],
     }
@@ -345,7 +337,7 @@ def main(
                 result["stopped"] = f"after {minutes} minutes"
                 break
             if kind == "chat":
-                found = measure_chat(bench, folder, layout, steps, micro_batches, rates)
+                found = measure_chat(bench, folder, layout, steps, micro_batches)
             else:
                 found = measure_pairs(bench, folder, layout, steps)
             result[kind].append(found)
@@ -354,7 +346,7 @@ def main(
         if done:
             fastest = max(done, key=lambda each: each["tokens_per_second_per_gpu"])
             layout = Layout(**{field.name: fastest[field.name] for field in fields(Layout)})
-            result["agreement"] = measure_agreement(bench, folder, layout, rates)
+            result["agreement"] = measure_agreement(bench, folder, layout)
             show("agreement", result["agreement"], result, output)
     dist.destroy_process_group()
 

@@ -12,7 +12,7 @@ The backward pass of a layer needs, for a moment, the gradients of its MLP besid
 recomputed, also what is computed again. Before it, the output head needs a chunk of logits and its matrix's gradient.
 
 Time is that of matrix products and, after it, that of what all other operations read and write, each at the rate that
-the device reaches: a step of many small tensors is bound by the second.
+the device reaches. What it costs to start an operation is not in it.
 """
 
 from collections.abc import Sequence

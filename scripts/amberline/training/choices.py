@@ -61,7 +61,7 @@ def _fit(hardware: Hardware, settings: Training, config: LlamaConfig, ranks: Ran
     for level in levels:
         for reshard in reshards:
             left = memory - state_bytes(settings, config, ranks.world, reshard)
-            room = _most_tokens(left, level, config, _compute_bytes(settings))
+            room = _most_tokens(left, level, config, compute_bytes(settings))
             if room >= (fixed or FEWEST_TOKENS):
                 break
         else:
@@ -88,7 +88,7 @@ def expected_peak(
 
     For the arguments see `allocated_peak`.
     """
-    level, width, device = choices.activation_checkpointing, _compute_bytes(settings), ranks.device.type
+    level, width, device = choices.activation_checkpointing, compute_bytes(settings), ranks.device.type
     for_layer, for_activations = IDLE[device]
     idle = for_layer * estimates.layer_bytes(config, width)
     idle += for_activations * estimates.activation_bytes(config, level, width)
@@ -105,7 +105,7 @@ def allocated_peak(
     `tokens` are those of the largest micro-batch; `softmaxes`, how many of its targets are predicted with the softmax
     kept, none where the objective needs no log-probabilities.
     """
-    level, width = choices.activation_checkpointing, _compute_bytes(settings)
+    level, width = choices.activation_checkpointing, compute_bytes(settings)
     # A single process that computes in float32 is not sharded: its parameters are what it computes with.
     copies = ranks.world > 1 or settings.precision == "bfloat16"
     state = state_bytes(settings, config, ranks.world, choices.reshard_after_forward or not copies)
@@ -114,11 +114,16 @@ def allocated_peak(
 
 def state_bytes(settings: Training, config: LlamaConfig, world: int, reshard: bool) -> float:
     """Memory of one process apart from activations."""
-    moments = 2 if isinstance(settings.optimizer, AdamW) else 1
     return estimates.state_bytes(
-        config, moments=moments, compute_bytes=_compute_bytes(settings), ranks=world, reshard=reshard
+        config, moments=moments(settings), compute_bytes=compute_bytes(settings), ranks=world, reshard=reshard
     )
 
 
-def _compute_bytes(settings: Training) -> int:
+def moments(settings: Training) -> int:
+    """Numbers that the optimizer keeps of each parameter."""
+    return 2 if isinstance(settings.optimizer, AdamW) else 1
+
+
+def compute_bytes(settings: Training) -> int:
+    """Width of the compute dtype."""
     return 2 if settings.precision == "bfloat16" else 4

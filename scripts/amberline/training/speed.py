@@ -9,8 +9,8 @@ from transformers import LlamaConfig
 from amberline.batches.plan import BatchPlan
 from amberline.model import estimates
 from amberline.model.estimates import Rates
-from amberline.settings.training import AdamW, Training
-from amberline.training.choices import Choices
+from amberline.settings.training import Training
+from amberline.training.choices import Choices, compute_bytes, moments
 from amberline.training.ranks import Ranks
 
 # Dense peak of the matrix units in FLOP/s, by a part of the device's name. Makers' data sheets.
@@ -34,19 +34,17 @@ def expected_step_seconds(
     Neither waiting for other processes is in it, nor evaluations and checkpoints, nor what it costs to start each
     operation, which tells in small models. An example counts as one document.
     """
-    width = 2 if settings.precision == "bfloat16" else 4
     rates = measure_rates(ranks.device, getattr(torch, settings.precision), config, choices.micro_batch_tokens)
     passes = estimates.passes_seconds(
         config,
         choices.activation_checkpointing,
-        width,
+        compute_bytes(settings),
         ranks.device.type,
         rates,
         lengths=plan.lengths.tolist(),
         targets=int(plan.targets.sum()),
     )
-    moments = 2 if isinstance(settings.optimizer, AdamW) else 1
-    update = estimates.optimizer_seconds(config, moments=moments, ranks=ranks.world, rates=rates)
+    update = estimates.optimizer_seconds(config, moments=moments(settings), ranks=ranks.world, rates=rates)
     examples = plan.examples_before(plan.steps) / plan.steps / ranks.world  # of a step, in this process
     return passes / len(plan.lengths) * examples + update
 
