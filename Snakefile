@@ -15,12 +15,16 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 sys.path.insert(0, f"{workflow.basedir}/scripts")
 
 
-configfile: "config.yaml"
-configfile: "slurm/site.yaml"
+if "submitted" not in config:
+
+    configfile: "config.yaml"
+    configfile: "slurm/site.yaml"
 
 
 include: "rules/common.smk"
+include: "rules/trainings.smk"
 include: "rules/cluster.smk"
+include: "rules/models.smk"
 include: "rules/acquire.smk"
 include: "rules/amberchat.smk"
 include: "rules/ambersafe.smk"
@@ -33,7 +37,14 @@ rule all:
     input:
         rules.report.input,
         rules.amberchat.input,
+        rules.ambersafe_sft.input,
         rules.ambersafe.input,
 
 
 check_targets()
+
+
+onstart:
+    decide_on_stale_trainings()
+    if workflow.non_local_exec:
+        submit_with_settings()

@@ -28,6 +28,17 @@ RECIPE = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
 COMMON = {"epochs": 1, "precision": "float32", "tf32": False, "evaluation": {"every_examples": 0, "examples": 0}}
 
 
+def split(settings: dict) -> dict[str, str]:
+    """Settings as the programs take them: what determines the weights, and the rest."""
+    kept = {name: settings[name] for name in ("checkpoints", "evaluation", "guards")}
+    rest = {name: value for name, value in settings.items() if name not in {*kept, "export_dtype"}}
+    tracking = {"wandb_project": None, "wandb_mode": "offline"}
+    return {
+        "settings": json.dumps(rest),
+        "runtime": json.dumps({"training": kept, "tracking": tracking, "stale": "retrain"}),
+    }
+
+
 def write_conversations(rows: list[dict], folder: Path) -> None:
     with write_tokens(folder, SEQUENCES) as writer:
         for number, row in enumerate(rows):
@@ -109,14 +120,14 @@ def main() -> None:
             "tokens": tokens,
             "hardware": json.dumps(hardware),
             "checkpoints": work / "checkpoints",
-            "tracking": json.dumps({"wandb_project": None, "wandb_mode": "offline"}),
+            "packages": "{}",
             "run": work / "run.json",
             "metrics": work / "metrics.jsonl",
         }
         if options.stage == "sft":
             settings = RECIPE["amberchat"]["training"] | COMMON
             settings |= {"global_batch": options.batch, "loss_normalization": "token_mean", "micro_batch_examples": 1}
-            train_chat.main(**common, settings=json.dumps(settings))
+            train_chat.main(**common, **split(settings))
         else:
             settings = RECIPE["ambersafe"]["dpo"] | COMMON | {"global_batch": options.batch}
             score_reference.main(
@@ -127,7 +138,7 @@ def main() -> None:
                 reference=work / "reference",
                 tf32=False,
             )
-            train_dpo.main(**common, settings=json.dumps(settings), reference=work / "reference")
+            train_dpo.main(**common, **split(settings), reference=work / "reference")
         lines = [line for line in read_metrics(work / "metrics.jsonl") if "loss" in line]
         report.losses = [line["loss"] for line in lines]
         timings = read_metrics(next((work / "checkpoints").glob("*/timings.jsonl")))

@@ -1,21 +1,31 @@
 """The raw files and the base model: downloaded or local, and verified."""
 
+from amberline.provenance.origins import find_misfit, find_model_misfit
+
 
 wildcard_constraints:
     source="sharegpt|evol_instruct|pku_train|pku_test",
     suffix="json|jsonl.xz",
 
 
-def source_settings(wildcards):
-    """A source's settings, and the content of its local file: that may change without a newer modification time."""
-    source = getattr(CONFIG.sources, wildcards.source)
-    return settings(source, content=sampled_digest(Path(source.path)) if source.path else None)
+def source_misfit(wildcards):
+    """Why the raw file that is there is not the one that is asked for."""
+    facts = facts_of(made(f"raw/{wildcards.source}.{wildcards.suffix}"))
+    return facts and find_misfit(getattr(CONFIG.sources, wildcards.source), facts)
+
+
+def model_misfit(wildcards):
+    """Why the base model that is there is not the one that is asked for."""
+    facts = facts_of(made("models/base"))
+    return facts and find_model_misfit(CONFIG.base_model, facts)
+
+
+def facts_of(manifest):
+    """What is known of something made; nothing if it is not there."""
+    return json.loads(Path(manifest).read_text(encoding="utf-8"))["facts"] if Path(manifest).exists() else None
 
 
 rule acquire:
-    input:
-        code=code("acquire.py"),
-        lock=LOCK,
     output:
         file=f"{RESULTS}/raw/{{source}}.{{suffix}}",
         manifest=made("raw/{source}.{suffix}"),
@@ -25,7 +35,8 @@ rule acquire:
     conda:
         ENVIRONMENT
     params:
-        source=source_settings,
+        **depends("acquire.py", "raw/{source}.{suffix}", misfit=source_misfit),
+        source=lambda wildcards: Untracked(getattr(CONFIG.sources, wildcards.source).model_dump(mode="json")),
     shell:
         "python scripts/acquire.py --name {wildcards.source} --source {params.source:q} --output {output.file:q}"
         " 2>&1 | tee {log:q}"
@@ -37,8 +48,6 @@ if CONFIG.base_model.tiny:
         input:
             made("raw/sharegpt.json"),
             made("raw/evol_instruct.json"),
-            code=code("make_tiny_base.py"),
-            lock=LOCK,
         output:
             made("models/base"),
         log:
@@ -48,7 +57,8 @@ if CONFIG.base_model.tiny:
         resources:
             **data_stage(),
         params:
-            settings=settings(CONFIG.base_model.tiny),
+            **depends("make_tiny_base.py", "models/base"),
+            settings=result(CONFIG.base_model.tiny),
         shell:
             "python scripts/make_tiny_base.py --conversations {RESULTS:q}/raw/sharegpt.json"
             " --conversations {RESULTS:q}/raw/evol_instruct.json --settings {params.settings:q}"
@@ -57,9 +67,6 @@ if CONFIG.base_model.tiny:
 else:
 
     rule acquire_base_model:
-        input:
-            code=code("acquire_model.py"),
-            lock=LOCK,
         output:
             made("models/base"),
         log:
@@ -68,7 +75,8 @@ else:
         conda:
             ENVIRONMENT
         params:
-            source=settings(CONFIG.base_model),
+            **depends("acquire_model.py", "models/base", misfit=model_misfit),
+            source=Untracked(CONFIG.base_model.model_dump(mode="json")),
         shell:
             "python scripts/acquire_model.py --source {params.source:q} --output {RESULTS:q}/models/base"
             " 2>&1 | tee {log:q}"

@@ -5,8 +5,6 @@ rule mix:
     input:
         sharegpt=made("raw/sharegpt.json"),
         evol=made("raw/evol_instruct.json"),
-        code=code("mix.py"),
-        lock=LOCK,
     output:
         mix=f"{RESULTS}/data/evol-mix.json",
         heldout=f"{RESULTS}/data/evol-mix-heldout.json",
@@ -20,7 +18,8 @@ rule mix:
     resources:
         **data_stage(),
     params:
-        settings=settings(CONFIG.amberchat.mix),
+        **depends("mix.py", "data/evol-mix.json", "data/evol-mix-heldout.json"),
+        settings=result(CONFIG.amberchat.mix),
     shell:
         "python scripts/mix.py --sharegpt {RESULTS:q}/raw/sharegpt.json --evol {RESULTS:q}/raw/evol_instruct.json"
         " --settings {params.settings:q} --mix {output.mix:q} --heldout {output.heldout:q}"
@@ -31,8 +30,6 @@ rule split:
     input:
         mix=made("data/evol-mix{holdout}.json"),
         model=made("models/base"),
-        code=code("split.py"),
-        lock=LOCK,
     output:
         chunks=f"{RESULTS}/data/evol-mix{{holdout}}-split.json",
         manifest=made("data/evol-mix{holdout}-split.json"),
@@ -47,7 +44,8 @@ rule split:
     resources:
         **data_stage(),
     params:
-        settings=settings(CONFIG.amberchat.split),
+        **depends("split.py", "data/evol-mix{holdout}-split.json"),
+        settings=result(CONFIG.amberchat.split),
     shell:
         "python scripts/split.py --conversations {RESULTS:q}/data/evol-mix{wildcards.holdout}.json"
         " --model {RESULTS:q}/models/base --settings {params.settings:q} --processes {threads}"
@@ -59,8 +57,6 @@ rule tokenise_conversations:
     input:
         chunks=made("data/evol-mix{holdout}-split.json"),
         model=made("models/base"),
-        code=code("tokenise_conversations.py"),
-        lock=LOCK,
     output:
         manifest=made("tokens/conversations{holdout}"),
         funnel=f"{RESULTS}/funnels/tokenise_conversations{{holdout}}.json",
@@ -73,7 +69,8 @@ rule tokenise_conversations:
     resources:
         **data_stage(),
     params:
-        settings=settings(CONFIG.amberchat.tokens),
+        **depends("tokenise_conversations.py", "tokens/conversations{holdout}"),
+        settings=result(CONFIG.amberchat.tokens),
     shell:
         "python scripts/tokenise_conversations.py"
         " --chunks {RESULTS:q}/data/evol-mix{wildcards.holdout}-split.json --model {RESULTS:q}/models/base"
@@ -86,9 +83,7 @@ rule finetune_amberchat:
     input:
         model=made("models/base"),
         tokens=made("tokens/conversations"),
-        heldout=made("tokens/conversations-heldout"),
-        code=code("train_chat.py"),
-        lock=LOCK,
+        heldout=ancient(made("tokens/conversations-heldout")),
     output:
         run=f"{RESULTS}/training/amberchat/run.json",
         manifest=made("training/amberchat/run.json"),
@@ -101,20 +96,19 @@ rule finetune_amberchat:
     resources:
         **training_stage("amberchat"),
     params:
-        settings=settings(CONFIG.amberchat.training),
+        **trained("finetune_amberchat"),
     shell:
         "{LAUNCH[amberchat]}{RESULTS:q}/checkpoints -- scripts/train_chat.py --model {RESULTS:q}/models/base"
         " --tokens {RESULTS:q}/tokens/conversations --heldout {RESULTS:q}/tokens/conversations-heldout"
-        " --settings {params.settings:q} --hardware {HARDWARE[amberchat]:q} --tracking {TRACKING:q}"
+        " --settings {params.settings:q} --runtime {params.runtime:q} --packages {params.packages:q}"
+        " --hardware {HARDWARE[amberchat]:q}"
         " --checkpoints {RESULTS:q}/checkpoints --run {output.run:q} --metrics {output.metrics:q} 2>&1 | tee {log:q}"
 
 
 rule export_amberchat:
     input:
-        run=made("training/amberchat/run.json"),
+        run=f"{RESULTS}/training/amberchat/run.json",
         model=made("models/base"),
-        code=code("export_model.py"),
-        lock=LOCK,
     output:
         made("models/amberchat"),
     log:
@@ -124,12 +118,36 @@ rule export_amberchat:
     resources:
         **data_stage(),
     params:
-        settings=export_settings(
-            "AmberChat", CONFIG.amberchat.training.export_dtype, "vicuna", CHAT_PARTS, policy=False
-        ),
+        **depends("export_model.py", "models/amberchat"),
+        settings=export_settings(CONFIG.amberchat.training, "vicuna", policy=False),
     shell:
         "python scripts/export_model.py --run {RESULTS:q}/training/amberchat/run.json --base {RESULTS:q}/models/base"
         " --settings {params.settings:q} --output {RESULTS:q}/models/amberchat 2>&1 | tee {log:q}"
+
+
+rule card_of_amberchat:
+    input:
+        run=f"{RESULTS}/training/amberchat/run.json",
+        run_manifest=made("training/amberchat/run.json"),
+        model=made("models/amberchat"),
+        raw=[made(path) for path in raw_files(CHAT_PARTS)],
+        base=made("models/base"),
+    output:
+        card=card("amberchat"),
+        manifest=made("models/amberchat/README.md"),
+    log:
+        f"{RESULTS}/logs/card_of_amberchat.log",
+    localrule: True
+    conda:
+        ENVIRONMENT
+    params:
+        **depends("write_card.py", "models/amberchat/README.md"),
+        settings=card_settings("AmberChat", CHAT_PARTS),
+        kept=lambda wildcards: kept("finetune_amberchat", wildcards),
+        model=f"{RESULTS}/models/amberchat",
+        raw=raw_options(CHAT_PARTS),
+    shell:
+        WRITE_CARD
 
 
 rule evol_mix:
@@ -141,3 +159,4 @@ rule evol_mix:
 rule amberchat:
     input:
         made("models/amberchat"),
+        card("amberchat"),

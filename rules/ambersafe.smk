@@ -1,10 +1,5 @@
 """From preferences to AmberSafe: safe pairs, tokens, supervised finetune, reference scores, DPO, export."""
 
-# DPO trainings by the ending of their names: AmberSafe itself, and its variants, all from the same reference.
-VARIANTS = {"": CONFIG.ambersafe.dpo} | {
-    f"-{name}": CONFIG.ambersafe.variant(name) for name in CONFIG.ambersafe.variants
-}
-
 
 wildcard_constraints:
     # An empty pattern alone would be none to Snakemake.
@@ -21,8 +16,6 @@ def variant_deviations(variant):
 rule select_safe_pairs:
     input:
         rows=made("raw/pku_{part}.jsonl.xz"),
-        code=code("select_safe_pairs.py"),
-        lock=LOCK,
     output:
         pairs=f"{RESULTS}/data/safe-pairs-{{part}}.json",
         jsonl=f"{RESULTS}/data/safe-pairs-{{part}}.jsonl",
@@ -36,7 +29,8 @@ rule select_safe_pairs:
     resources:
         **data_stage(),
     params:
-        settings=settings(CONFIG.ambersafe.pairs),
+        **depends("select_safe_pairs.py", "data/safe-pairs-{part}.json"),
+        settings=result(CONFIG.ambersafe.pairs),
     shell:
         "python scripts/select_safe_pairs.py --rows {RESULTS:q}/raw/pku_{wildcards.part}.jsonl.xz"
         " --settings {params.settings:q} --pairs {output.pairs:q} --jsonl {output.jsonl:q}"
@@ -47,8 +41,6 @@ rule tokenise_preferences:
     input:
         pairs=made("data/safe-pairs-{part}.json"),
         model=made("models/base"),
-        code=code("tokenise_preferences.py"),
-        lock=LOCK,
     output:
         sft=made("tokens/sft-{part}"),
         dpo=made("tokens/dpo-{part}"),
@@ -62,7 +54,8 @@ rule tokenise_preferences:
     resources:
         **data_stage(),
     params:
-        settings=settings(CONFIG.ambersafe.tokens),
+        **depends("tokenise_preferences.py", "tokens/sft-{part}", "tokens/dpo-{part}"),
+        settings=result(CONFIG.ambersafe.tokens),
     shell:
         "python scripts/tokenise_preferences.py --pairs {RESULTS:q}/data/safe-pairs-{wildcards.part}.json"
         " --model {RESULTS:q}/models/base --settings {params.settings:q} --processes {threads}"
@@ -74,9 +67,7 @@ rule finetune_preferred:
     input:
         model=made("models/amberchat"),
         tokens=made("tokens/sft-train"),
-        heldout=made("tokens/sft-test"),
-        code=code("train_preferred.py"),
-        lock=LOCK,
+        heldout=ancient(made("tokens/sft-test")),
     output:
         run=f"{RESULTS}/training/sft/run.json",
         manifest=made("training/sft/run.json"),
@@ -89,20 +80,19 @@ rule finetune_preferred:
     resources:
         **training_stage("sft"),
     params:
-        settings=settings(CONFIG.ambersafe.sft),
+        **trained("finetune_preferred"),
     shell:
         "{LAUNCH[sft]}{RESULTS:q}/checkpoints -- scripts/train_preferred.py --model {RESULTS:q}/models/amberchat"
         " --tokens {RESULTS:q}/tokens/sft-train --heldout {RESULTS:q}/tokens/sft-test"
-        " --settings {params.settings:q} --hardware {HARDWARE[sft]:q} --tracking {TRACKING:q}"
+        " --settings {params.settings:q} --runtime {params.runtime:q} --packages {params.packages:q}"
+        " --hardware {HARDWARE[sft]:q}"
         " --checkpoints {RESULTS:q}/checkpoints --run {output.run:q} --metrics {output.metrics:q} 2>&1 | tee {log:q}"
 
 
 rule export_ambersafe_sft:
     input:
-        run=made("training/sft/run.json"),
+        run=f"{RESULTS}/training/sft/run.json",
         model=made("models/amberchat"),
-        code=code("export_model.py"),
-        lock=LOCK,
     output:
         made("models/ambersafe-sft"),
     log:
@@ -112,24 +102,42 @@ rule export_ambersafe_sft:
     resources:
         **data_stage(),
     params:
-        settings=export_settings(
-            "AmberSafe-SFT",
-            CONFIG.ambersafe.sft.export_dtype,
-            CONFIG.ambersafe.tokens.template,
-            SFT_PARTS,
-            policy=True,
-        ),
+        **depends("export_model.py", "models/ambersafe-sft"),
+        settings=export_settings(CONFIG.ambersafe.sft, CONFIG.ambersafe.tokens.template, policy=True),
     shell:
         "python scripts/export_model.py --run {RESULTS:q}/training/sft/run.json --base {RESULTS:q}/models/amberchat"
         " --settings {params.settings:q} --output {RESULTS:q}/models/ambersafe-sft 2>&1 | tee {log:q}"
+
+
+rule card_of_ambersafe_sft:
+    input:
+        run=f"{RESULTS}/training/sft/run.json",
+        run_manifest=made("training/sft/run.json"),
+        model=made("models/ambersafe-sft"),
+        raw=[made(path) for path in raw_files(SFT_PARTS)],
+        base=made("models/base"),
+    output:
+        card=card("ambersafe-sft"),
+        manifest=made("models/ambersafe-sft/README.md"),
+    log:
+        f"{RESULTS}/logs/card_of_ambersafe_sft.log",
+    localrule: True
+    conda:
+        ENVIRONMENT
+    params:
+        **depends("write_card.py", "models/ambersafe-sft/README.md"),
+        settings=card_settings("AmberSafe-SFT", SFT_PARTS),
+        kept=lambda wildcards: kept("finetune_preferred", wildcards),
+        model=f"{RESULTS}/models/ambersafe-sft",
+        raw=raw_options(SFT_PARTS),
+    shell:
+        WRITE_CARD
 
 
 rule score_reference:
     input:
         model=made("models/ambersafe-sft"),
         tokens=made("tokens/dpo-{part}"),
-        code=code("score_reference.py"),
-        lock=LOCK,
     output:
         made("tokens/reference-{part}"),
     log:
@@ -140,6 +148,7 @@ rule score_reference:
     resources:
         **training_stage("reference"),
     params:
+        **depends("score_reference.py", "tokens/reference-{part}"),
         # As the policy computes them, so that both agree before the first step.
         arithmetic=f"--precision {CONFIG.ambersafe.dpo.precision}{' --tf32' if CONFIG.ambersafe.dpo.tf32 else ''}",
     shell:
@@ -154,10 +163,8 @@ rule train_dpo:
         model=made("models/ambersafe-sft"),
         tokens=made("tokens/dpo-train"),
         reference=made("tokens/reference-train"),
-        heldout=made("tokens/dpo-test"),
-        heldout_reference=made("tokens/reference-test"),
-        code=code("train_dpo.py"),
-        lock=LOCK,
+        heldout=ancient(made("tokens/dpo-test")),
+        heldout_reference=ancient(made("tokens/reference-test")),
     output:
         run=f"{RESULTS}/training/dpo{{variant}}/run.json",
         manifest=made("training/dpo{variant}/run.json"),
@@ -170,22 +177,21 @@ rule train_dpo:
     resources:
         **training_stage("dpo"),
     params:
-        settings=lambda wildcards: settings(VARIANTS[wildcards.variant]),
+        **trained("train_dpo"),
     shell:
         "{LAUNCH[dpo]}{RESULTS:q}/checkpoints{wildcards.variant} -- scripts/train_dpo.py --model {RESULTS:q}/models/ambersafe-sft"
         " --tokens {RESULTS:q}/tokens/dpo-train --reference {RESULTS:q}/tokens/reference-train"
         " --heldout {RESULTS:q}/tokens/dpo-test --heldout-reference {RESULTS:q}/tokens/reference-test"
-        " --settings {params.settings:q} --hardware {HARDWARE[dpo]:q} --tracking {TRACKING:q}"
+        " --settings {params.settings:q} --runtime {params.runtime:q} --packages {params.packages:q}"
+        " --hardware {HARDWARE[dpo]:q}"
         " --checkpoints {RESULTS:q}/checkpoints{wildcards.variant} --run {output.run:q} --metrics {output.metrics:q}"
         " 2>&1 | tee {log:q}"
 
 
 rule export_ambersafe:
     input:
-        run=made("training/dpo{variant}/run.json"),
+        run=f"{RESULTS}/training/dpo{{variant}}/run.json",
         model=made("models/ambersafe-sft"),
-        code=code("export_model.py"),
-        lock=LOCK,
     output:
         made("models/ambersafe{variant}"),
     log:
@@ -195,18 +201,41 @@ rule export_ambersafe:
     resources:
         **data_stage(),
     params:
+        **depends("export_model.py", "models/ambersafe{variant}"),
         settings=lambda wildcards: export_settings(
-            f"AmberSafe{wildcards.variant}",
-            VARIANTS[wildcards.variant].export_dtype,
-            CONFIG.ambersafe.tokens.template,
-            DPO_PARTS,
-            policy=True,
-            deviations=variant_deviations(wildcards.variant),
+            VARIANTS[wildcards.variant], CONFIG.ambersafe.tokens.template, policy=True
         ),
     shell:
         "python scripts/export_model.py --run {RESULTS:q}/training/dpo{wildcards.variant}/run.json"
         " --base {RESULTS:q}/models/ambersafe-sft"
         " --settings {params.settings:q} --output {RESULTS:q}/models/ambersafe{wildcards.variant} 2>&1 | tee {log:q}"
+
+
+rule card_of_ambersafe:
+    input:
+        run=f"{RESULTS}/training/dpo{{variant}}/run.json",
+        run_manifest=made("training/dpo{variant}/run.json"),
+        model=made("models/ambersafe{variant}"),
+        raw=[made(path) for path in raw_files(DPO_PARTS)],
+        base=made("models/base"),
+    output:
+        card=card("ambersafe{variant}"),
+        manifest=made("models/ambersafe{variant}/README.md"),
+    log:
+        f"{RESULTS}/logs/card_of_ambersafe{{variant}}.log",
+    localrule: True
+    conda:
+        ENVIRONMENT
+    params:
+        **depends("write_card.py", "models/ambersafe{variant}/README.md"),
+        settings=lambda wildcards: card_settings(
+            f"AmberSafe{wildcards.variant}", DPO_PARTS, variant_deviations(wildcards.variant)
+        ),
+        kept=lambda wildcards: kept("train_dpo", wildcards),
+        model=f"{RESULTS}/models/ambersafe{{variant}}",
+        raw=raw_options(DPO_PARTS),
+    shell:
+        WRITE_CARD
 
 
 rule safe_pairs:
@@ -218,8 +247,10 @@ rule safe_pairs:
 rule ambersafe_sft:
     input:
         made("models/ambersafe-sft"),
+        card("ambersafe-sft"),
 
 
 rule ambersafe:
     input:
         [made(f"models/ambersafe{variant}") for variant in VARIANTS],
+        [card(f"ambersafe{variant}") for variant in VARIANTS],

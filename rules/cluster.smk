@@ -10,6 +10,8 @@ from amberline.cluster.executor import watch_jobs
 from amberline.cluster.leftovers import claim
 from amberline.cluster.progress import newest_checkpoint
 from amberline.cluster.slurm import SlurmError, partitions
+from amberline.provenance.digests import value_digest
+from amberline.records.files import whole_file
 from amberline.training.place import PlaceError
 
 STAGES = ("amberchat", "sft", "reference", "dpo", "evaluation")
@@ -102,8 +104,7 @@ def launch(stage):
 
 # Named in the shell text, but no params: none of this changes a result, so none of it reruns a finished stage.
 LAUNCH = {stage: launch(stage) for stage in STAGES}
-HARDWARE = {stage: settings(getattr(CONFIG.hardware, stage)) for stage in STAGES}
-TRACKING = settings(CONFIG.tracking)
+HARDWARE = {stage: canonical(getattr(CONFIG.hardware, stage).model_dump(mode="json")) for stage in STAGES}
 
 if CLUSTER.modules:
     # Modules know nothing of strict shells, so they come before Snakemake's own prefix.
@@ -125,6 +126,19 @@ def check_partitions(known):
                 f"cluster.{key} in slurm/site.yaml: found {asked!r}, nothing was started. "
                 f"Partitions of this cluster: {', '.join(known)}"
             )
+
+
+def submit_with_settings():
+    """Hand jobs the settings and the digests of the code as they are now, whatever the files say when a job starts."""
+    submitted = {
+        "config": {**CONFIG.model_dump(mode="json"), "cluster": CLUSTER.model_dump(mode="json")},
+        "code": {program: code(program) for program in PROGRAMS},
+    }
+    file = Path(".snakemake/amberline", f"submitted-{value_digest(submitted)[:16]}.json")
+    with whole_file(file) as partial:
+        partial.write_text(json.dumps(submitted, indent=1), encoding="utf-8")
+    workflow.config_settings.configfiles = []
+    workflow.config_settings.config_args = [f"submitted={file}"]
 
 
 def prepare_for_slurm():

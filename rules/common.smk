@@ -1,15 +1,27 @@
-"""What all rules share: the checked configuration, and the code that a program consists of."""
+"""What all rules share: the checked configuration, and what Snakemake compares to tell whether a stage runs again."""
 
+import ast
+import json
 import os
 
+from amberline.settings.base import Kind
 from amberline.settings.check import ConfigurationError, check_cluster, check_configuration, check_target, deviations
-from amberline.provenance.digests import canonical, imported_files, sampled_digest
+from amberline.provenance.code import code_digest, package_versions
+from amberline.provenance.damage import find_damage
+from amberline.provenance.digests import canonical
 from pathlib import Path
 from snakemake.cli import parse_args
 from snakemake.exceptions import WorkflowError
+from snakemake.io import IOFile
 
 # Programs run under the Python that runs Snakemake, whoever calls it; `--sdm conda` puts its own first.
 os.environ["PATH"] = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
+
+# A Slurm job runs with the settings and the code that it was submitted with, whatever the files say by now.
+SUBMITTED = json.loads(Path(config["submitted"]).read_text(encoding="utf-8")) if "submitted" in config else None
+if SUBMITTED:
+    config.clear()
+    config.update(SUBMITTED["config"])
 
 # What is particular to a cluster is no part of the recipe.
 site = config.pop("cluster", None)
@@ -32,20 +44,74 @@ wildcard_constraints:
     holdout="|-heldout",
 
 
-def settings(part, **more):
-    """A stage's settings as the one string that is its param: compared exactly, whatever the order of the keys."""
-    return canonical({**part.model_dump(mode="json"), **more})
-
-
-def code(program):
-    """The program and every file of ours that it imports: a change of any of them reruns the rule."""
-    files = imported_files(Path(workflow.basedir, "scripts", program))
-    return [os.path.relpath(file, workflow.basedir) for file in files]
-
-
 def made(path):
     """The manifest of something made; what stages hand each other."""
     return f"{RESULTS}/{path}/manifest.json" if not os.path.splitext(path)[1] else f"{RESULTS}/{path}.manifest.json"
+
+
+def result(part, **more):
+    """The settings that change a result, as one string: compared exactly, whatever the order of the keys."""
+    return canonical({**part.of(Kind.RESULT), **more})
+
+
+class Untracked:
+    """A param that Snakemake does not compare, as it does strings, numbers and containers: what changes no result."""
+
+    def __init__(self, value):
+        self.text = canonical(value)
+
+    def __str__(self):
+        return self.text
+
+
+def code(program):
+    """Digest of what a program does. In a Slurm job, raises WorkflowError if that changed since it was submitted."""
+    found = code_digest(Path(workflow.basedir, "scripts", program))
+    if SUBMITTED and SUBMITTED["code"].get(program, found) != found:
+        raise WorkflowError(
+            f"the code of scripts/{program} changed after this job was submitted: it was not started. "
+            "Fix: start the pipeline again; it submits the job with the code that is there now"
+        )
+    return found
+
+
+def packages(program):
+    """Versions of the packages that can change what a program makes."""
+    return package_versions(Path(workflow.basedir, "scripts", program), Path(workflow.basedir, LOCK))
+
+
+PROGRAMS = []  # of all rules
+
+
+def depends(program, *paths, misfit=lambda wildcards: None):
+    """Params beside the settings of a rule that makes `paths`: its code, its packages, and whether all is in order.
+
+    `misfit` may find that what is there is not what is asked for.
+    """
+    PROGRAMS.append(program)
+    return {
+        "code": lambda wildcards: code(program),
+        "packages": canonical(packages(program)),
+        "whole": lambda wildcards: whole([made(path.format(**wildcards)) for path in paths], misfit, wildcards),
+    }
+
+
+def whole(manifests, misfit, wildcards):
+    """A param that stays as it was recorded while the files are as their manifests say, and else is another one."""
+    if not workflow.is_main_process:
+        return ""
+    text = recorded(manifests[0], "made: ") or "made: 1"
+    try:
+        fault = next(filter(None, map(find_damage, map(Path, manifests))), None) or misfit(wildcards)
+    except OSError as error:
+        fault = str(error)
+    return f"made: {int(text.split()[1]) + 1} ({fault})" if fault else text
+
+
+def recorded(output, prefix):
+    """The param beginning with `prefix` that Snakemake recorded when it last made `output`; None if there is none."""
+    values = [ast.literal_eval(value) for value in workflow.persistence.params(IOFile(output, rule=None)) or ()]
+    return next((value for value in values if isinstance(value, str) and value.startswith(prefix)), None)
 
 
 # Parts of the configuration that go into each model.
@@ -54,10 +120,27 @@ SFT_PARTS = (*CHAT_PARTS, "sources.pku", "ambersafe.pairs", "ambersafe.tokens", 
 DPO_PARTS = (*SFT_PARTS, "ambersafe.dpo")
 
 
-def export_settings(name, dtype, template, parts, *, policy, deviations=DEVIATIONS):
-    """What an exported model carries, with the deviations from the published recipe that went into it."""
-    differ = {key: values for key, values in deviations.items() if key.startswith(parts)}
-    return canonical({"name": name, "dtype": dtype, "template": template, "policy": policy, "deviations": differ})
+def described(name, source):
+    """A source as model cards and the report name it. A local file may be any: that it is the hub's is not claimed."""
+    published = source.path is None
+    file = getattr(source, "file", None) if published else os.path.basename(source.path)
+    return {
+        "name": name,
+        "repository": source.repository if published else None,
+        "revision": source.revision if published else None,
+        "file": file,
+        "licence": source.licence,
+    }
+
+
+def sources_of(parts):
+    """The sources among parts of the configuration; a stand-in for the base model is none."""
+    found = [
+        described(name, getattr(CONFIG.sources, name))
+        for name in type(CONFIG.sources).model_fields
+        if f"sources.{name}".startswith(parts)
+    ]
+    return found + ([] if CONFIG.base_model.tiny else [described("base_model", CONFIG.base_model)])
 
 
 def check_targets():

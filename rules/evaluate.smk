@@ -20,10 +20,9 @@ rule evaluate:
         conversations=made("tokens/conversations-heldout"),
         pairs=made("tokens/dpo-test"),
         reference=made("tokens/reference-test"),
-        code=code("evaluate.py"),
-        lock=LOCK,
     output:
-        f"{RESULTS}/evaluation/{{model}}.json",
+        metrics=f"{RESULTS}/evaluation/{{model}}.json",
+        manifest=made("evaluation/{model}.json"),
     log:
         f"{RESULTS}/logs/evaluate-{{model}}.log",
     conda:
@@ -32,22 +31,22 @@ rule evaluate:
     resources:
         **training_stage("evaluation"),
     params:
+        **depends("evaluate.py", "evaluation/{model}.json"),
         settings=measures,
     shell:
         "{LAUNCH[evaluation]}{RESULTS:q}/checkpoints -- scripts/evaluate.py --model {RESULTS:q}/models/{wildcards.model}"
         " --conversations {RESULTS:q}/tokens/conversations-heldout --pairs {RESULTS:q}/tokens/dpo-test"
         " --reference {RESULTS:q}/tokens/reference-test --settings {params.settings:q}"
-        " --hardware {HARDWARE[evaluation]:q} --output {output:q} 2>&1 | tee {log:q}"
+        " --hardware {HARDWARE[evaluation]:q} --output {output.metrics:q} 2>&1 | tee {log:q}"
 
 
 rule sample_answers:
     input:
         models=[made(f"models/{model}") for model in ("amberchat", "ambersafe")],
         prompts=made("data/safe-pairs-test.json"),
-        code=code("sample_answers.py"),
-        lock=LOCK,
     output:
-        f"{RESULTS}/evaluation/samples.json",
+        answers=f"{RESULTS}/evaluation/samples.json",
+        manifest=made("evaluation/samples.json"),
     log:
         f"{RESULTS}/logs/sample_answers.log",
     conda:
@@ -55,10 +54,11 @@ rule sample_answers:
     resources:
         **single_process("evaluation"),
     params:
+        **depends("sample_answers.py", "evaluation/samples.json"),
         settings=canonical({"prompts": CONFIG.evaluation.sample_prompts, "tokens": CONFIG.evaluation.sample_tokens}),
     shell:
         "python scripts/sample_answers.py --model {RESULTS:q}/models/amberchat --model {RESULTS:q}/models/ambersafe"
-        " --prompts {RESULTS:q}/data/safe-pairs-test.json --settings {params.settings:q} --output {output:q}"
+        " --prompts {RESULTS:q}/data/safe-pairs-test.json --settings {params.settings:q} --output {output.answers:q}"
         " 2>&1 | tee {log:q}"
 
 

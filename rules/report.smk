@@ -1,5 +1,7 @@
 """One page that shows the whole line, every figure in it read from a file."""
 
+from types import SimpleNamespace
+
 FUNNELS = [
     "mix",
     "split",
@@ -21,11 +23,11 @@ rule write_report:
         metrics=expand(f"{RESULTS}/training/{{stage}}/metrics.jsonl", stage=["amberchat", "sft", "dpo"]),
         evaluation=rules.evaluation.input,
         models=[made("models/amberchat"), made("models/ambersafe")],
-        code=code("write_report.py"),
+        runs=expand(made("training/{stage}/run.json"), stage=["amberchat", "sft", "dpo"]),
         template="scripts/amberline/report/report.html.jinja",
-        lock=LOCK,
     output:
         page=report(f"{RESULTS}/report/index.html", category="Amberline"),
+        manifest=made("report/index.html"),
         # What Slurm's accounts say now. They are no input: how long a job took is no reason to write a report anew.
         jobs=f"{RESULTS}/report/jobs.json",
     log:
@@ -34,16 +36,17 @@ rule write_report:
     conda:
         ENVIRONMENT
     params:
+        **depends("write_report.py", "report/index.html"),
         settings=canonical(
             {
                 "deviations": DEVIATIONS,
-                "configuration": CONFIG.model_dump(
-                    mode="json", exclude={"hardware", "data_hardware", "tracking", "results"}
-                ),
+                "configuration": CONFIG.of(Kind.RESULT),
+                "sources": sources_of(DPO_PARTS),
             }
         ),
+        kept=lambda wildcards: canonical([kept(rule, SimpleNamespace(variant="")) for rule in PROGRAM_OF]),
     shell:
-        "python scripts/write_report.py --results {RESULTS:q} --lock {input.lock:q} --settings {params.settings:q}"
+        "python scripts/write_report.py --results {RESULTS:q} --lock {LOCK:q} --settings {params.settings:q}"
         " --jobs {output.jobs:q} --output {output.page:q} 2>&1 | tee {log:q}"
 
 

@@ -5,21 +5,15 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
+from amberline.provenance.digests import sampled_digest
 from amberline.provenance.manifests import write_manifest
+from amberline.provenance.origins import origin
 from amberline.records.acquisition import SourceError, acquire
 from amberline.records.hub import HubError
 from amberline.records.streams import BadFile
 from amberline.settings.data import Source
-
-
-class RuleSource(Source):
-    """A source as the rule hands it over."""
-
-    content: str | None = Field(
-        default=None, description="digest of the local file, so that Snakemake sees when it is another one"
-    )
 
 
 def main(
@@ -31,29 +25,17 @@ def main(
 ) -> None:
     """Get one raw file, from the hub or from a local path, and verify it."""
     try:
-        wanted = RuleSource.model_validate_json(source)
+        wanted = Source.model_validate_json(source)
         findings = acquire(name, wanted, output)
     except (ValidationError, SourceError, HubError, BadFile, OSError) as error:
         sys.exit(f"acquire: {error}")
-    # A local file may be any: that it is the hub's is not claimed.
-    published = wanted.path is None
     write_manifest(
         output,
         kind="raw",
         files=[output],
         inputs={},
-        settings={"name": name, **wanted.model_dump(exclude={"path", "content"})},
-        facts=findings.facts(),
-        sources=[
-            {
-                "name": name,
-                "repository": wanted.repository if published else None,
-                "revision": wanted.revision if published else None,
-                "file": wanted.file if published else Path(wanted.path or "").name,
-                "licence": wanted.licence,
-                "sha256": findings.sha256,
-            }
-        ],
+        settings={"name": name},
+        facts={**findings.facts(), "sampled": sampled_digest(output), "origin": origin(wanted)},
     )
     print(f"{name}: {findings.rows:,} rows", file=sys.stderr)
     if unchecked := [what for what, done in findings.checks.items() if done != "verified"]:

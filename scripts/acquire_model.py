@@ -8,10 +8,12 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
-from amberline.provenance.manifests import write_manifest
+from amberline.provenance.manifests import model_content, write_manifest
+from amberline.provenance.origins import model_origin
 from amberline.records.files import whole_folder
 from amberline.records.hub import HubError
-from amberline.records.model_files import ModelError, check_weights, convert_pickled, download_model, link_model
+from amberline.records.model_files import check_weights, convert_pickled, download_model, link_model
+from amberline.records.model_names import ModelError
 from amberline.settings.data import BaseModelSource
 
 
@@ -26,10 +28,9 @@ def main(
         with whole_folder(output) as folder:
             if wanted.path is not None:
                 link_model(Path(wanted.path), folder)
-                repository = commit = None
+                commit = None
             elif wanted.repository and wanted.revision:
-                repository = wanted.repository
-                commit = download_model(repository, wanted.revision, working, folder)
+                commit = download_model(wanted.repository, wanted.revision, working, folder)
             else:
                 sys.exit(
                     "acquire_model: base_model names neither a path nor a repository; make_tiny_base makes a tiny one"
@@ -41,18 +42,9 @@ def main(
                 kind="model",
                 files=list(folder.iterdir()),
                 inputs={},
-                settings=wanted.model_dump(exclude={"path", "tiny"}),
-                facts={"parameters": parameters, "commit": commit},
-                sources=[
-                    {
-                        "name": "base_model",
-                        "repository": repository,
-                        "revision": commit,
-                        "file": None if repository else Path(wanted.path or "").name,
-                        "licence": wanted.licence,
-                        "sha256": None,
-                    }
-                ],
+                settings={},
+                facts={"parameters": parameters, "commit": commit, "origin": model_origin(wanted)},
+                digest=model_content(folder),
             )
     except (ValidationError, ModelError, HubError, OSError) as error:
         sys.exit(f"acquire_model: {error}")

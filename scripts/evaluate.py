@@ -17,7 +17,7 @@ from datasets import Dataset
 
 from amberline.model.errors import ModelError
 from amberline.model.packed import IGNORED
-from amberline.provenance.manifests import ManifestError, verify
+from amberline.provenance.manifests import ManifestError, verify, write_manifest
 from amberline.records.files import whole_file
 from amberline.records.tokens import BadTokens, open_tokens
 from amberline.settings.evaluation import Measures
@@ -90,6 +90,10 @@ def main(
         if ranks.first:
             with whole_file(output) as partial:
                 partial.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+            inputs = {"model": model, "conversations": conversations, "pairs": pairs, "reference": reference}
+            write_manifest(
+                output, kind="evaluation", files=[output], inputs=inputs, settings=asked.model_dump(), facts={}
+            )
     except (BadTokens, FirstRankFailed, ManifestError, ModelError, ScoringError) as error:
         if ranks.first:
             print(f"evaluate: {error}", file=sys.stderr)

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from amberline.provenance.digests import file_digest
-from amberline.provenance.manifests import ManifestError, verify, write_manifest
+from amberline.provenance.manifests import ManifestError, model_content, verify, write_manifest
 from amberline.records.files import whole_folder
 
 
@@ -39,6 +39,7 @@ def main(
                 inputs={"base": base},
                 settings={},
                 facts={"policy_sha256": file_digest(policy)},
+                digest=model_content(folder),
             )
     except (ManifestError, ModelError) as error:
         sys.exit(f"import_policy: {error}")

@@ -10,7 +10,7 @@ import typer
 from pydantic import ValidationError
 from tqdm import tqdm
 
-from amberline.provenance.manifests import ManifestError, verify, write_manifest
+from amberline.provenance.manifests import ManifestError, model_content, verify, write_manifest
 from amberline.records.conversations import BadRecord, parse_conversation
 from amberline.records.files import whole_folder
 from amberline.records.streams import BadFile, read_records
@@ -75,6 +75,7 @@ def main(
                 inputs={f"conversations-{number}": file for number, file in enumerate(conversations)},
                 settings=sizes.model_dump(),
                 facts={"parameters": parameters, "vocabulary": sizes.vocabulary},
+                digest=model_content(folder),
             )
     except (ValidationError, ManifestError, BadFile, SmallTokenizerError) as error:
         sys.exit(f"make_tiny_base: {error}")

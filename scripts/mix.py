@@ -36,6 +36,7 @@ def main(
                 made,
                 kind="conversations",
                 files=[made],
+                beside=[funnel, rejects],
                 inputs={"sharegpt": sharegpt, "evol_instruct": evol},
                 settings=choices.model_dump(),
                 facts={"counts": account.to_json()["counts"], "notes": account.to_json()["notes"]},

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from amberline.provenance.manifests import ManifestError, read_manifest, verify
+from amberline.provenance.manifests import ManifestError, read_manifest, verify, write_manifest
 from amberline.records.files import whole_file
 from amberline.settings.evaluation import Samples
 
@@ -64,6 +64,8 @@ def main(
     }
     with whole_file(output) as partial:
         partial.write_text(json.dumps(page, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    inputs = {"prompts": prompts, **{folder.name: folder for folder in model}}
+    write_manifest(output, kind="answers", files=[output], inputs=inputs, settings=wanted.model_dump(), facts={})
 
 
 if __name__ == "__main__":

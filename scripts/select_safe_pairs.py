@@ -34,6 +34,7 @@ def main(
                 made,
                 kind="preference-pairs",
                 files=[made],
+                beside=[funnel, rejects],
                 inputs={"rows": rows},
                 settings=choices.model_dump(),
                 facts={"counts": account.to_json()["counts"], "notes": account.to_json()["notes"]},

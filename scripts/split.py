@@ -63,6 +63,7 @@ def main(
             chunks,
             kind="chunks",
             files=[chunks],
+            beside=[funnel, rejects, comparison],
             inputs={"conversations": conversations, "model": model},
             settings=choices.model_dump(),
             facts={"rows": written.rows, "counts": account["counts"], "notes": account["notes"]},

@@ -60,6 +60,7 @@ def main(
             tokens,
             kind="conversation-tokens",
             files=token_files(tokens),
+            beside=[funnel, rejects],
             inputs={"chunks": chunks, "model": model},
             settings=choices.model_dump(),
             facts={

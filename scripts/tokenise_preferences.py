@@ -64,6 +64,7 @@ def main(
                 folder,
                 kind=kind,
                 files=token_files(folder),
+                beside=[funnel, rejects],
                 inputs={"pairs": pairs, "model": model},
                 settings=choices.model_dump(),
                 facts=facts(lengths[folder], account),

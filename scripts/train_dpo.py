@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from amberline.programs.training import Request, train_as_asked
+from amberline.programs.training import Request, read_settings, train_as_asked
 from amberline.provenance.manifests import Manifest
 from amberline.records.tokens import open_tokens
 from amberline.settings.training import DPOTraining
@@ -22,22 +22,24 @@ def main(
     model: Annotated[Path, typer.Option(help="Hugging Face folder to start from; it is the reference, too")],
     tokens: Annotated[Path, typer.Option(help="token folder of preference pairs")],
     reference: Annotated[Path, typer.Option(help="the reference's log-probabilities of these pairs")],
-    settings: Annotated[str, typer.Option(help="JSON of the settings, as under ambersafe.dpo in config.yaml")],
+    settings: Annotated[str, typer.Option(help="JSON of what determines the weights, of ambersafe.dpo in config.yaml")],
+    runtime: Annotated[str, typer.Option(help="JSON of the rest of it (training), of tracking and of stale")],
+    packages: Annotated[str, typer.Option(help="JSON of the versions of packages that determine the weights")],
     hardware: Annotated[str, typer.Option(help="JSON of machine and layout, as under hardware in config.yaml")],
-    checkpoints: Annotated[Path, typer.Option(help="folder in which the run has its place")],
-    tracking: Annotated[str, typer.Option(help="JSON of where curves go, as under tracking in config.yaml")],
+    checkpoints: Annotated[Path, typer.Option(help="folder of run directories")],
     run: Annotated[Path, typer.Option(help="summary to write, with its manifest")],
     metrics: Annotated[Path, typer.Option(help="curve to write")],
     heldout: Annotated[Path | None, typer.Option(help="token folder of pairs to evaluate on")] = None,
     heldout_reference: Annotated[Path | None, typer.Option(help="the reference's log-probabilities of those")] = None,
 ) -> None:
-    """Train on preference pairs, and leave the final weights in the place under --checkpoints."""
-    asked = DPOTraining.model_validate_json(settings)
+    """Train on preference pairs, and leave the final weights in a run directory under --checkpoints."""
+    asked, around = read_settings(DPOTraining, settings, runtime)
     if (heldout is None) != (heldout_reference is None):
         raise typer.BadParameter("--heldout and --heldout-reference are given together, or neither of them")
     inputs = {"model": model, "tokens": tokens, "reference": reference}
+    watched: dict[str, Path] = {}
     if heldout and heldout_reference:
-        inputs |= {"heldout": heldout, "heldout_reference": heldout_reference}
+        watched = {"heldout": heldout, "heldout_reference": heldout_reference}
 
     def objectives() -> tuple[DPO, DPO | None]:
         held = None
@@ -50,13 +52,17 @@ def main(
         program=Path(__file__),
         settings=asked,
         hardware=hardware,
-        tracking=tracking,
+        runtime=around,
+        packages=packages,
         checkpoints=checkpoints,
         inputs=inputs,
+        watched=watched,
         run=run,
         metrics=metrics,
     )
-    train_as_asked(request, objectives, lambda manifests: check_references(inputs, manifests, asked.precision))
+    train_as_asked(
+        request, objectives, lambda manifests: check_references(inputs | watched, manifests, asked.precision)
+    )
 
 
 def check_references(folders: Mapping[str, Path], manifests: Mapping[str, Manifest], precision: str) -> None:

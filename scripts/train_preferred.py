@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from amberline.programs.training import Request, train_as_asked
+from amberline.programs.training import Request, read_settings, train_as_asked
 from amberline.records.tokens import open_tokens
 from amberline.settings.training import PreferredTraining
 from amberline.training.objectives.preferred import Preferred
@@ -18,23 +18,27 @@ def main(
     *,
     model: Annotated[Path, typer.Option(help="Hugging Face folder to start from")],
     tokens: Annotated[Path, typer.Option(help="token folder of preferred responses")],
-    settings: Annotated[str, typer.Option(help="JSON of the settings, as under ambersafe.sft in config.yaml")],
+    settings: Annotated[str, typer.Option(help="JSON of what determines the weights, of ambersafe.sft in config.yaml")],
+    runtime: Annotated[str, typer.Option(help="JSON of the rest of it (training), of tracking and of stale")],
+    packages: Annotated[str, typer.Option(help="JSON of the versions of packages that determine the weights")],
     hardware: Annotated[str, typer.Option(help="JSON of machine and layout, as under hardware in config.yaml")],
-    checkpoints: Annotated[Path, typer.Option(help="folder in which the run has its place")],
-    tracking: Annotated[str, typer.Option(help="JSON of where curves go, as under tracking in config.yaml")],
+    checkpoints: Annotated[Path, typer.Option(help="folder of run directories")],
     run: Annotated[Path, typer.Option(help="summary to write, with its manifest")],
     metrics: Annotated[Path, typer.Option(help="curve to write")],
     heldout: Annotated[Path | None, typer.Option(help="token folder to evaluate on")] = None,
 ) -> None:
-    """Finetune on preferred responses, and leave the final weights in the place under --checkpoints."""
+    """Finetune on preferred responses, and leave the final weights in a run directory under --checkpoints."""
+    asked, around = read_settings(PreferredTraining, settings, runtime)
     request = Request(
         stage="sft",
         program=Path(__file__),
-        settings=PreferredTraining.model_validate_json(settings),
+        settings=asked,
         hardware=hardware,
-        tracking=tracking,
+        runtime=around,
+        packages=packages,
         checkpoints=checkpoints,
-        inputs={"model": model, "tokens": tokens, **({"heldout": heldout} if heldout else {})},
+        inputs={"model": model, "tokens": tokens},
+        watched={"heldout": heldout} if heldout else {},
         run=run,
         metrics=metrics,
     )

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from amberline.cluster.accounts import RECORD, accounts
+from amberline.provenance.manifests import write_manifest
 from amberline.records.files import whole_file
 from amberline.report.page import build_page
 
@@ -15,7 +16,7 @@ from amberline.report.page import build_page
 def main(
     results: Annotated[Path, typer.Option(help="results folder of the run")],
     lock: Annotated[Path, typer.Option(help="lock of the environment, for the list of packages")],
-    settings: Annotated[str, typer.Option(help="configuration and deviations, as JSON")],
+    settings: Annotated[str, typer.Option(help="configuration, deviations and sources, as JSON")],
     jobs: Annotated[Path, typer.Option(help="JSON file to write: the run's Slurm jobs and what they used")],
     output: Annotated[Path, typer.Option(help="HTML file to write")],
 ) -> None:
@@ -31,6 +32,7 @@ def main(
         partial.write_text(json.dumps(used, indent=1) + "\n", encoding="utf-8")
     with whole_file(output) as partial:
         partial.write_text(page, encoding="utf-8")
+    write_manifest(output, kind="report", files=[output], beside=[jobs], inputs={}, settings={}, facts={})
     print(f"report: {output}")
 
 

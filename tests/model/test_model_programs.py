@@ -14,31 +14,22 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import export_model
 import import_policy
 import score_reference
+import write_card
 from amberline.model.load import load_model
-from amberline.provenance.manifests import ManifestError, read_manifest, verify, write_manifest
+from amberline.provenance.manifests import ManifestError, model_content, read_manifest, verify, write_manifest
+from amberline.records.tensors import digest_of_safetensors, tensor_digest, weights_digest
 from amberline.records.tokens import PAIRS, open_tokens, write_tokens
 from amberline.text.small_tokenizer import save_llama_tokenizer, train_sentencepiece
 
 TEXT = ["A question about trees, and why they grow.", "Trees grow because of light; roots hold them."] * 20
-SOURCES = [
-    {
-        "name": "pku",
-        "repository": "PKU/Safe",
-        "revision": "abc",
-        "file": "a.xz",
-        "licence": "cc-by-nc-4.0",
-        "sha256": "0" * 64,
-    },
-    {
-        "name": "base_model",
-        "repository": "X/Amber",
-        "revision": "d",
-        "file": None,
-        "licence": "apache-2.0",
-        "sha256": None,
-    },
-]
-DEVIATIONS = {"ambersafe.dpo.beta": {"published": 0.1, "here": 0.5}}
+TEXT_OF_CARD = {
+    "name": "AmberSafe",
+    "sources": [
+        {"name": "pku", "repository": "PKU/Safe", "revision": "abc", "file": "a.xz", "licence": "cc-by-nc-4.0"},
+        {"name": "base_model", "repository": "X/Amber", "revision": "main", "file": None, "licence": "apache-2.0"},
+    ],
+    "deviations": {"ambersafe.dpo.beta": {"published": 0.1, "here": 0.5}},
+}
 
 
 @pytest.fixture(scope="module")
@@ -49,25 +40,37 @@ def base(tmp_path_factory, grouped_folder) -> Path:
         (folder / file.name).write_bytes(file.read_bytes())
     save_llama_tokenizer(train_sentencepiece(TEXT, 300), folder, 128)
     write_manifest(
-        folder, kind="model", files=list(folder.iterdir()), inputs={}, settings={}, facts={}, sources=SOURCES
+        folder,
+        kind="model",
+        files=list(folder.iterdir()),
+        inputs={},
+        settings={},
+        facts={"commit": "d" * 40},
+        digest=model_content(folder),
     )
     return folder
 
 
+MADE_WITH = {"code": "c" * 64, "packages": {"torch": "2.13.0"}, "inputs": {"model": "m", "tokens": "t"}}
+
+
 @pytest.fixture
 def run(base, tmp_path) -> Path:
-    """What a training leaves: final weights in its place, run.json and its manifest."""
+    return finished_run(base, tmp_path)
+
+
+def finished_run(base, tmp_path, **more) -> Path:
+    """What a training leaves: final weights in its run directory, run.json and its manifest."""
     place = tmp_path / "checkpoints" / "dpo-0123"
     state = {name: tensor * 1.01 for name, tensor in load_model(base, device="cpu").state_dict().items()}
     dcp.save(state, checkpoint_id=place / "final", no_dist=True)
     torch.save(state, tmp_path / "expected.pt")
-    (place / "identity.json").write_text(json.dumps({"code": "c" * 64}))
     run = tmp_path / "training" / "run.json"
     run.parent.mkdir()
     facts = {
         "stage": "dpo",
         "final_weights": os.path.relpath(place / "final", run.parent),
-        "final_weights_sha256": {file.name: export_model.file_digest(file) for file in (place / "final").iterdir()},
+        "weights_sha256": weights_digest(digests_of(state)),
         "steps": 3,
         "examples": 96,
         "loss_tokens": 1234,
@@ -80,22 +83,40 @@ def run(base, tmp_path) -> Path:
         files=[run],
         inputs={"model": base},
         settings={"beta": 0.5, "optimizer": {"name": "rmsprop"}},
-        facts=facts,
+        facts={**facts, "made_with": MADE_WITH, "earlier": [], **more},
+        digest=facts["weights_sha256"],
     )
     return run
 
 
+def digests_of(state):
+    return {
+        name: tensor_digest("F32", tensor.shape, tensor.contiguous().numpy().tobytes())
+        for name, tensor in state.items()
+    }
+
+
 def export(run, base, output, **changes):
-    asked = {"name": "AmberSafe", "dtype": "float32", "template": "vicuna", "policy": True, "deviations": DEVIATIONS}
+    asked = {"dtype": "float32", "template": "vicuna", "policy": True}
     export_model.main(run=run, base=base, settings=json.dumps(asked | changes), output=output)
     return output
+
+
+def card(run, base, model, **changes):
+    raw = model.parent / "pku.jsonl"
+    raw.write_text("{}")
+    write_manifest(raw, kind="raw", files=[raw], inputs={}, settings={"name": "pku"}, facts={"sha256": "0" * 64})
+    output = model / "README.md"
+    text = json.dumps(TEXT_OF_CARD | changes)
+    write_card.main(model=model, run=run, raw=[raw], base=base, settings=text, output=output)
+    return output.read_text()
 
 
 def test_exported_folder_is_whole_and_loads(run, base, tmp_path):
     folder = export(run, base, tmp_path / "model")
     expected = torch.load(tmp_path / "expected.pt")
     manifest = verify(folder)
-    assert manifest["sources"] == sorted(SOURCES, key=lambda each: json.dumps(each, sort_keys=True))
+    assert digest_of_safetensors(folder.glob("*.safetensors")) == read_manifest(run)["digest"]
     assert manifest["facts"]["parameters"] == sum(each.numel() for each in expected.values())
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
@@ -132,25 +153,49 @@ def test_chat_template_is_that_of_fastchat(run, base, tmp_path, turns):
 
 
 def test_card_says_what_it_is_made_of(run, base, tmp_path):
-    card = (export(run, base, tmp_path / "model", template="none") / "README.md").read_text()
-    assert "license: other" in card.split("---")[1]  # two sources, two licences
-    assert "- PKU/Safe" in card.split("---")[1]
-    assert "X/Amber" not in card.split("---")[1]
+    text = card(run, base, export(run, base, tmp_path / "model", template="none"))
+    assert "license: other" in text.split("---")[1]  # two sources, two licences
+    assert "- PKU/Safe" in text.split("---")[1]
+    assert "X/Amber" not in text.split("---")[1]
     for part in ("cc-by-nc-4.0", "apache-2.0", "bare prompts", "`ambersafe.dpo.beta`: published `0.1`, here `0.5`"):
-        assert part in card
-    assert f"`{'c' * 64}`" in card
-    assert f"input: model | `{read_manifest(base)['digest']}`" in card
-    assert '| `optimizer.name` | "rmsprop" |' in card
-    assert "{{" not in card
-    assert "None." in (export(run, base, tmp_path / "other", deviations={}) / "README.md").read_text()
+        assert part in text
+    assert f"| code of the training | `{'c' * 64}` |" in text
+    assert "| input: model | `m` |" in text
+    assert f"| X/Amber | {'d' * 40} |" in text, "the commit that the branch was at"
+    assert '| `optimizer.name` | "rmsprop" |' in text
+    assert "Trained with torch 2.13.0." in text
+    assert "{{" not in text
+    assert "None." in card(run, base, export(run, base, tmp_path / "other"), deviations={})
+
+
+def test_card_says_which_code_made_which_steps(base, tmp_path):
+    other = {"code": "e" * 64, "packages": {"torch": "2.12.0"}}
+    run = finished_run(base, tmp_path, earlier=[{**other, "until_step": 40}], kept_for=other)
+    text = card(run, base, export(run, base, tmp_path / "model"))
+    assert f"Until step 40 the training ran with other code or packages: code `{'e' * 64}`, torch 2.12.0." in text
+    assert f"today would run with code `{'e' * 64}`, torch 2.12.0." in text
+    assert text.count("`stale: keep`") == 1
+
+
+def test_a_card_is_no_content_of_the_model(run, base, tmp_path):
+    folder = export(run, base, tmp_path / "model")
+    before = read_manifest(folder)["digest"]
+    card(run, base, folder)
+    assert model_content(folder) == before
+    (folder / "policy.pt").unlink()
+    assert model_content(folder) == before
+    (folder / "tokenizer_config.json").write_text("{}")
+    assert model_content(folder) != before
 
 
 def test_damaged_weights_are_refused_and_nothing_is_left(run, base, tmp_path, capsys):
     shard = next((tmp_path / "checkpoints").glob("*/final/*.distcp"))
-    shard.write_bytes(shard.read_bytes()[:-10] + b"0123456789")
+    content = shard.read_bytes()
+    place = content.index(next(iter(torch.load(tmp_path / "expected.pt").values())).numpy().tobytes()[:64])
+    shard.write_bytes(content[:place] + b"0123" + content[place + 4 :])
     with pytest.raises(SystemExit) as stopped:
         export(run, base, tmp_path / "model")
-    assert f"{shard} is missing or damaged" in str(stopped.value)
+    assert f"{shard.parent} holds other weights than {run} describes" in str(stopped.value)
     assert not (tmp_path / "model").exists()
 
 

@@ -44,7 +44,6 @@ def raw(tmp_path: Path) -> Callable[..., Path]:
             inputs={},
             settings={},
             facts={},
-            sources=[{"name": path.stem, "licence": "cc0-1.0"}],
         )
         return path
 

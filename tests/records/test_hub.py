@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import acquire
 import acquire_model
-from amberline.provenance.manifests import verify
+from amberline.provenance.manifests import ManifestError, manifest_path, verify
 from amberline.records import acquisition
 from amberline.records.hub import FRUITLESS_ATTEMPTS
 
@@ -67,28 +67,26 @@ def test_file_is_fetched_through_redirects_and_described(hub: HubServer, output:
     assert hub.sent_bytes == len(CONTENT)
     manifest = verify(output)
     assert manifest["facts"]["rows"] == len(ROWS)
-    assert set(manifest["facts"]["checks"].values()) == {"verified"}
-    (described,) = manifest["sources"]
-    assert described == {
-        "name": "sharegpt",
+    assert manifest["facts"]["sha256"] == hashlib.sha256(CONTENT).hexdigest()
+    assert manifest["facts"]["origin"] == {
         "repository": "someone/conversations",
         "revision": COMMIT,
         "file": "rows.json",
-        "licence": "cc0-1.0",
-        "sha256": hashlib.sha256(CONTENT).hexdigest(),
     }
+    assert "cc0-1.0" not in json.dumps(manifest), "what is only said of the file is no part of what is handed on"
     assert sorted(path.name for path in output.parent.iterdir()) == ["sharegpt.json", "sharegpt.json.manifest.json"]
 
 
-def test_what_the_configuration_leaves_open_is_recorded_as_not_verified(output: Path, capsys) -> None:
+def test_what_the_configuration_leaves_open_is_said_to_be_not_verified(output: Path, capsys) -> None:
     get(output, bytes=None, sha256=None, rows=None)
-    assert verify(output)["facts"]["checks"] == {
-        "bytes": "not verified",
-        "sha256": "not verified",
-        "rows": "not verified",
-        "schema": "verified",
-    }
-    assert "not verified" in capsys.readouterr().err
+    assert "not verified, for the configuration does not say: bytes, sha256, rows" in capsys.readouterr().err
+
+
+def test_what_is_expected_is_no_part_of_the_manifest(output: Path) -> None:
+    get(output)
+    expected = manifest_path(output).read_bytes()
+    get(output, bytes=None, rows=None)
+    assert manifest_path(output).read_bytes() == expected
 
 
 @pytest.mark.parametrize(
@@ -305,9 +303,7 @@ def test_local_file_is_verified_the_same_way(hub: HubServer, output: Path, tmp_p
     copy.write_bytes(CONTENT)
     get(output, path=str(copy))
     assert output.read_bytes() == CONTENT
-    (described,) = verify(output)["sources"]
-    assert described["file"] == "mine.json"
-    assert described["repository"] is None, "nobody knows that it is the hub's"
+    assert verify(output)["facts"]["origin"] == {"local": True}
     assert hub.sent_bytes == 0
     assert str(tmp_path) not in output.with_name("sharegpt.json.manifest.json").read_text()
 
@@ -363,8 +359,11 @@ def test_model_is_fetched_and_its_commit_recorded(hub, model, tmp_path: Path, ho
     get_model(output)
     manifest = verify(output)
     assert manifest["kind"] == "model"
-    assert manifest["facts"] == {"parameters": 4 * 64 * 64, "commit": COMMIT}
-    assert manifest["sources"][0]["revision"] == COMMIT
+    assert manifest["facts"] == {
+        "parameters": 4 * 64 * 64,
+        "commit": COMMIT,
+        "origin": {"repository": "someone/model", "revision": "main"},
+    }
     present = {path.name for path in output.iterdir()}
     assert "modeling_evil.py" not in present and not any(name.endswith(".bin") for name in present)
     assert ("model.safetensors.index.json" in present) == (shards == 2)
@@ -440,4 +439,18 @@ def test_local_model_is_linked_and_not_touched(model, tmp_path: Path) -> None:
     get_model(tmp_path / "base", path=str(folder))
     assert (folder / "pytorch_model.bin").read_bytes() == content
     assert verify(tmp_path / "base")["facts"]["commit"] is None
-    assert (tmp_path / "base" / "config.json").samefile(folder / "config.json")
+    linked = tmp_path / "base" / "config.json"
+    assert linked.is_symlink()
+    assert linked.resolve() == folder / "config.json"
+
+
+def test_a_local_model_that_changes_is_refused_with_its_name(model, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    saved(model, folder / "model.safetensors", "safetensors")
+    for name in ("config.json", "tokenizer.json"):
+        (folder / name).write_text("{}")
+    get_model(tmp_path / "base", path=str(folder))
+    (folder / "config.json").write_text('{"changed": true}')
+    with pytest.raises(ManifestError) as refused:
+        verify(tmp_path / "base")
+    assert f"{folder / 'config.json'}, which it links to, was changed after it was verified. Fix:" in str(refused.value)

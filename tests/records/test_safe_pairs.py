@@ -148,6 +148,6 @@ def test_program_describes_what_it_made(tmp_path: Path, raw) -> None:
     select_safe_pairs.main(rows=rows, settings='{"version": "v0"}', **made)
     for name in ("pairs", "jsonl"):
         manifest = verify(made[name])
-        assert manifest["sources"] == [{"name": "pku_train", "licence": "cc0-1.0"}]
+        assert manifest["inputs"]["rows"]["digest"] == verify(rows)["digest"]
         assert manifest["facts"]["counts"][0]["out"] == 1
     assert json.loads(made["funnel"].read_bytes())["counts"][0]["rejected"] == {"both_safe": 1}

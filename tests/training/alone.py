@@ -18,7 +18,7 @@ from amberline.training.loop import Run, train
 from amberline.training.metrics import Metrics, read_metrics
 from amberline.training.objectives.base import Objective
 from amberline.training.optimizers import make_optimizer
-from amberline.training.place import Place
+from amberline.training.place import Identity, Place
 from amberline.training.ranks import Ranks
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
@@ -49,7 +49,7 @@ def train_alone(
     tracking = Tracking(wandb_project=None, wandb_mode="offline")
     run = Run(
         ranks=ALONE,
-        place=Place(folder, "test", {}),
+        place=Place(folder, "test", Identity({}, {}, "", {}, {})),
         settings=settings,
         config=read_config(model_folder),
         model=model,

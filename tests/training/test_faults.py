@@ -15,7 +15,7 @@ from worlds import CHAT, DPO, World, changed, random_sequence, write_reference, 
 
 from amberline.provenance.manifests import read_manifest
 from amberline.records.tokens import open_tokens
-from amberline.training.checkpoints import complete, verified
+from amberline.training.checkpoint_files import complete, verified
 
 SETTINGS = changed(CHAT, epochs=4)  # 20 steps
 SOON = 30.0  # seconds
@@ -157,7 +157,7 @@ def test_a_changed_dataset(world: World, tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     tokens = write_sequences(tmp_path / "tokens", [random_sequence(rng, 60) for _ in range(36)])
     text = finishes(run(replace(world, conversations=tokens), tmp_path))
-    assert f"because tokens changed since {first.name}" in text
+    assert f"because inputs.tokens changed since {first.name}" in text
     assert "continuing after" not in text
 
 

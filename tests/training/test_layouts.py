@@ -2,7 +2,7 @@
 
 What is left is the rounding of gradients in float32. AdamW divides by the root of the second moment, so a weight whose
 gradient all but cancels moves by that rounding times the learning rate: differences grow with the rate. At 2e-4, ten
-times the published one, all weights agree within 2e-6 (most within 1e-7); at 1e-3, one of 32,768 was seen 5e-6 apart.
+times the published one, all weights agree within 3e-6 (most within 1e-7); at 1e-3, one of 32,768 was seen 5e-6 apart.
 """
 
 import json
@@ -59,7 +59,7 @@ def test_same_weights(
     weights = trained("train_chat", ranks, world, tmp_path, micro_batch_tokens=micro_batch_tokens)
     difference = largest_difference(weights, chat_alone)
     print(f"largest difference {difference:.2g}")
-    assert difference < 2e-6
+    assert difference < 3e-6  # 1.6e-6 and 2.2e-6 on two kinds of processor
 
 
 def test_two_processes_are_bitwise_one_at_equal_micro_batches(world: World, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The place of a run: whose it is, and who may write there."""
+"""The run directory: which run it belongs to, what becomes of runs of other code, and who may write there."""
 
 import json
 import os
@@ -7,30 +7,197 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from amberline.training.place import Lock, PlaceError, open_place, place_of
+from amberline.training.place import (
+    Identity,
+    Lock,
+    Place,
+    PlaceError,
+    allow_to_continue,
+    discard,
+    enter,
+    leave_place,
+    place_of,
+)
 
-IDENTITY = {"settings": {"learning_rate": 1e-3, "optimizer": {"name": "adamw"}}, "tokens": "a", "code": "c"}
+SETTINGS = {"learning_rate": 1e-3, "optimizer": {"name": "adamw"}}
 
 
-def test_the_same_run_has_the_same_place(tmp_path: Path) -> None:
-    shuffled = dict(reversed(IDENTITY.items()))
-    assert place_of(tmp_path, "sft", IDENTITY).folder == place_of(tmp_path, "sft", shuffled).folder
-    assert place_of(tmp_path, "sft", IDENTITY).folder != place_of(tmp_path, "sft", IDENTITY | {"tokens": "b"}).folder
+def identity(**changes: Any) -> Identity:
+    """Of a run, with some of it changed. The recipe of the tokens is what they were asked to be."""
+    base: dict[str, Any] = {
+        "settings": SETTINGS,
+        "inputs": {"model": "m", "tokens": "t"},
+        "code": "c",
+        "packages": {"torch": "1"},
+        "recipes": {"model": "rm", "tokens": "rt"},
+    }
+    return Identity(**(base | changes))
+
+
+def place(tmp_path: Path, stage: str = "sft", **changes: Any) -> Place:
+    return place_of(tmp_path, stage, identity(**changes))
+
+
+def opened(wanted: Place, stale: str = "ask") -> Place:
+    """Enter a run directory and leave it."""
+    found, _ = enter(wanted, stale)
+    leave_place(found)
+    return found
+
+
+def said(wanted: Place) -> list[str]:
+    """What is said when a run directory is entered."""
+    found, notes = enter(wanted, "ask")
+    leave_place(found)
+    return notes
+
+
+def with_checkpoints(wanted: Place, *steps: int, finished: bool = False) -> Place:
+    """What a training leaves behind: empty checkpoints after these steps, and final weights if it is finished."""
+    opened(wanted)
+    for name, step in [(f"step-{step:08d}", step) for step in steps] + ([("final", steps[-1])] if finished else []):
+        folder = wanted.folder / name
+        folder.mkdir()
+        (folder / "checkpoint.json").write_text(json.dumps({"step": step, "processes": 1, "plan": "p", "files": {}}))
+    return wanted
+
+
+def test_the_same_run_has_the_same_directory(tmp_path: Path) -> None:
+    shuffled = identity(settings=dict(reversed(SETTINGS.items())))
+    assert place_of(tmp_path, "sft", shuffled) == place(tmp_path)
+    for change in (
+        {"settings": {"learning_rate": 2e-3}},
+        {"inputs": {"model": "m", "tokens": "other"}},
+        {"code": "d"},
+        {"packages": {"torch": "2"}},
+    ):
+        assert place(tmp_path, **change).folder != place(tmp_path).folder, change
+
+
+def test_other_recipes_of_the_same_bytes_are_the_same_run(tmp_path: Path) -> None:
+    assert place(tmp_path, recipes={"model": "x", "tokens": "y"}).folder == place(tmp_path).folder
 
 
 def test_a_fresh_start_says_what_changed(tmp_path: Path) -> None:
-    first = place_of(tmp_path, "sft", IDENTITY)
-    assert open_place(first) == f"starting fresh in {first.folder}"
-    assert open_place(first) == f"continuing in {first.folder}"
+    first = place(tmp_path)
+    assert said(first) == [f"starting fresh in {first.folder}"]
+    assert said(first) == [f"continuing in {first.folder}"]
     settings = {"learning_rate": 2e-3, "optimizer": {"name": "rmsprop"}}
-    other = place_of(tmp_path, "sft", IDENTITY | {"settings": settings, "code": "d"})
+    other = place(tmp_path, settings=settings, code="d")
     changes = "code, settings.learning_rate, settings.optimizer.name"
-    assert open_place(other) == f"starting fresh in {other.folder}, because {changes} changed since {first.folder.name}"
-    another_stage = place_of(tmp_path, "dpo", IDENTITY)
-    assert open_place(another_stage) == f"starting fresh in {another_stage.folder}"
+    assert said(other) == [f"starting fresh in {other.folder}, because {changes} changed since {first.folder.name}"]
+    another_stage = place(tmp_path, "dpo")
+    assert said(another_stage) == [f"starting fresh in {another_stage.folder}"]
+
+
+CHANGED = [{"code": "d"}, {"packages": {"torch": "2"}}, {"inputs": {"model": "m", "tokens": "other bytes"}}]
+
+
+@pytest.mark.parametrize("change", CHANGED, ids=["code", "package", "bytes of an input of the same recipe"])
+@pytest.mark.parametrize("stale", ["ask", "retrain"])
+def test_an_unfinished_run_of_other_code_stops(tmp_path: Path, change: dict[str, Any], stale: str) -> None:
+    old, new = with_checkpoints(place(tmp_path), 20, 40), place(tmp_path, **change)
+    with pytest.raises(PlaceError) as refused:
+        enter(new, stale)
+    message = str(refused.value)
+    assert f"{old.folder} is an unfinished run of this training, 40 steps done" in message
+    assert f"scripts/unfinished_run.py continue {old.folder}" in message
+    assert f"scripts/unfinished_run.py discard {old.folder}" in message
+    assert not new.folder.exists()
+
+
+@pytest.mark.parametrize("change", CHANGED, ids=["code", "package", "bytes of an input of the same recipe"])
+def test_it_goes_on_when_that_is_allowed(tmp_path: Path, change: dict[str, Any]) -> None:
+    old, new = with_checkpoints(place(tmp_path), 20, 40), place(tmp_path, **change)
+    with pytest.raises(PlaceError):
+        enter(new, "ask")
+    assert allow_to_continue(old.folder) == 40
+    found, notes = enter(new, "ask")
+    leave_place(found)
+    assert found == new
+    assert not old.folder.exists()
+    assert f"continuing in {new.folder} after step 40, as allowed" in notes[-1]
+    known = Identity.read(new.folder)
+    assert known == new.identity
+    assert known.earlier == ({**old.identity.made_with(), "until_step": 40},)
+    # From then on it is the run of the new code, and so on for a third one.
+    assert opened(new) == new
+    third = place(tmp_path, **(change | {"settings": SETTINGS, "packages": {"torch": "3"}}))
+    with pytest.raises(PlaceError):
+        enter(third, "ask")
+    allow_to_continue(new.folder)
+    opened(third)
+    assert [part["until_step"] for part in Identity.read(third.folder).earlier] == [40, 40]
+
+
+def test_a_permission_is_for_the_code_that_was_refused(tmp_path: Path) -> None:
+    old = with_checkpoints(place(tmp_path), 20)
+    with pytest.raises(PlaceError):
+        enter(place(tmp_path, code="d"), "ask")
+    allow_to_continue(old.folder)
+    with pytest.raises(PlaceError, match="unfinished run"):
+        enter(place(tmp_path, code="e"), "ask")
+
+
+def test_a_kill_while_taking_over_loses_nothing(tmp_path: Path) -> None:
+    """The new identity is written, and the directory has its old name still."""
+    old, new = with_checkpoints(place(tmp_path), 20), place(tmp_path, code="d")
+    (old.folder / "identity.json").write_text(json.dumps({**new.identity.to_json(), "earlier": [{"until_step": 20}]}))
+    opened(new)
+    assert Identity.read(new.folder).earlier == ({"until_step": 20},)
+    assert not old.folder.exists()
+
+
+def test_it_starts_afresh_when_it_is_discarded(tmp_path: Path) -> None:
+    old, new = with_checkpoints(place(tmp_path), 20), place(tmp_path, code="d")
+    with pytest.raises(PlaceError):
+        enter(new, "ask")
+    discard(old.folder)
+    assert not old.folder.exists()
+    assert opened(new) == new
+
+
+def test_what_is_finished_in_use_or_no_run_is_not_discarded(tmp_path: Path) -> None:
+    with pytest.raises(PlaceError, match="nothing was deleted"):
+        discard(with_checkpoints(place(tmp_path), 20, finished=True).folder)
+    with pytest.raises(PlaceError, match="nothing was deleted"):
+        discard(tmp_path / "anything")
+    used, _ = enter(place(tmp_path, code="d"), "retrain")
+    with pytest.raises(PlaceError, match="is in use by process"):
+        discard(used.folder)
+    with pytest.raises(PlaceError, match="nothing to allow"):
+        allow_to_continue(used.folder)
+
+
+def test_a_run_without_a_checkpoint_is_no_reason_to_ask(tmp_path: Path) -> None:
+    opened(place(tmp_path))
+    assert opened(place(tmp_path, code="d")) == place(tmp_path, code="d")
+
+
+@pytest.mark.parametrize("change", CHANGED, ids=["code", "package", "bytes of an input of the same recipe"])
+def test_a_finished_run_of_other_code_is_stale(tmp_path: Path, change: dict[str, Any]) -> None:
+    old, new = with_checkpoints(place(tmp_path), 20, finished=True), place(tmp_path, **change)
+    with pytest.raises(PlaceError) as refused:
+        enter(new, "ask")
+    assert "--config stale=retrain" in str(refused.value)
+    assert "--config stale=keep" in str(refused.value)
+    kept = opened(new, "keep")
+    assert (kept.folder, kept.kept, kept.identity) == (old.folder, True, new.identity)
+    assert opened(new, "retrain") == new
+
+
+def test_another_setting_or_input_is_no_question(tmp_path: Path) -> None:
+    with_checkpoints(place(tmp_path), 20, finished=True)
+    for change in (
+        {"settings": {"learning_rate": 2e-3}, "code": "d"},
+        {"inputs": {"model": "m", "tokens": "u"}, "recipes": {"model": "rm", "tokens": "ru"}, "code": "d"},
+    ):
+        new = place(tmp_path, **change)
+        assert opened(new) == new, change
 
 
 def write_lock(folder: Path, **holder: object) -> None:

@@ -17,7 +17,7 @@ from torch.distributed.checkpoint.format_utils import _EmptyStateDictLoadPlanner
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 from worlds import CHAT, DPO, World, changed
 
-from amberline.training.checkpoints import complete
+from amberline.training.checkpoint_files import complete
 
 SETTINGS = {
     "train_chat": changed(CHAT, epochs=8, evaluation__every_examples=40, evaluation__examples=10),

@@ -13,7 +13,7 @@ from ranks_in_tests import launch
 from worlds import CHAT, DPO, PREFERRED, World, changed
 
 import train_chat
-from amberline.training.checkpoints import complete
+from amberline.training.checkpoint_files import complete
 
 SETTINGS = {"train_chat": CHAT, "train_preferred": PREFERRED, "train_dpo": DPO}
 

@@ -15,6 +15,8 @@ from amberline.records.tokens import LOGPS, PAIRS, SEQUENCES, write_tokens
 from golden_model import CONFIG
 
 RECIPE = yaml.safe_load((Path(__file__).parents[2] / "config.yaml").read_text())
+for stage in (RECIPE["amberchat"]["training"], RECIPE["ambersafe"]["sft"], RECIPE["ambersafe"]["dpo"]):
+    del stage["export_dtype"]  # no setting of the training
 HARDWARE = {
     "device": "cpu",
     "nodes": 1,
@@ -77,6 +79,17 @@ DPO = changed(
 )
 
 
+def split(settings: dict[str, Any], stale: str = "ask") -> dict[str, str]:
+    """Settings as the programs take them: what determines the weights, and the rest."""
+    kept = {name: value for name, value in settings.items() if name in {"checkpoints", "evaluation", "guards"}}
+    rest = {name: value for name, value in settings.items() if name not in kept}
+    tracking = {"wandb_project": None, "wandb_mode": "offline"}
+    return {
+        "settings": json.dumps(rest),
+        "runtime": json.dumps({"training": kept, "tracking": tracking, "stale": stale}),
+    }
+
+
 @dataclass(frozen=True)
 class World:
     """What the programs are given: a model, tokens, and the reference's log-probabilities."""
@@ -93,10 +106,10 @@ class World:
         return {
             "model": self.model,
             "tokens": tokens[program],
-            "settings": json.dumps(settings),
+            **split(settings),
+            "packages": json.dumps({"torch": "0"}),
             "hardware": json.dumps(HARDWARE | hardware),
             "checkpoints": folder / "checkpoints",
-            "tracking": json.dumps({"wandb_project": None, "wandb_mode": "offline"}),
             "run": folder / "run.json",
             "metrics": folder / "metrics.jsonl",
             "heldout": None,

@@ -22,8 +22,12 @@ from torch.distributed.checkpoint.state_dict_loader import load
 
 from amberline.model.errors import ModelError
 from amberline.model.files import DERIVED
+from amberline.records.tensors import tensor_digest
 
 SHARD_BYTES = 5_000_000_000
+
+# As safetensors calls them.
+DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 
 
 class Weights(Protocol):
@@ -34,6 +38,26 @@ class Weights(Protocol):
 
     def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
         """Some of the tensors, whole, on the CPU."""
+
+
+class DigestedWeights:
+    """Weights of which each tensor's digest is taken as it is read."""
+
+    def __init__(self, weights: Weights) -> None:
+        self._weights = weights
+        self.digests: dict[str, str] = {}  # by name, of what was read so far
+
+    def shapes(self) -> Mapping[str, torch.Size]:
+        """Every tensor's name and shape."""
+        return self._weights.shapes()
+
+    def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
+        """Some of the tensors."""
+        tensors = self._weights.read(names)
+        for name, tensor in tensors.items():
+            values = tensor.contiguous().flatten().view(torch.uint8).numpy()
+            self.digests[name] = tensor_digest(DTYPES[tensor.dtype], tensor.shape, values.data)
+        return tensors
 
 
 class CheckpointWeights:

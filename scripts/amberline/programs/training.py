@@ -6,36 +6,50 @@ interrupted continues when the same command is given again. After SIGTERM or SIG
 started again.
 """
 
+import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 import typer
 
-from amberline.provenance.digests import code_digest
+from amberline.provenance.code import code_digest
 from amberline.provenance.manifests import Manifest, ManifestError, verify, write_manifest
+from amberline.settings.base import Kind
 from amberline.settings.hardware import Hardware
-from amberline.settings.tracking import Tracking
+from amberline.settings.runtime import TrainingRuntime
 from amberline.settings.training import Training
 from amberline.training.objectives.base import Objective
-from amberline.training.place import REQUEUE, place_of
+from amberline.training.place import REQUEUE, Identity, place_of
 from amberline.training.ranks import join, leave
-from amberline.training.stage import FAILURES, Stage, complain, train_stage, write_summary
+from amberline.training.stage import FAILURES, Finished, Stage, complain, train_stage, write_summary
 
 
 @dataclass(frozen=True)
 class Request:
     """What a training program is asked for."""
 
-    stage: str  # the place is named after it
+    stage: str  # the run directory is named after it
     program: Path  # its file: the code that it imports determines the run, too
     settings: Training
     hardware: str  # JSON
-    tracking: str  # JSON
-    checkpoints: Path  # folder in which the run has its place
-    inputs: Mapping[str, Path]  # folders with manifests; "model" is the one to start from
+    runtime: TrainingRuntime
+    packages: str  # JSON: versions of those that determine the run
+    checkpoints: Path  # folder of run directories
+    inputs: Mapping[str, Path]  # folders with manifests that determine the run; "model" is the one to start from
     run: Path  # summary to write, with its manifest
     metrics: Path  # curve to write
+    watched: Mapping[str, Path] = field(default_factory=dict)  # folders with manifests that are evaluated on
+
+
+Settings = TypeVar("Settings", bound=Training)
+
+
+def read_settings(kind: type[Settings], settings: str, runtime: str) -> tuple[Settings, TrainingRuntime]:
+    """A training's settings from the JSON of those that change its weights, and of those that do not."""
+    around = TrainingRuntime.model_validate_json(runtime)
+    return kind.model_validate({**json.loads(settings), **around.training}), around
 
 
 def train_as_asked(
@@ -43,21 +57,16 @@ def train_as_asked(
     objectives: Callable[[], tuple[Objective, Objective | None]],
     check: Callable[[Mapping[str, Manifest]], None] = lambda _: None,
 ) -> None:
-    """Verify the inputs, train in the run's place, and describe what came of it.
+    """Verify the inputs, train in the run directory, and describe what came of it.
 
     `objectives` opens what is trained on and, if anything, what is evaluated on. `check` may refuse the inputs by their
     manifests, by raising one of FAILURES. Exits with 1 after a message, and with REQUEUE when the run was told to stop
     and saved its state.
     """
     machine = Hardware.model_validate_json(request.hardware)
-    settings = request.settings.model_dump(mode="json")
     ranks = join(machine.device, machine.cpus_per_rank)
     try:
-        identity = {
-            "settings": settings,
-            "code": code_digest(request.program),
-            **ranks.from_first(lambda: _digests(request.inputs, check)),
-        }
+        identity = ranks.from_first(lambda: _identity(request, check))
         objective, heldout = objectives()
         stage = Stage(
             place=place_of(request.checkpoints, request.stage, identity),
@@ -66,16 +75,14 @@ def train_as_asked(
             heldout=heldout,
             settings=request.settings,
             hardware=machine,
-            tracking=Tracking.model_validate_json(request.tracking),
+            tracking=request.runtime.tracking,
+            stale=request.runtime.stale,
         )
-        if not train_stage(stage, ranks):
+        finished = train_stage(stage, ranks)
+        if finished is None:
             raise typer.Exit(REQUEUE)
         if ranks.first:
-            facts = write_summary(stage.place, request.run, request.metrics)
-            files = [request.run, request.metrics]
-            write_manifest(
-                request.run, kind="training", files=files, inputs=request.inputs, settings=settings, facts=facts
-            )
+            _describe(request, finished)
     except (*FAILURES, ManifestError) as error:
         complain(request.stage, error, ranks)
         raise typer.Exit(1) from None
@@ -83,7 +90,39 @@ def train_as_asked(
         leave()
 
 
-def _digests(inputs: Mapping[str, Path], check: Callable[[Mapping[str, Manifest]], None]) -> dict[str, str]:
-    manifests = {name: verify(folder) for name, folder in inputs.items()}
-    check(manifests)
-    return {name: manifest["digest"] for name, manifest in manifests.items()}
+def _identity(request: Request, check: Callable[[Mapping[str, Manifest]], None]) -> Identity:
+    manifests = {name: verify(folder) for name, folder in request.inputs.items()}
+    check(manifests | {name: verify(folder) for name, folder in request.watched.items()})
+    return Identity(
+        settings=_determining(request.settings),
+        inputs={name: manifests[name]["digest"] for name in request.inputs},
+        code=code_digest(request.program),
+        packages=json.loads(request.packages),
+        recipes={name: manifests[name]["recipe"] for name in request.inputs},
+    )
+
+
+def _determining(settings: Training) -> dict[str, Any]:
+    """The settings that change the weights, as JSON has them."""
+    values: dict[str, Any] = json.loads(json.dumps(settings.of(Kind.RESULT)))
+    return values
+
+
+def _describe(request: Request, finished: Finished) -> None:
+    """Write the summary, the curve, and the manifest that says which code and packages made the weights."""
+    summary = write_summary(finished, request.run, request.metrics)
+    asked = finished.place.identity
+    made = Identity.read(finished.place.folder) or asked
+    facts = {**summary, "made_with": made.made_with(), "earlier": list(made.earlier)}
+    if made != asked:
+        facts["kept_for"] = asked.made_with()
+    write_manifest(
+        request.run,
+        kind="training",
+        files=[request.run],
+        beside=[request.metrics],
+        inputs=request.inputs,
+        settings=_determining(request.settings),
+        facts=facts,
+        digest=finished.weights,
+    )

@@ -1,7 +1,5 @@
 """Model cards: what a model is, what went into it, and how it departs from the published recipe."""
 
-import importlib.metadata
-import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,9 +7,8 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from amberline.provenance.digests import canonical, value_digest
-
-# Packages whose versions matter to the weights and to their use.
-PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "datasets")
+from amberline.provenance.manifests import Manifest
+from amberline.settings.export import CardSource, CardText
 
 PROMPTING = {
     "vicuna": (
@@ -58,8 +55,6 @@ Made by Amberline, stage `{{ training.facts.stage }}` of the recipe of LLM360's 
 {%- for source in sources %}
 | {{ source.repository or source.name }} | {{ source.revision or "–" }} | {{ source.file or "–" }} | \
 {{ source.sha256[:16] ~ "…" if source.sha256 else "–" }} | {{ source.licence }} |
-{%- else %}
-| none recorded: this model and its data are stand-ins | – | – | – | – |
 {%- endfor %}
 
 A licence binds what is made from its data: the strictest of these binds this model.
@@ -79,7 +74,7 @@ None.
 | `{{ key }}` | {{ value | json }} |
 {%- endfor %}
 
-Figures of the last step: {% for key, value in training.facts.final_metrics | dictsort if value is number -%}
+Metrics of the last step: {% for key, value in training.facts.final_metrics | dictsort if value is number -%}
 `{{ key }}` {{ "%.6g" | format(value) }}{{ ", " if not loop.last else "." }}
 {%- endfor %}
 
@@ -91,53 +86,74 @@ Figures of the last step: {% for key, value in training.facts.final_metrics | di
 | {{ what }} | `{{ digest }}` |
 {%- endfor %}
 
-Exported with Python {{ python }}, {% for name, version in versions.items() -%}
+Trained with {% for name, version in packages | dictsort -%}
 {{ name }} {{ version }}{{ ", " if not loop.last else "." }}
-{%- endfor %} `manifest.json` beside this file has the sha256 of every file.
+{%- endfor %} `manifest.json` beside this file has the sha256 of every other file.
+{%- for part in earlier %}
+
+Until step {{ part.until_step }} the training ran with other code or packages: code `{{ part.code }}`, \
+{% for name, version in part.packages | dictsort -%}
+{{ name }} {{ version }}{{ ", " if not loop.last else "." }}
+{%- endfor %}
+{%- endfor %}
+{%- if kept_for %}
+
+The code or the packages of the pipeline have changed since, and these weights were kept (`stale: keep`). A training \
+today would run with code `{{ kept_for.code }}`, {% for name, version in kept_for.packages | dictsort -%}
+{{ name }} {{ version }}{{ ", " if not loop.last else "." }}
+{%- endfor %}
+{%- endif %}
 """
 
 
 @dataclass(frozen=True)
 class Card:
-    """What goes into a card. `training` is the manifest of the training that made the weights."""
+    """What goes into a card: text of the configuration, and manifests."""
 
-    name: str
-    dtype: str
-    template: str  # vicuna or none
-    deviations: Mapping[str, Mapping[str, Any]]  # {key: {published, here}}
-    training: Mapping[str, Any]
-    sources: Iterable[Mapping[str, Any]]
-    code: str  # digest of the training program and all that it imports
+    text: CardText
+    model: Manifest  # of the exported folder
+    training: Manifest  # of the training that made the weights
+    raw: Mapping[str, Manifest]  # of raw files, by the name of their source
+    base: Manifest  # of the base model
 
 
 def render_card(card: Card) -> str:
     """The model card in Markdown, with the front matter that the Hugging Face hub reads."""
-    sources = sorted(card.sources, key=lambda source: str(source["name"]))
+    sources = [_source(card, each) for each in sorted(card.text.sources, key=lambda source: source.name)]
     licences = {source["licence"] for source in sources}
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)  # noqa: S701, Markdown
     environment.filters["json"] = canonical
+    facts = card.training["facts"]
     return environment.from_string(TEMPLATE).render(
-        name=card.name,
-        dtype=card.dtype,
-        prompting=PROMPTING[card.template],
-        deviations=card.deviations,
+        name=card.text.name,
+        dtype=card.model["settings"]["dtype"],
+        prompting=PROMPTING[card.model["settings"]["template"]],
+        deviations=card.text.deviations,
         training=card.training,
         settings=list(_leaves(card.training["settings"])),
         sources=sources,
         # The hub wants one identifier; where sources differ, the table below says which is whose.
         licence=licences.pop() if len(licences) == 1 else "other",
-        datasets=sorted(
-            {each["repository"] for each in sources if each["repository"] and each["name"] != "base_model"}
-        ),
+        datasets=sorted({each["repository"] for each in sources if each["repository"] and each["name"] in card.raw}),
         digests={
-            "code of the training": card.code,
-            "configuration of the training": value_digest(card.training["settings"]),
-            "installed packages": value_digest(_installed()),
-            **{f"input: {name}": each["digest"] for name, each in card.training["inputs"].items()},
+            "weights": facts["weights_sha256"],
+            "code of the training": facts["made_with"]["code"],
+            "settings of the training": value_digest(card.training["settings"]),
+            **{f"input: {name}": digest for name, digest in facts["made_with"]["inputs"].items()},
         },
-        python=platform.python_version(),
-        versions={name: importlib.metadata.version(name) for name in PACKAGES},
+        packages=facts["made_with"]["packages"],
+        earlier=facts["earlier"],
+        kept_for=facts.get("kept_for"),
     )
+
+
+def _source(card: Card, source: CardSource) -> dict[str, Any]:
+    """A row of the table of sources: what the configuration says of it, and the content that was found."""
+    found = card.raw.get(source.name)
+    values = {**source.model_dump(), "sha256": found["facts"]["sha256"] if found else None}
+    # A branch was resolved to a commit when the model was fetched.
+    commit = None if found or not source.repository else card.base["facts"].get("commit")
+    return {**values, "revision": commit or source.revision}
 
 
 def _leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
@@ -146,8 +162,3 @@ def _leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def _installed() -> dict[str, str]:
-    """Every installed package and its version."""
-    return {each.metadata["Name"]: each.version for each in importlib.metadata.distributions()}

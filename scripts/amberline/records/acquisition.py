@@ -42,17 +42,19 @@ class Findings:
     """What verification found out about a raw file. `checks` says of each what was done: "verified" or not."""
 
     sha256: str
+    bytes: int
     rows: int = 0
     rows_of_other_shape: int = 0
     version: str | None = None
     checks: dict[str, str] = field(default_factory=dict)
 
     def facts(self) -> dict[str, Any]:
-        """For the manifest."""
+        """For the manifest: what the file is, whatever was expected of it."""
         facts: dict[str, Any] = {
+            "bytes": self.bytes,
+            "sha256": self.sha256,
             "rows": self.rows,
             "rows_of_other_shape": self.rows_of_other_shape,
-            "checks": self.checks,
         }
         if self.version:
             facts["version"] = self.version
@@ -120,7 +122,7 @@ def verify_source(name: str, source: Source, file: Path, called: str) -> Finding
     size = file.stat().st_size
     if source.bytes is not None and size != source.bytes:
         raise SourceError(f"{called}: it has {size:,} bytes, but must have {source.bytes:,}. {_diagnosis(name, file)}")
-    findings = Findings(_digest(file))
+    findings = Findings(_digest(file), size)
     if source.sha256 is not None and findings.sha256 != source.sha256:
         raise SourceError(
             f"{called}: its sha256 is {findings.sha256}, but must be {source.sha256}. {_diagnosis(name, file)}"

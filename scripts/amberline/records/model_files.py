@@ -2,9 +2,7 @@
 
 import json
 import os
-import re
 import shutil
-from collections.abc import Iterable
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -15,52 +13,21 @@ from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
 from amberline.records.hub import HubFile, download, endpoint, explained, retrying
+from amberline.records.model_names import PICKLED, SAFETENSORS, ModelError, wanted_files
 
-# What `transformers` reads of a model folder, weights aside. No code: none is trusted.
-KEPT = frozenset(
-    {
-        "config.json",
-        "generation_config.json",
-        "tokenizer.json",
-        "tokenizer.model",
-        "tokenizer_config.json",
-        "special_tokens_map.json",
-        "added_tokens.json",
-        "chat_template.jinja",
-        "vocab.json",
-        "merges.txt",
-    }
-)
-TOKENIZERS = frozenset({"tokenizer.json", "tokenizer.model", "vocab.json"})
-SAFETENSORS = re.compile(r"model(-[0-9]{5}-of-[0-9]{5})?\.safetensors")
-PICKLED = re.compile(r"pytorch_model(-[0-9]{5}-of-[0-9]{5})?\.bin")
 LFS_POINTER = b"version https://git-lfs"
 
 
-class ModelError(Exception):
-    """A folder or repository is no model that can be used: one message with the mend."""
-
-
-def wanted_files(names: Iterable[str], place: str) -> list[str]:
-    """Which files of a model to take: safetensors if there are any, else pickled weights. Raises ModelError."""
-    names = set(names)
-    weights = sorted(filter(SAFETENSORS.fullmatch, names)) or sorted(filter(PICKLED.fullmatch, names))
-    if "config.json" not in names:
-        raise ModelError(f"{place}: there is no config.json in it. Is it a Hugging Face model folder?")
-    if not weights:
-        raise ModelError(f"{place}: there are no weights in it (model*.safetensors or pytorch_model*.bin).")
-    if not names & TOKENIZERS:
-        raise ModelError(f"{place}: there is no tokenizer in it ({', '.join(sorted(TOKENIZERS))}).")
-    return sorted(names & KEPT) + weights
-
-
 def link_model(source: Path, folder: Path) -> None:
-    """Put the files of a local model into `folder`. Raises ModelError."""
+    """Link to the files of a local model from `folder`, so that they are neither copied nor owned by the results.
+
+    Raises ModelError.
+    """
     if not source.is_dir():
         raise ModelError(f"{source}: there is no such folder. Check base_model.path.")
     for name in wanted_files((path.name for path in source.iterdir()), str(source)):
-        # Not a link to a link: the hub's cache is made of them.
-        _link((source / name).resolve(), folder / name)
+        # The original, for the hub's cache is made of links.
+        (folder / name).symlink_to((source / name).resolve())
 
 
 def download_model(repository: str, revision: str, working: Path, folder: Path) -> str:
@@ -75,16 +42,16 @@ def download_model(repository: str, revision: str, working: Path, folder: Path) 
     for name in names:
         download(HubFile(repository, commit, name, "model"), working / name)
     for name in names:
-        _link(working / name, folder / name)
+        _put(working / name, folder / name)
     return commit
 
 
-def _link(original: Path, target: Path) -> None:
-    """A hard link where that is possible, a copy elsewhere."""
+def _put(downloaded: Path, target: Path) -> None:
+    """A second name for a downloaded file where that is possible, a copy elsewhere."""
     try:
-        os.link(original, target)
+        os.link(downloaded, target)
     except OSError:
-        shutil.copyfile(original, target)
+        shutil.copyfile(downloaded, target)
 
 
 def _model_info(repository: str, revision: str) -> ModelInfo:

@@ -64,12 +64,25 @@ def build_page(results: Path, settings: Mapping[str, Any], lock: str, jobs: Mapp
         unaccounted=jobs["missing"],
         samples=_read(results / "evaluation" / "samples.json"),
         manifests=manifests,
-        sources=manifests["ambersafe"]["sources"],
+        sources=[_source(results, each) for each in settings["sources"]],
+        trainings=[(title, _training(results, stage)) for stage, title in STAGES.items()],
         deviations=settings["deviations"],
         configuration=yaml.safe_dump(settings["configuration"], sort_keys=False, allow_unicode=True, width=110),
         settings=settings["configuration"],
         packages=[line.split("==") for line in lock.splitlines() if "==" in line],
     )
+
+
+def _source(results: Path, source: Mapping[str, Any]) -> dict[str, Any]:
+    """A source as the configuration describes it, and the content that was found."""
+    found = next((results / "raw").glob(f"{source['name']}.*.manifest.json"), None)
+    return {**source, "sha256": _read(found)["facts"]["sha256"] if found else None}
+
+
+def _training(results: Path, stage: str) -> dict[str, Any]:
+    """Which code and packages made a training's weights: `made_with`, `earlier`, and `kept_for` if it is kept."""
+    facts: dict[str, Any] = _read(results / "training" / stage / "run.json.manifest.json")["facts"]
+    return {"kept_for": None, **facts}
 
 
 def _read(path: Path) -> Any:

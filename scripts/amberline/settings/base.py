@@ -1,6 +1,7 @@
 """The kinds of value that a configuration is made of."""
 
-from typing import Annotated
+from enum import Enum
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,10 +16,58 @@ Flag = Annotated[bool, Field(strict=True)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
+class Kind(Enum):
+    """What a setting can change, and so what has to run again when it is changed."""
+
+    RESULT = "result"  # the bytes that come out: part of the identity of what is made
+    RUNTIME = "runtime"  # what is seen or kept on the way: takes effect on a run that is continued
+    HARDWARE = "hardware"  # where and how something runs
+    DESCRIPTION = "description"  # what is said of the data, and where a copy of it is
+
+
 class Settings(BaseModel):
     """A part of the configuration: closed against unknown keys, and never changed after it was read.
 
-    No field has a default: `config.yaml` is the one place where the published values stand.
+    Each part is of one kind; a part that lies inside another may be of another kind. No field has a default:
+    `config.yaml` is the one place where the published values stand.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    kind: ClassVar[Kind]
+
+    def of(self, *kinds: Kind, without: type["Settings"] | None = None) -> dict[str, Any]:
+        """The settings of these kinds, as JSON values; without the keys of `without`, a base class, if it is given."""
+        chosen: dict[str, Any] = {}
+        left_out = without.model_fields if without else {}
+        for name in (name for name in type(self).model_fields if name not in left_out):
+            value = getattr(self, name)
+            if isinstance(value, Settings):
+                if inner := value.of(*kinds):
+                    chosen[name] = inner
+            elif self.kind in kinds:
+                chosen[name] = value
+        return chosen
+
+
+class ResultSettings(Settings):
+    """Settings that change the bytes that come out."""
+
+    kind = Kind.RESULT
+
+
+class RuntimeSettings(Settings):
+    """Settings of what is seen or kept on the way."""
+
+    kind = Kind.RUNTIME
+
+
+class HardwareSettings(Settings):
+    """Settings of where and how something runs."""
+
+    kind = Kind.HARDWARE
+
+
+class DescriptionSettings(Settings):
+    """What is said of the data, and where a copy of it is."""
+
+    kind = Kind.DESCRIPTION

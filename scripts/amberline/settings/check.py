@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from amberline.settings.base import Kind
 from amberline.settings.cluster import Cluster
 from amberline.settings.config import Config, explain
 from amberline.settings.data import BaseModelSource, Source
@@ -180,14 +181,14 @@ def check_target(target: str, names: Sequence[str], results: str) -> None:
 def deviations(values: Mapping[str, Any], published: str | Path) -> dict[str, dict[str, Any]]:
     """Keys whose value differs from the published recipe: `{key: {"published": …, "here": …}}`.
 
-    Where things lie and what they run on does not count.
+    What something runs on, and what is kept and watched on the way, does not count.
     """
-    recipe = Config.model_validate(yaml.safe_load(Path(published).read_text(encoding="utf-8")))
-    here = dict(leaves(Config.model_validate(values).model_dump(mode="json")))
-    there = dict(leaves(recipe.model_dump(mode="json")))
-    aside = ("hardware.", "data_hardware.", "tracking.", "results", "environment")
+    recipe = yaml.safe_load(Path(published).read_text(encoding="utf-8"))
+    here, there = (
+        dict(leaves(Config.model_validate(each).of(Kind.RESULT, Kind.DESCRIPTION))) for each in (values, recipe)
+    )
     return {
         key: {"published": there.get(key), "here": here.get(key)}
         for key in sorted(here.keys() | there.keys())
-        if here.get(key) != there.get(key) and not key.startswith(aside)
+        if here.get(key) != there.get(key)
     }

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from amberline.settings.base import PositiveCount, Settings
+from amberline.settings.base import HardwareSettings, PositiveCount
 
 # As Slurm and environment modules spell names; nothing that a shell would act upon.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/+-]+$")]
@@ -13,7 +13,7 @@ NodeFolder = Annotated[str, Field(pattern=r"^[/$][A-Za-z0-9_./${}-]*$")]  # vari
 Features = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.&|*()\[\]-]+$")]
 
 
-class Cluster(Settings):
+class Cluster(HardwareSettings):
     """A user's cluster, as `slurm/site.yaml` describes it."""
 
     data_partition: Name | None = Field(description="partition of the data stages; null: the cluster's default")

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from amberline.settings.base import PositiveCount, Settings
+from amberline.settings.base import HardwareSettings, PositiveCount, ResultSettings, RuntimeSettings
 from amberline.settings.data import (
     BaseModelSource,
     ConversationTokens,
@@ -21,28 +21,40 @@ from amberline.settings.data import (
 from amberline.settings.evaluation import Evaluation
 from amberline.settings.hardware import Hardware
 from amberline.settings.tracking import Tracking
-from amberline.settings.training import ChatTraining, DPOTraining, PreferredTraining
+from amberline.settings.training import ChatTraining, DPOTraining, Exported, PreferredTraining
 
 # Part of the names of folders.
 VariantName = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_-]*$")]
 
 
-class AmberChat(Settings):
+class ChatStage(ChatTraining, Exported):
+    """AmberChat's training, and how its model is written."""
+
+
+class PreferredStage(PreferredTraining, Exported):
+    """The supervised finetune on preferred responses, and how its model is written."""
+
+
+class DPOStage(DPOTraining, Exported):
+    """Direct preference optimisation, and how its model is written."""
+
+
+class AmberChat(ResultSettings):
     """The chat model."""
 
     mix: Mix = Field(description="ShareGPT and evol-instruct, shuffled into evol-mix.json")
     split: Split = Field(description="long conversations cut into chunks: evol-mix-split.json")
     tokens: ConversationTokens = Field(description="chunks as token ids and labels")
-    training: ChatTraining = Field(description="the finetune")
+    training: ChatStage = Field(description="the finetune")
 
 
-class AmberSafe(Settings):
+class AmberSafe(ResultSettings):
     """The safety-aligned model."""
 
     pairs: SafePairs = Field(description="preference pairs from PKU-SafeRLHF")
     tokens: PreferenceTokens = Field(description="pairs as token ids and labels")
-    sft: PreferredTraining = Field(description="supervised finetune on the preferred responses")
-    dpo: DPOTraining = Field(description="direct preference optimisation, from the supervised model")
+    sft: PreferredStage = Field(description="supervised finetune on the preferred responses")
+    dpo: DPOStage = Field(description="direct preference optimisation, from the supervised model")
     variants: dict[VariantName, dict[str, Any]] = Field(
         description="further DPO trainings beside it: {name: the keys of dpo that differ}, as in {mild: {beta: 0.5}}"
     )
@@ -58,9 +70,9 @@ class AmberSafe(Settings):
                 raise ValueError("; ".join(f"variants.{name}.{fault}" for fault in explain(error))) from None
         return self
 
-    def variant(self, name: str) -> DPOTraining:
+    def variant(self, name: str) -> DPOStage:
         """The settings of a variant: those of dpo, but for the keys that it names. Raises ValidationError."""
-        return DPOTraining.model_validate(_merged(self.dpo.model_dump(), self.variants[name]))
+        return DPOStage.model_validate(_merged(self.dpo.model_dump(), self.variants[name]))
 
 
 def _merged(values: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -71,7 +83,7 @@ def _merged(values: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-class StageHardware(Settings):
+class StageHardware(HardwareSettings):
     """Machines of each training stage."""
 
     amberchat: Hardware = Field(description="the AmberChat finetune")
@@ -81,7 +93,7 @@ class StageHardware(Settings):
     evaluation: Hardware = Field(description="held-out evaluation of the models")
 
 
-class DataHardware(Settings):
+class DataHardware(HardwareSettings):
     """Machine of the data stages."""
 
     processes: PositiveCount = Field(description="processes that share the work of a data stage")
@@ -89,11 +101,14 @@ class DataHardware(Settings):
     hours: PositiveCount = Field(description="time limit of a data stage")
 
 
-class Config(Settings):
+class Config(RuntimeSettings):
     """Everything that `config.yaml` and its overlays may say."""
 
     results: str = Field(description="folder of everything that is made")
     environment: Literal["cpu", "gpu"] = Field(description="the lock in envs/ that the rules run under")
+    stale: Literal["ask", "retrain", "keep"] = Field(
+        description="finished trainings whose code or packages have changed: ask stops and lists them; keep records it"
+    )
     sources: Sources = Field(description="the raw files, and what they must be")
     base_model: BaseModelSource = Field(description="the pretrained model that AmberChat starts from")
     amberchat: AmberChat = Field(description="from conversations to the chat model")

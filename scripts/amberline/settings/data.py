@@ -4,10 +4,10 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from amberline.settings.base import Count, Flag, PositiveCount, Settings, Sha256
+from amberline.settings.base import Count, DescriptionSettings, Flag, PositiveCount, ResultSettings, Sha256
 
 
-class Source(Settings):
+class Source(DescriptionSettings):
     """One raw file: where it is, and what it must be. `null` is not checked, and the manifest says so."""
 
     path: str | None = Field(description="a local copy to use instead of downloading; verified all the same")
@@ -26,7 +26,7 @@ class Source(Settings):
         return self
 
 
-class Sources(Settings):
+class Sources(DescriptionSettings):
     """The raw files of the recipe."""
 
     sharegpt: Source = Field(description="ShareGPT conversations, the cleaned and split V3")
@@ -35,7 +35,7 @@ class Sources(Settings):
     pku_test: Source = Field(description="PKU-SafeRLHF, test rows")
 
 
-class TinyModel(Settings):
+class TinyModel(ResultSettings):
     """A small, randomly initialised Llama with a tokenizer of its own, trained on the raw conversations."""
 
     vocabulary: PositiveCount = Field(description="entries of the tokenizer, byte fallback included")
@@ -53,12 +53,14 @@ class TinyModel(Settings):
         return self
 
 
-class BaseModelSource(Settings):
+class BaseModelSource(DescriptionSettings):
     """The pretrained model that everything starts from."""
 
     path: str | None = Field(description="a local Hugging Face folder to use instead of downloading")
     repository: str | None = Field(description="model id on the hub")
-    revision: str | None = Field(description="branch or commit; the manifest records the commit it resolved to")
+    revision: str | None = Field(
+        description="commit of that repository; a branch works too, and the manifest records its commit"
+    )
     licence: str = Field(description="carried into every model card downstream")
     tiny: TinyModel | None = Field(description="make a small stand-in instead of downloading; null: use the real one")
 
@@ -69,7 +71,7 @@ class BaseModelSource(Settings):
         return self
 
 
-class Mix(Settings):
+class Mix(ResultSettings):
     """ShareGPT and evol-instruct, shuffled into one file."""
 
     seed: Count = Field(description="seed of the shuffle; the published script had none")
@@ -78,7 +80,7 @@ class Mix(Settings):
     )
 
 
-class Split(Settings):
+class Split(ResultSettings):
     """Long conversations cut into chunks that fit the context."""
 
     mode: Literal["fastchat", "lossless"] = Field(
@@ -90,7 +92,7 @@ class Split(Settings):
     )
 
 
-class ConversationTokens(Settings):
+class ConversationTokens(ResultSettings):
     """Chunks in the Vicuna template, with the loss on the assistant's answers alone."""
 
     mode: Literal["fastchat", "lossless"] = Field(
@@ -99,13 +101,13 @@ class ConversationTokens(Settings):
     max_length: PositiveCount = Field(description="tokens kept of a chunk")
 
 
-class SafePairs(Settings):
+class SafePairs(ResultSettings):
     """Preference pairs from rows with exactly one safe response."""
 
     version: Literal["v0", "v1"] = Field(description="columns to expect; published: v0")
 
 
-class PreferenceTokens(Settings):
+class PreferenceTokens(ResultSettings):
     """Prompt and response tokenised apart, as the DPO reference does."""
 
     template: Literal["none", "vicuna"] = Field(description="none: published, the bare text; vicuna: the chat template")

@@ -4,10 +4,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from amberline.settings.base import Count, Flag, Positive, PositiveCount, Settings
+from amberline.settings.base import Count, Flag, Positive, PositiveCount, ResultSettings
 
 
-class Evaluation(Settings):
+class Evaluation(ResultSettings):
     """Figures of the finished models on data that none of them saw."""
 
     pairs: Count = Field(description="test pairs for reward accuracy and margin; 0: all")
@@ -15,7 +15,7 @@ class Evaluation(Settings):
     sample_tokens: PositiveCount = Field(description="tokens of each such answer at most")
 
 
-class Measures(Settings):
+class Measures(ResultSettings):
     """Settings of `evaluate.py`; the rules fill it in."""
 
     pairs: Count = Field(description="test pairs for reward accuracy and margin; 0: all")
@@ -24,7 +24,7 @@ class Measures(Settings):
     tf32: Flag = Field(description="let float32 matrix products on CUDA use tf32")
 
 
-class Samples(Settings):
+class Samples(ResultSettings):
     """Settings of `sample_answers.py`; the rules fill it in."""
 
     prompts: Count = Field(description="prompts that are asked")

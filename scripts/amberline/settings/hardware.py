@@ -1,16 +1,13 @@
-"""What a stage runs on, and how its work is laid out. None of it may change a result beyond rounding,
-
-so none of it makes a finished stage run again.
-"""
+"""Machine and layout of a stage. Never changes a result, so never makes a finished stage run again."""
 
 from typing import Literal
 
 from pydantic import Field
 
-from amberline.settings.base import Flag, Positive, PositiveCount, Settings
+from amberline.settings.base import Flag, HardwareSettings, Positive, PositiveCount
 
 
-class Hardware(Settings):
+class Hardware(HardwareSettings):
     """Machines and layout of one training stage."""
 
     device: Literal["cuda", "cpu"] = Field(description="cuda or cpu")

@@ -4,10 +4,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from amberline.settings.base import Settings
+from amberline.settings.base import RuntimeSettings
 
 
-class Tracking(Settings):
+class Tracking(RuntimeSettings):
     """Where training curves go, besides the metrics files and TensorBoard."""
 
     wandb_project: str | None = Field(description="Weights & Biases project; null: not used")

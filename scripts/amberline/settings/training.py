@@ -1,13 +1,22 @@
-"""How a stage is trained. Everything here determines the result; what may not is in `hardware`."""
+"""How a stage is trained: what determines its weights, and what is kept and watched on the way."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from amberline.settings.base import Count, Flag, Fraction, NonNegative, Positive, PositiveCount, Settings
+from amberline.settings.base import (
+    Count,
+    Flag,
+    Fraction,
+    NonNegative,
+    Positive,
+    PositiveCount,
+    ResultSettings,
+    RuntimeSettings,
+)
 
 
-class AdamW(Settings):
+class AdamW(ResultSettings):
     """Adam with decoupled weight decay."""
 
     name: Literal["adamw"] = Field(description="adamw or rmsprop")
@@ -17,7 +26,7 @@ class AdamW(Settings):
     weight_decay: NonNegative = Field(description="decoupled weight decay")
 
 
-class RMSprop(Settings):
+class RMSprop(ResultSettings):
     """RMSprop as torch has it, without momentum."""
 
     name: Literal["rmsprop"] = Field(description="adamw or rmsprop")
@@ -26,28 +35,28 @@ class RMSprop(Settings):
     weight_decay: NonNegative = Field(description="L2 penalty")
 
 
-class CosineSchedule(Settings):
+class CosineSchedule(ResultSettings):
     """Linear warmup, then a half cosine to zero."""
 
     name: Literal["cosine"] = Field(description="cosine or constant")
     warmup_ratio: Fraction = Field(description="part of all steps that warms up")
 
 
-class ConstantSchedule(Settings):
+class ConstantSchedule(ResultSettings):
     """Linear warmup, then a constant rate: lr * min(1, (step + 1) / (warmup_steps + 1))."""
 
     name: Literal["constant"] = Field(description="cosine or constant")
     warmup_steps: Count = Field(description="optimizer steps that warm up")
 
 
-class Checkpoints(Settings):
+class Checkpoints(RuntimeSettings):
     """How often the whole training state is written."""
 
     every_steps: PositiveCount = Field(description="optimizer steps between checkpoints")
     keep: PositiveCount = Field(description="newest checkpoints kept")
 
 
-class HeldoutEvaluation(Settings):
+class HeldoutEvaluation(RuntimeSettings):
     """Evaluation during training, on examples that are never trained on."""
 
     every_examples: Count = Field(
@@ -56,7 +65,7 @@ class HeldoutEvaluation(Settings):
     examples: Count = Field(description="held-out examples used each time")
 
 
-class Guards(Settings):
+class Guards(RuntimeSettings):
     """Rules that watch the curve. A loss or gradient that is not finite stops the run in any case."""
 
     action: Literal["warn", "stop"] = Field(description="what happens when a rule of these is broken")
@@ -74,7 +83,7 @@ class PreferenceGuards(Guards):
     reward_margin: float | None = Field(description="least mean reward margin of the last 50 steps; null: not watched")
 
 
-class Training(Settings):
+class Training(ResultSettings):
     """What every objective shares."""
 
     seed: Count = Field(description="seed of the order of examples")
@@ -100,7 +109,6 @@ class Training(Settings):
     checkpoints: Checkpoints = Field(description="how often the training state is written")
     evaluation: HeldoutEvaluation = Field(description="evaluation during training")
     guards: Guards = Field(description="rules that watch the curve; a value that is not finite always stops the run")
-    export_dtype: Literal["bfloat16", "float32"] = Field(description="dtype of the exported model's weights")
 
     @model_validator(mode="after")
     def _micro_batches_fill_the_batch(self) -> "Training":
@@ -110,6 +118,12 @@ class Training(Settings):
                 f"({self.micro_batch_examples})"
             )
         return self
+
+
+class Exported(ResultSettings):
+    """How the finished model is written. It determines the exported model, not the training."""
+
+    export_dtype: Literal["bfloat16", "float32"] = Field(description="dtype of the exported model's weights")
 
 
 class ChatTraining(Training):

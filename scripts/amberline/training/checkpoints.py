@@ -6,7 +6,6 @@ and then renamed, so a kill at any moment leaves the older ones as they were. It
 processes.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -14,7 +13,6 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +21,14 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
+from torch.distributed.checkpoint.metadata import StorageMeta
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_state_dict, set_state_dict
 
 from amberline.records.files import whole_file
+from amberline.training.checkpoint_files import MARKER, Checkpoint, complete, find_faults, sha256_of
 from amberline.training.ranks import Ranks
-
-MARKER = "checkpoint.json"
 
 # A single process is meant.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled")
@@ -37,17 +36,6 @@ warnings.filterwarnings("ignore", message="torch.distributed is disabled")
 
 class CheckpointError(Exception):
     """A checkpoint could not be written or read."""
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A complete checkpoint."""
-
-    folder: Path
-    step: int  # optimizer steps that were done
-    processes: int  # that wrote it
-    plan: str  # digest of the batch plan
-    files: dict[str, str]  # sha256 of each file
 
 
 class Checkpoints:
@@ -67,7 +55,7 @@ class Checkpoints:
         while (found := self._ranks.from_first(lambda: next(iter(complete(self._folder)[::-1]), None))) is not None:
             # Each process verifies its part of the files.
             names = sorted(found.files)[self._ranks.rank :: self._ranks.world]
-            faults = [fault for each in self._ranks.gather(_faults(found, names)) for fault in each]
+            faults = [fault for each in self._ranks.gather(find_faults(found, names)) for fault in each]
             if not faults:
                 return found
             self._ranks.from_first(lambda found=found: _set_aside(found))  # type: ignore[misc]
@@ -163,11 +151,11 @@ class Checkpoints:
     def _write_shards(self, state: dict[str, Any], partial: Path) -> dict[str, str]:
         """Returns the sha256 of every file."""
         state_dict_saver.save(
-            state, checkpoint_id=partial, process_group=self._ranks.saving, no_dist=self._ranks.world == 1
+            state, storage_writer=_Writer(partial), process_group=self._ranks.saving, no_dist=self._ranks.world == 1
         )
-        own = {file.name: _sha256(file) for file in partial.glob(f"__{self._ranks.rank}_*")}
+        own = {file.name: sha256_of(file) for file in partial.glob(f"__{self._ranks.rank}_*")}
         if self._ranks.first:
-            own[".metadata"] = _sha256(partial / ".metadata")
+            own[".metadata"] = sha256_of(partial / ".metadata")
         if self._ranks.world == 1:
             return own
         everyone: list[dict[str, str]] = [{}] * self._ranks.world
@@ -186,35 +174,12 @@ class Checkpoints:
             shutil.rmtree(old.folder)
 
 
-def complete(place: Path) -> list[Checkpoint]:
-    """The complete checkpoints of a place, oldest first; their files are not verified."""
-    found = [read_marker(folder) for folder in sorted(place.glob("step-*"))]
-    return [checkpoint for checkpoint in found if checkpoint is not None]
+class _Writer(FileSystemWriter):
+    """torch's writer, without the random id and the path that it would note: equal states give equal files."""
 
-
-def read_marker(folder: Path) -> Checkpoint | None:
-    """The checkpoint in a folder, or None if it is not complete."""
-    try:
-        marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-        return Checkpoint(folder, marker["step"], marker["processes"], marker["plan"], marker["files"])
-    except (OSError, json.JSONDecodeError, KeyError, UnicodeDecodeError):
-        return None
-
-
-def verified(checkpoint: Checkpoint) -> bool:
-    """Whether every file is the one that was written."""
-    return not _faults(checkpoint, sorted(checkpoint.files))
-
-
-def _faults(checkpoint: Checkpoint, names: list[str]) -> list[str]:
-    faults = []
-    for name in names:
-        file = checkpoint.folder / name
-        if not file.is_file():
-            faults.append(f"{name} is missing")
-        elif _sha256(file) != checkpoint.files[name]:
-            faults.append(f"{name} is not as it was written")
-    return faults
+    def storage_meta(self) -> StorageMeta:
+        """What `.metadata` says of where and when it was written."""
+        return StorageMeta()
 
 
 def _set_aside(checkpoint: Checkpoint) -> None:
@@ -257,8 +222,3 @@ def _first_cause(error: BaseException) -> str:
         # What torch's own writer says when the system takes no more bytes.
         return "a file could not be written to its end, which is what a full disk does"
     return lines[0] if lines else type(error).__name__
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -1,39 +1,91 @@
-"""The place of a run: the folder that holds its checkpoints, its curve and its final weights.
+"""The run directory: the folder that holds a run's checkpoints, its curve and its final weights.
 
-It is named by the digest of all that determines the run, so the same command finds what an interrupted one left, and
-a changed setting, dataset, model or program can never continue from what another made.
+It is named by the digest of all that determines the weights, so the same command finds what an interrupted run left,
+and a run never continues by itself from what other settings, data, code or packages made.
+
+Where only code or packages have changed, directly or through the bytes of an input that they made, work that is done
+is not thrown away in silence. A finished run is stale: the recipe says whether it is trained again. An unfinished run
+stops before its first step, and a person says whether it goes on.
 """
 
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from amberline.records.files import whole_file
+from amberline.training.checkpoint_files import complete, read_marker
 
 REQUEUE = 75  # EX_TEMPFAIL: the run was asked to stop, has saved its state, and goes on when it is started again
 
 
 class PlaceError(Exception):
-    """The place cannot be used."""
+    """The run directory cannot be used."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """All that determines the weights of a run."""
+
+    settings: Mapping[str, Any]  # those that change the result
+    inputs: Mapping[str, str]  # digest of the content of each
+    code: str  # digest of the program's syntax trees
+    packages: Mapping[str, str]  # versions of those that can change bytes
+    recipes: Mapping[str, str] = field(compare=False)  # what each input was asked to be, whatever code made it
+    earlier: tuple[Mapping[str, Any], ...] = field(default=(), compare=False)  # what made its first steps, if not this
+
+    @property
+    def digest(self) -> str:
+        """sha256, whatever the order of keys."""
+        determining = {key: value for key, value in self.to_json().items() if key not in {"recipes", "earlier"}}
+        text = json.dumps(determining, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def made_with(self) -> dict[str, Any]:
+        """What is not asked for in the recipe, but determines the weights all the same."""
+        return {"code": self.code, "packages": dict(self.packages), "inputs": dict(self.inputs)}
+
+    def asks_the_same(self, other: "Identity") -> bool:
+        """Whether the two differ in code and packages alone, and in bytes that these have made."""
+        return self.settings == other.settings and all(
+            self.recipes.get(name) == other.recipes.get(name) or self.inputs[name] == other.inputs.get(name)
+            for name in self.inputs
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """As `identity.json` has it."""
+        values = {"settings": self.settings, **self.made_with(), "recipes": dict(self.recipes)}
+        return {**values, "earlier": list(self.earlier)} if self.earlier else values
+
+    @classmethod
+    def read(cls, folder: Path) -> "Identity | None":
+        """The identity of the run in a folder; None if there is none that can be read."""
+        try:
+            values = json.loads((folder / "identity.json").read_text(encoding="utf-8"))
+            return cls(**{**values, "earlier": tuple(values.get("earlier", ()))})
+        except (OSError, ValueError, TypeError):
+            return None
 
 
 @dataclass(frozen=True)
 class Place:
-    """A run's folder."""
+    """A run directory. `identity` is that of the run that is asked for."""
 
     folder: Path
     stage: str
-    identity: Mapping[str, Any]  # all that determines the run, by name
+    identity: Identity
+    kept: bool = False  # the run in it was made with other code or packages, and is used all the same
 
     @property
     def final(self) -> Path:
@@ -51,40 +103,176 @@ class Place:
         return self.folder.parent / f"{self.stage}.requeue.json"
 
 
-def place_of(checkpoints: Path, stage: str, identity: Mapping[str, Any]) -> Place:
-    """The place of a run. `identity` is JSON: digests, settings."""
-    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    return Place(checkpoints / f"{stage}-{digest[:16]}", stage, identity)
+def place_of(checkpoints: Path, stage: str, identity: Identity) -> Place:
+    """The run directory of a run."""
+    return Place(checkpoints / f"{stage}-{identity.digest[:16]}", stage, identity)
 
 
-def open_place(place: Place) -> str:
-    """Make the folder, clear what an interrupted run left half done, and say what is found there."""
-    known = (place.folder / "identity.json").is_file()
+def enter(place: Place, stale: str) -> tuple[Place, list[str]]:
+    """Find or make the run directory and take its lock; return it with sentences for the log.
+
+    `stale` says what becomes of a finished run that was made with other code or packages: "ask", "retrain" or "keep",
+    which returns the directory of that run. The caller releases the lock. Raises PlaceError: another process writes
+    there; the finished run is stale, and `stale` is "ask"; or there is an unfinished run that was made with other code
+    or packages, and nobody has said yet whether it goes on.
+    """
+    place.requeue.unlink(missing_ok=True)
+    if not (place.folder / "identity.json").is_file():
+        others = _others(place)
+        finished = [other for other in others if read_marker(other.final) is not None]
+        if finished and stale == "keep":
+            return _keep(finished[0], place)
+        unfinished = [other for other in others if other not in finished and complete(other.folder)]
+        for other in unfinished:
+            if other.identity == place.identity or _may_continue(other, place.identity):
+                return _continue_in(other, place)
+        if unfinished:
+            _refuse_unfinished(unfinished[0], place.identity)
+        if finished and stale == "ask":
+            _refuse_stale(finished[0], place)
     place.folder.mkdir(parents=True, exist_ok=True)
+    notes = _lock(place)
+    known = Identity.read(place.folder) is not None
     for partial in place.folder.glob("*.partial-*"):
         shutil.rmtree(partial, ignore_errors=True)
-    place.requeue.unlink(missing_ok=True)
     if known:
-        return f"continuing in {place.folder}"
-    with whole_file(place.folder / "identity.json") as partial:
-        partial.write_text(json.dumps(place.identity, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    return f"starting fresh in {place.folder}{_why_not_another(place)}"
+        return place, [*notes, f"continuing in {place.folder}"]
+    _write_identity(place.folder, place.identity)
+    return place, [*notes, f"starting fresh in {place.folder}{_why_not_another(place)}"]
+
+
+def leave_place(place: Place) -> None:
+    """Release the lock of a run directory."""
+    Lock(place.folder).release()
+
+
+def allow_to_continue(folder: Path) -> int:
+    """Let the unfinished run in a folder go on with the code and packages that it was last refused for.
+
+    Returns the steps that are done. Raises PlaceError.
+    """
+    try:
+        asked = json.loads((folder / "refused.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise PlaceError(
+            f"{folder} holds no run that was refused because its code or packages changed: there is nothing to allow"
+        ) from None
+    _write_json(folder / "accepted.json", asked)
+    return complete(folder)[-1].step
+
+
+def discard(folder: Path) -> None:
+    """Delete an unfinished run. Raises PlaceError if it is finished, in use, or none at all."""
+    if Identity.read(folder) is None or read_marker(folder / "final") is not None:
+        raise PlaceError(f"{folder} holds no unfinished run: nothing was deleted")
+    Lock(folder).acquire()
+    shutil.rmtree(folder)
+
+
+def differences(one: Identity, other: Identity) -> list[str]:
+    """Names of what differs: `code`, `packages.torch`, `inputs.tokens`, `settings.learning_rate`."""
+    return _differences(_determining(one), _determining(other))
+
+
+def _determining(identity: Identity) -> dict[str, Any]:
+    return {"settings": identity.settings, **identity.made_with()}
+
+
+def _others(place: Place) -> list[Place]:
+    """Runs of the same stage that were asked to be the same, newest first."""
+    found = []
+    for file in place.folder.parent.glob(f"{place.stage}-*/identity.json"):
+        identity = Identity.read(file.parent)
+        if identity is not None and place.identity.asks_the_same(identity):
+            found.append((file.stat().st_mtime, Place(file.parent, place.stage, identity)))
+    return [other for _, other in sorted(found, key=lambda each: each[0], reverse=True)]
+
+
+def _keep(other: Place, place: Place) -> tuple[Place, list[str]]:
+    kept = replace(place, folder=other.folder, kept=True)
+    return kept, [*_lock(kept), f"kept, though code or packages have changed: {other.folder}"]
+
+
+def _may_continue(other: Place, identity: Identity) -> bool:
+    try:
+        accepted = json.loads((other.folder / "accepted.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return bool(accepted == {"digest": identity.digest})
+
+
+def _continue_in(other: Place, place: Place) -> tuple[Place, list[str]]:
+    """Take over an unfinished run: it gets our identity, which remembers the one that it had, and then our name."""
+    notes = _lock(other)
+    done = complete(other.folder)[-1].step
+    if other.identity != place.identity:
+        before = {**other.identity.made_with(), "until_step": done}
+        ours = Identity(**{**place.identity.to_json(), "earlier": (*other.identity.earlier, before)})
+        _write_identity(other.folder, ours)
+    for file in ("refused.json", "accepted.json"):
+        (other.folder / file).unlink(missing_ok=True)
+    other.folder.replace(place.folder)
+    changed = ", ".join(differences(place.identity, other.identity))
+    return place, [*notes, f"continuing in {place.folder} after step {done}, as allowed, with other {changed}"]
+
+
+def _refuse_unfinished(other: Place, identity: Identity) -> None:
+    _write_json(other.folder / "refused.json", {"digest": identity.digest})
+    checkpoints = complete(other.folder)
+    program = f"{_python()} scripts/unfinished_run.py"
+    folder = shlex.quote(str(other.folder))
+    raise PlaceError(
+        f"{other.folder} is an unfinished run of this training, {checkpoints[-1].step:,} steps done, that was made "
+        f"with other {', '.join(differences(identity, other.identity))}. Nothing was started.\n"
+        "Fix: type one of these two commands, and then the same command as before.\n"
+        "  To continue it with what is there now; the manifest will say from which step:\n"
+        f"    {program} continue {folder}\n"
+        f"  To delete its {len(checkpoints)} checkpoints and start afresh:\n"
+        f"    {program} discard {folder}"
+    )
+
+
+def _refuse_stale(other: Place, place: Place) -> None:
+    raise PlaceError(
+        f"{other.folder} is this training, finished, and it was made with other "
+        f"{', '.join(differences(place.identity, other.identity))}. Nothing was started.\n"
+        "Fix: add one of these to the same command.\n"
+        "  To train again:                                                --config stale=retrain\n"
+        "  To use it as it is; manifest, card and report will say so:     --config stale=keep"
+    )
+
+
+def _python() -> str:
+    """The Python that runs this, as a person would type it."""
+    here = os.path.relpath(sys.executable)
+    return shlex.quote(sys.executable if here.startswith("..") else here)
+
+
+def _lock(place: Place) -> list[str]:
+    note = Lock(place.folder).acquire()
+    return [note] if note else []
+
+
+def _write_identity(folder: Path, identity: Identity) -> None:
+    _write_json(folder / "identity.json", identity.to_json())
+
+
+def _write_json(path: Path, value: Any) -> None:
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _why_not_another(place: Place) -> str:
     """How the newest other run of this stage differs, for someone who expected it to be continued."""
-    others = [
-        other for other in place.folder.parent.glob(f"{place.stage}-*/identity.json") if other.parent != place.folder
-    ]
+    others = [file.parent for file in place.folder.parent.glob(f"{place.stage}-*/identity.json")]
+    others = [folder for folder in others if folder != place.folder]
     if not others:
         return ""
-    newest = max(others, key=lambda file: file.stat().st_mtime)
-    try:
-        theirs = json.loads(newest.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        return f"; what is in {newest.parent} cannot be read"
-    return f", because {', '.join(_differences(place.identity, theirs))} changed since {newest.parent.name}"
+    newest = max(others, key=lambda folder: (folder / "identity.json").stat().st_mtime)
+    theirs = Identity.read(newest)
+    if theirs is None:
+        return f"; what is in {newest} cannot be read"
+    return f", because {', '.join(differences(place.identity, theirs))} changed since {newest.name}"
 
 
 def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +18,22 @@ from amberline.batches.plan import BatchPlan, PlanError, Step, plan_batches, tar
 from amberline.model.errors import ModelError
 from amberline.model.files import read_config
 from amberline.model.load import load_model
+from amberline.model.weights import CheckpointWeights, DigestedWeights
 from amberline.records.files import whole_file
+from amberline.records.tensors import weights_digest
 from amberline.records.tokens import BadTokens
 from amberline.settings.hardware import Hardware
 from amberline.settings.tracking import Tracking
 from amberline.settings.training import Training
-from amberline.training.checkpoints import CheckpointError, Checkpoints, read_marker, verified
+from amberline.training.checkpoint_files import read_marker, verified
+from amberline.training.checkpoints import CheckpointError, Checkpoints
 from amberline.training.choices import choose, expected_peak
 from amberline.training.guards import CurveWatch, TrainingStopped
 from amberline.training.loop import Heldout, Run, train
 from amberline.training.metrics import Metrics, read_metrics
 from amberline.training.objectives.base import Objective, ObjectiveError
 from amberline.training.optimizers import make_optimizer
-from amberline.training.place import Lock, Place, PlaceError, open_place
+from amberline.training.place import Place, PlaceError, enter, leave_place
 from amberline.training.ranks import FirstRankFailed, LostProcess, Ranks, is_loss_of_process
 from amberline.training.speed import expected_step_seconds
 
@@ -62,22 +65,35 @@ class Stage:
     settings: Training
     hardware: Hardware
     tracking: Tracking
+    stale: str  # what becomes of a finished run that was made with other code or packages: ask, retrain or keep
 
 
-def train_stage(stage: Stage, ranks: Ranks) -> bool:
-    """Train until the final weights are in the place; continue where an interrupted run left off.
+@dataclass(frozen=True)
+class Finished:
+    """A finished run."""
 
-    Returns False after a signal: the state is saved, and the same command goes on from there. Raises one of FAILURES.
+    place: Place
+    weights: str  # digest of the final weights
+
+
+def train_stage(stage: Stage, ranks: Ranks) -> Finished | None:
+    """Train until the final weights are in the run directory; continue where an interrupted run left off.
+
+    Returns None after a signal: the state is saved, and the same command goes on from there. Raises one of FAILURES.
     """
-    stage.place.folder.mkdir(parents=True, exist_ok=True)
-    lock = Lock(stage.place.folder)
-    note = ranks.from_first(lock.acquire)
+    place, notes = ranks.from_first(lambda: enter(stage.place, stage.stale))
     try:
-        say(ranks, *([note] if note else []), ranks.from_first(lambda: open_place(stage.place)))
-        if ranks.from_first(lambda: _is_finished(stage.place)):
+        say(ranks, *notes)
+        if ranks.from_first(lambda: _is_finished(place)):
             say(ranks, "already finished: the final weights are there")
-            return True
-        return _train(stage, ranks)
+        elif place.kept:
+            raise CheckpointError(
+                f"{place.final} is to be kept, and its files are not as they were written. Fix: train again, with "
+                "--config stale=retrain"
+            )
+        elif not _train(replace(stage, place=place), ranks):
+            return None
+        return Finished(place, _weights_digest(place, ranks))
     except RuntimeError as error:
         if is_loss_of_process(error):
             raise LostProcess(
@@ -88,7 +104,7 @@ def train_stage(stage: Stage, ranks: Ranks) -> bool:
         raise
     finally:
         if ranks.first:
-            lock.release()
+            leave_place(place)
 
 
 def _train(stage: Stage, ranks: Ranks) -> bool:
@@ -218,18 +234,28 @@ def _ask_to_requeue(place: Place, steps: int) -> None:
     print(f"stopped on request after step {steps}; start the same command again to go on", file=sys.stderr)
 
 
-def write_summary(place: Place, run: Path, metrics: Path) -> Mapping[str, Any]:
+def _weights_digest(place: Place, ranks: Ranks) -> str:
+    """Digest of the final weights; each process reads its part of the tensors, one at a time."""
+    weights = DigestedWeights(CheckpointWeights(place.final))
+    for name in sorted(weights.shapes())[ranks.rank :: ranks.world]:
+        weights.read([name])
+    parts = ranks.gather(weights.digests)
+    return weights_digest({name: digest for part in parts for name, digest in part.items()})
+
+
+def write_summary(finished: Finished, run: Path, metrics: Path) -> Mapping[str, Any]:
     """Write `run`, which says where the final weights are and what they are, and the curve. Returns what it says."""
-    weights = read_marker(place.final)
-    if weights is None:
+    place = finished.place
+    marker = read_marker(place.final)
+    if marker is None:
         raise CheckpointError(f"there are no final weights in {place.final}")
     lines = [line for line in read_metrics(place.metrics) if "loss" in line]
     summary = {
         "stage": place.stage,
         # Relative to this file, so that results can be moved as a whole.
         "final_weights": os.path.relpath(place.final, run.parent),
-        "final_weights_sha256": weights.files,
-        "steps": weights.step,
+        "weights_sha256": finished.weights,
+        "steps": marker.step,
         "examples": sum(line["examples"] for line in lines),
         "tokens": sum(line["tokens"] for line in lines),
         "loss_tokens": sum(line["loss_tokens"] for line in lines),

@@ -1,0 +1,42 @@
+"""Write the card of an exported model: README.md in its folder, as the Hugging Face hub reads it."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from amberline.provenance.cards import Card, render_card
+from amberline.provenance.manifests import ManifestError, read_manifest, write_manifest
+from amberline.records.files import whole_file
+from amberline.settings.export import CardText
+
+
+def main(
+    model: Annotated[Path, typer.Option(help="folder of the exported model")],
+    run: Annotated[Path, typer.Option(help="summary of its training (run.json)")],
+    raw: Annotated[list[Path], typer.Option(help="raw file that went into it; may be repeated")],
+    base: Annotated[Path, typer.Option(help="folder of the base model")],
+    settings: Annotated[str, typer.Option(help="name, sources and deviations, as JSON")],
+    output: Annotated[Path, typer.Option(help="README.md to write")],
+) -> None:
+    """Write the card of an exported model."""
+    try:
+        card = Card(
+            text=CardText.model_validate_json(settings),
+            model=read_manifest(model),
+            training=read_manifest(run),
+            raw={manifest["settings"]["name"]: manifest for manifest in map(read_manifest, raw)},
+            base=read_manifest(base),
+        )
+        with whole_file(output) as partial:
+            partial.write_text(render_card(card), encoding="utf-8")
+        inputs = {"model": model, "run": run}
+        write_manifest(output, kind="card", files=[output], inputs=inputs, settings={}, facts={})
+    except ManifestError as error:
+        sys.exit(f"write_card: {error}")
+    print(f"{output}: card of {card.text.name}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    typer.run(main)
