@@ -25,6 +25,12 @@ def facts_of(manifest):
     return json.loads(Path(manifest).read_text(encoding="utf-8"))["facts"] if Path(manifest).exists() else None
 
 
+def acquired(program, path, misfit):
+    """As `depends`, without packages: what is acquired is verified, and fetching it again may take hours."""
+    params = depends(program, path, misfit=misfit)
+    return {name: param for name, param in params.items() if name != "packages"}
+
+
 rule acquire:
     output:
         file=f"{RESULTS}/raw/{{source}}.{{suffix}}",
@@ -35,7 +41,7 @@ rule acquire:
     conda:
         ENVIRONMENT
     params:
-        **depends("acquire.py", "raw/{source}.{suffix}", misfit=source_misfit),
+        **acquired("acquire.py", "raw/{source}.{suffix}", misfit=source_misfit),
         source=lambda wildcards: Untracked(getattr(CONFIG.sources, wildcards.source).model_dump(mode="json")),
     shell:
         "python scripts/acquire.py --name {wildcards.source} --source {params.source:q} --output {output.file:q}"
@@ -75,7 +81,7 @@ else:
         conda:
             ENVIRONMENT
         params:
-            **depends("acquire_model.py", "models/base", misfit=model_misfit),
+            **acquired("acquire_model.py", "models/base", misfit=model_misfit),
             source=Untracked(CONFIG.base_model.model_dump(mode="json")),
         shell:
             "python scripts/acquire_model.py --source {params.source:q} --output {RESULTS:q}/models/base"

@@ -2,8 +2,9 @@
 
 
 def export_settings(stage, template, *, policy):
-    """What determines an exported model besides its training."""
-    return canonical({"dtype": stage.export_dtype, "template": template, "policy": policy})
+    """What determines an exported model, and the settings that its training must have had."""
+    training = json.loads(determining(stage))
+    return canonical({"dtype": stage.export_dtype, "template": template, "policy": policy, "training": training})
 
 
 def card(model):

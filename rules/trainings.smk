@@ -131,7 +131,9 @@ def decide_on_stale_trainings():
         for rule, wildcards, _ in trainings(workflow.dag.jobs):
             if status_of(rule, wildcards) is Status.STALE:
                 keep(manifest_of(rule, wildcards), made_with(rule))
-    if lines := stale_trainings():
+    # Who touches outputs says that they are as they should be.
+    lines = [] if workflow.touch else stale_trainings()
+    if lines:
         raise WorkflowError("\n".join(["Finished trainings are stale. Nothing was started.", *lines, STALE_FIX]))
 
 

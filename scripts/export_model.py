@@ -2,11 +2,13 @@
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from amberline.provenance.digests import canonical
 from amberline.provenance.manifests import Manifest, ManifestError, model_content, verify, write_manifest
 from amberline.records.files import whole_folder
 from amberline.records.tensors import weights_digest
@@ -21,7 +23,7 @@ def final_weights(run: Path, manifest: Manifest) -> Path:
 def main(
     run: Annotated[Path, typer.Option(help="summary of the finished training (run.json)")],
     base: Annotated[Path, typer.Option(help="model folder that the training started from")],
-    settings: Annotated[str, typer.Option(help="dtype, template and policy, as JSON")],
+    settings: Annotated[str, typer.Option(help="dtype, template, policy and the settings of the training, as JSON")],
     output: Annotated[Path, typer.Option(help="Hugging Face folder to write")],
 ) -> None:
     """Export a finished training as a Hugging Face folder."""
@@ -35,6 +37,7 @@ def main(
     try:
         training, started_from = verify(run), verify(base)
         folder_of_run = final_weights(run, training)
+        _check_settings(run, training["settings"], asked.training)
         weights = DigestedWeights(CheckpointWeights(folder_of_run))
         with whole_folder(output) as folder:
             template = VICUNA if asked.template == "vicuna" else None
@@ -53,13 +56,27 @@ def main(
                 kind="model",
                 files=list(folder.iterdir()),
                 inputs={"run": run, "base": base},
-                settings=asked.model_dump(),
+                settings=asked.model_dump(exclude={"training"}),  # they are the run's
                 facts={"parameters": sum(shape.numel() for shape in weights.shapes().values())},
                 digest=model_content(folder),
             )
     except (ManifestError, ModelError) as error:
         sys.exit(f"export_model: {error}")
     print(f"{output}: {asked.dtype}, from {started_from['kind']} {base}", file=sys.stderr)
+
+
+def _check_settings(run: Path, found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Raise ManifestError unless a training was made with the settings that the recipe has."""
+    differ = [
+        f"{key} was {canonical(found.get(key))}, and is {canonical(asked.get(key))} in the recipe"
+        for key in sorted(found.keys() | asked.keys())
+        if found.get(key) != asked.get(key)
+    ]
+    if differ:
+        raise ManifestError(
+            f"{run} is of a training with other settings: {'; '.join(differ)}. Nothing was exported. "
+            "Fix: start the pipeline again; it trains with the settings of the recipe"
+        )
 
 
 if __name__ == "__main__":

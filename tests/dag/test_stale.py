@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -53,10 +54,8 @@ def interrupted(project: Project) -> Path:
     ranks = [process for process in Path("/proc").glob("[0-9]*") if str(project.root).encode() in environment(process)]
     os.killpg(started.pid, signal.SIGKILL)
     for process in ranks:
-        try:
+        with suppress(ProcessLookupError):
             os.kill(int(process.name), signal.SIGKILL)
-        except ProcessLookupError:
-            pass
     started.wait()
     project.snakemake(*DEMO, "--unlock")
     assert not (new / "final").exists()
@@ -65,7 +64,7 @@ def interrupted(project: Project) -> Path:
 
 def environment(process: Path) -> bytes:
     try:
-        return (process / "environ").read_bytes() + os.fsencode(os.readlink(process / "cwd"))
+        return (process / "environ").read_bytes() + os.fsencode((process / "cwd").readlink())
     except OSError:
         return b""
 

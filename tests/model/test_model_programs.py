@@ -97,7 +97,8 @@ def digests_of(state):
 
 
 def export(run, base, output, **changes):
-    asked = {"dtype": "float32", "template": "vicuna", "policy": True}
+    training = {"beta": 0.5, "optimizer": {"name": "rmsprop"}}
+    asked = {"dtype": "float32", "template": "vicuna", "policy": True, "training": training}
     export_model.main(run=run, base=base, settings=json.dumps(asked | changes), output=output)
     return output
 
@@ -196,6 +197,13 @@ def test_damaged_weights_are_refused_and_nothing_is_left(run, base, tmp_path, ca
     with pytest.raises(SystemExit) as stopped:
         export(run, base, tmp_path / "model")
     assert f"{shard.parent} holds other weights than {run} describes" in str(stopped.value)
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_training_with_other_settings_is_refused(run, base, tmp_path):
+    with pytest.raises(SystemExit) as stopped:
+        export(run, base, tmp_path / "model", training={"beta": 0.1, "optimizer": {"name": "rmsprop"}})
+    assert "beta was 0.5, and is 0.1 in the recipe. Nothing was exported." in str(stopped.value)
     assert not (tmp_path / "model").exists()
 
 

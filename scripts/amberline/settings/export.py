@@ -13,6 +13,7 @@ class Export(ResultSettings):
     dtype: Literal["bfloat16", "float32"] = Field(description="dtype of the weights")
     template: Literal["none", "vicuna"] = Field(description="text template that the training used")
     policy: Flag = Field(description="write policy.pt, the DPO reference's format, too")
+    training: dict[str, Any] = Field(description="the settings that its training must have been made with")
 
 
 class CardSource(DescriptionSettings):

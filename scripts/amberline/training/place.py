@@ -25,7 +25,7 @@ from typing import Any
 import psutil
 
 from amberline.records.files import whole_file
-from amberline.training.checkpoint_files import complete, read_marker
+from amberline.training.checkpoint_files import MARKER, complete, read_marker
 
 REQUEUE = 75  # EX_TEMPFAIL: the run was asked to stop, has saved its state, and goes on when it is started again
 
@@ -133,8 +133,7 @@ def enter(place: Place, stale: str) -> tuple[Place, list[str]]:
     place.folder.mkdir(parents=True, exist_ok=True)
     notes = _lock(place)
     known = Identity.read(place.folder) is not None
-    for partial in place.folder.glob("*.partial-*"):
-        shutil.rmtree(partial, ignore_errors=True)
+    _remove_remains(place.folder)
     if known:
         return place, [*notes, f"continuing in {place.folder}"]
     _write_identity(place.folder, place.identity)
@@ -246,6 +245,13 @@ def _python() -> str:
     """The Python that runs this, as a person would type it."""
     here = os.path.relpath(sys.executable)
     return shlex.quote(sys.executable if here.startswith("..") else here)
+
+
+def _remove_remains(folder: Path) -> None:
+    """Delete checkpoints that a killed run had begun to write, or to delete."""
+    begun = [each for each in folder.glob("step-*") if not (each / MARKER).exists()]
+    for remains in {*folder.glob("*.partial-*"), *begun}:
+        shutil.rmtree(remains, ignore_errors=True)
 
 
 def _lock(place: Place) -> list[str]:
