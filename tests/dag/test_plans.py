@@ -18,7 +18,7 @@ STAGES = {
 
 def test_the_published_recipe_is_planned_whole(fresh):
     printed = fresh.snakemake("-n")
-    assert re.search(r"^total +29$", printed, re.MULTILINE)
+    assert re.search(r"^total +32$", printed, re.MULTILINE)
     for rule in STAGES:
         block = re.search(rf"^rule {rule}:\n(?:    .*\n)+", printed, re.MULTILINE)
         assert block, rule
@@ -30,7 +30,7 @@ def test_the_published_recipe_is_planned_whole(fresh):
 
 def test_the_slurm_profile_plans_it_without_slurm(fresh):
     printed = fresh.snakemake("-n", "--profile", "slurm")
-    assert re.search(r"^total +29$", printed, re.MULTILINE)
+    assert re.search(r"^total +32$", printed, re.MULTILINE)
     for rule in STAGES:
         block = re.search(rf"^rule {rule}:\n(?:    .*\n)+", printed, re.MULTILINE)
         assert block, rule
@@ -39,7 +39,7 @@ def test_the_slurm_profile_plans_it_without_slurm(fresh):
 
 @pytest.mark.parametrize(
     ("target", "jobs"),
-    [("evol_mix", 6), ("amberchat", 11), ("safe_pairs", 5), ("ambersafe_sft", 19), ("report", 29), ("evaluation", 28)],
+    [("evol_mix", 6), ("amberchat", 12), ("safe_pairs", 5), ("ambersafe_sft", 20), ("report", 29), ("evaluation", 28)],
 )
 def test_named_targets(fresh, target, jobs):
     printed = fresh.snakemake("-n", target)
