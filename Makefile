@@ -51,7 +51,7 @@ lock:  ## make the locks anew, after a change of envs/*.in
 dag: $(STAMP)  ## the drawing in the README, after a change of the rules
 	$(BIN)/python docs/make_dag.py
 
-schema: $(STAMP)  ## docs/config.schema.json, after a change of scripts/amberline/settings
+schema: $(STAMP)  ## docs/config.schema.json, after a change of scripts/amberline/recipe
 	$(BIN)/python scripts/write_schema.py
 
 format:

@@ -18,8 +18,8 @@ from report import Report
 import score_reference
 import train_chat
 import train_dpo
-from amberline.provenance.manifests import write_manifest
-from amberline.records.tokens import PAIRS, SEQUENCES, token_files, write_tokens
+from amberline.core.manifests import write_manifest
+from amberline.data.tokens import PAIRS, SEQUENCES, token_files, write_tokens
 from amberline.training import stage
 from amberline.training.metrics import read_metrics
 

@@ -26,9 +26,9 @@ import numpy as np
 import psutil
 import typer
 
-from amberline.provenance.manifests import write_manifest
-from amberline.records.streams import write_array
-from amberline.records.tokens import open_tokens
+from amberline.core.manifests import write_manifest
+from amberline.data.streams import write_array
+from amberline.data.tokens import open_tokens
 
 MAX_LENGTH = 2048
 SHAREGPT_SHARE_OF_MIX = 90 / 233  # in the published mix

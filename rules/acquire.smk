@@ -1,6 +1,6 @@
 """The raw files and the base model: downloaded or local, and verified."""
 
-from amberline.provenance.origins import find_misfit, find_model_misfit
+from amberline.hub.origins import find_misfit, find_model_misfit
 
 
 wildcard_constraints:

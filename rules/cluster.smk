@@ -10,8 +10,8 @@ from amberline.cluster.executor import watch_jobs
 from amberline.cluster.leftovers import claim
 from amberline.cluster.progress import newest_checkpoint
 from amberline.cluster.slurm import SlurmError, partitions
-from amberline.provenance.digests import value_digest
-from amberline.records.files import whole_file
+from amberline.core.digests import value_digest
+from amberline.core.files import whole_file
 from amberline.training.place import PlaceError
 
 STAGES = ("amberchat", "sft", "reference", "dpo", "evaluation")

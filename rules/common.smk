@@ -4,11 +4,11 @@ import ast
 import json
 import os
 
-from amberline.settings.base import Kind
-from amberline.settings.check import ConfigurationError, check_cluster, check_configuration, check_target, deviations
-from amberline.provenance.code import code_digest, package_versions
-from amberline.provenance.damage import find_damage
-from amberline.provenance.digests import canonical
+from amberline.core.settings import Kind
+from amberline.recipe.check import ConfigurationError, check_cluster, check_configuration, check_target, deviations
+from amberline.core.code import code_digest, package_versions
+from amberline.core.damage import find_damage
+from amberline.core.digests import canonical
 from pathlib import Path
 from snakemake.cli import parse_args
 from snakemake.exceptions import WorkflowError

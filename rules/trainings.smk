@@ -2,8 +2,8 @@
 
 import atexit
 
-from amberline.provenance.staleness import Status, changes, cost, keep, kept_for, status
-from amberline.settings.training import Exported
+from amberline.training.staleness import Status, changes, cost, keep, kept_for, status
+from amberline.recipe.training import Exported
 
 # DPO trainings by the ending of their names: AmberSafe itself, and its variants, all from the same reference.
 VARIANTS = {"": CONFIG.ambersafe.dpo} | {

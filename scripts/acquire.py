@@ -7,13 +7,13 @@ from typing import Annotated, Literal
 import typer
 from pydantic import ValidationError
 
-from amberline.provenance.digests import sampled_digest
-from amberline.provenance.manifests import write_manifest
-from amberline.provenance.origins import origin
-from amberline.records.acquisition import SourceError, acquire
-from amberline.records.hub import HubError
-from amberline.records.streams import BadFile
-from amberline.settings.data import Source
+from amberline.core.digests import sampled_digest
+from amberline.core.manifests import write_manifest
+from amberline.data.streams import BadFile
+from amberline.hub.acquisition import SourceError, acquire
+from amberline.hub.downloads import HubError
+from amberline.hub.origins import origin
+from amberline.recipe.data import Source
 
 
 def main(

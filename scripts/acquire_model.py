@@ -8,13 +8,13 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
-from amberline.provenance.manifests import model_content, write_manifest
-from amberline.provenance.origins import model_origin
-from amberline.records.files import whole_folder
-from amberline.records.hub import HubError
-from amberline.records.model_files import check_weights, convert_pickled, download_model, link_model
-from amberline.records.model_names import ModelError
-from amberline.settings.data import BaseModelSource
+from amberline.core.files import whole_folder
+from amberline.core.manifests import model_content, write_manifest
+from amberline.hub.downloads import HubError
+from amberline.hub.model_files import check_weights, convert_pickled, download_model, link_model
+from amberline.hub.model_names import ModelError
+from amberline.hub.origins import model_origin
+from amberline.recipe.data import BaseModelSource
 
 
 def main(

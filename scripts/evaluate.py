@@ -15,13 +15,12 @@ import torch
 import typer
 from datasets import Dataset
 
-from amberline.model.errors import ModelError
-from amberline.model.packed import IGNORED
-from amberline.provenance.manifests import ManifestError, verify, write_manifest
-from amberline.records.files import whole_file
-from amberline.records.tokens import BadTokens, open_tokens
-from amberline.settings.evaluation import Measures
-from amberline.settings.hardware import Hardware
+from amberline.core.files import whole_file
+from amberline.core.manifests import ManifestError, verify, write_manifest
+from amberline.data.tokens import IGNORED, BadTokens, open_tokens
+from amberline.hub.model_names import ModelError
+from amberline.recipe.evaluation import Measures
+from amberline.recipe.hardware import Hardware
 from amberline.training.ranks import FirstRankFailed, join, leave
 from amberline.training.scoring import PAIR, SEQUENCE, Frozen, ScoringError, load_frozen, score
 

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from amberline.provenance.digests import canonical
-from amberline.provenance.manifests import Manifest, ManifestError, model_content, verify, write_manifest
-from amberline.records.files import whole_folder
-from amberline.records.tensors import weights_digest
-from amberline.settings.export import Export
+from amberline.core.digests import canonical
+from amberline.core.files import whole_folder
+from amberline.core.manifests import Manifest, ManifestError, model_content, verify, write_manifest
+from amberline.core.tensors import weights_digest
+from amberline.recipe.export import Export
 
 
 def final_weights(run: Path, manifest: Manifest) -> Path:
@@ -30,7 +30,7 @@ def main(
     asked = Export.model_validate_json(settings)
     import torch
 
-    from amberline.model.errors import ModelError
+    from amberline.hub.model_names import ModelError
     from amberline.model.export import VICUNA, write_model_folder
     from amberline.model.weights import CheckpointWeights, DigestedWeights, write_policy
 

@@ -10,9 +10,9 @@ from typing import Annotated
 
 import typer
 
-from amberline.provenance.digests import file_digest
-from amberline.provenance.manifests import ManifestError, model_content, verify, write_manifest
-from amberline.records.files import whole_folder
+from amberline.core.digests import file_digest
+from amberline.core.files import whole_folder
+from amberline.core.manifests import ManifestError, model_content, verify, write_manifest
 
 
 def main(
@@ -23,7 +23,7 @@ def main(
     """Turn a published policy.pt into a model folder, in float32."""
     import torch
 
-    from amberline.model.errors import ModelError
+    from amberline.hub.model_names import ModelError
     from amberline.model.export import write_model_folder
     from amberline.model.weights import PolicyWeights
 

@@ -22,7 +22,7 @@ import typer
 from amberline.cluster.progress import IDLE_STARTS, newest_checkpoint
 from amberline.cluster.slurm import SlurmError, requeue, states
 from amberline.cluster.verdict import SUBMIT_AGAIN
-from amberline.records.files import whole_file
+from amberline.core.files import whole_file
 from amberline.training.place import REQUEUE
 
 

@@ -10,11 +10,11 @@ import typer
 from pydantic import ValidationError
 from tqdm import tqdm
 
-from amberline.provenance.manifests import ManifestError, model_content, verify, write_manifest
-from amberline.records.conversations import BadRecord, parse_conversation
-from amberline.records.files import whole_folder
-from amberline.records.streams import BadFile, read_records
-from amberline.settings.data import TinyModel
+from amberline.core.files import whole_folder
+from amberline.core.manifests import ManifestError, model_content, verify, write_manifest
+from amberline.data.conversations import BadRecord, parse_conversation
+from amberline.data.streams import BadFile, read_records
+from amberline.recipe.data import TinyModel
 from amberline.text.small_tokenizer import SmallTokenizerError, save_llama_tokenizer, train_sentencepiece
 
 

@@ -7,11 +7,11 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
-from amberline.provenance.manifests import ManifestError, verify, write_manifest
-from amberline.records.funnel import FunnelError
-from amberline.records.mixing import MixError, mix
-from amberline.records.streams import BadFile
-from amberline.settings.data import Mix
+from amberline.core.funnel import FunnelError
+from amberline.core.manifests import ManifestError, verify, write_manifest
+from amberline.data.mixing import MixError, mix
+from amberline.data.streams import BadFile
+from amberline.recipe.data import Mix
 
 
 def main(

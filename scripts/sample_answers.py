@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from amberline.provenance.manifests import ManifestError, read_manifest, verify, write_manifest
-from amberline.records.files import whole_file
-from amberline.settings.evaluation import Samples
+from amberline.core.files import whole_file
+from amberline.core.manifests import ManifestError, read_manifest, verify, write_manifest
+from amberline.recipe.evaluation import Samples
 
 
 def answer(folder: Path, prompts: list[str], tokens: int) -> list[str]:

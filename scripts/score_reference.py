@@ -10,10 +10,10 @@ from typing import Annotated
 import torch
 import typer
 
-from amberline.model.errors import ModelError
-from amberline.provenance.manifests import ManifestError, verify, write_manifest
-from amberline.records.tokens import LOGPS, BadTokens, open_tokens, token_files, write_tokens
-from amberline.settings.hardware import Hardware
+from amberline.core.manifests import ManifestError, verify, write_manifest
+from amberline.data.tokens import LOGPS, BadTokens, open_tokens, token_files, write_tokens
+from amberline.hub.model_names import ModelError
+from amberline.recipe.hardware import Hardware
 from amberline.training.ranks import FirstRankFailed, join, leave
 from amberline.training.scoring import PAIR, ScoringError, load_frozen, score
 

@@ -7,11 +7,11 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
-from amberline.provenance.manifests import ManifestError, verify, write_manifest
-from amberline.records.funnel import FunnelError
-from amberline.records.preferences import select_safe_pairs
-from amberline.records.streams import BadFile
-from amberline.settings.data import SafePairs
+from amberline.core.funnel import FunnelError
+from amberline.core.manifests import ManifestError, verify, write_manifest
+from amberline.data.preferences import select_safe_pairs
+from amberline.data.streams import BadFile
+from amberline.recipe.data import SafePairs
 
 
 def main(

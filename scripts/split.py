@@ -10,12 +10,12 @@ import typer
 from pydantic import ValidationError
 from tqdm import tqdm
 
-from amberline.provenance.manifests import ManifestError, verify, write_manifest
-from amberline.records.files import whole_file
-from amberline.records.funnel import Funnel, FunnelError, write_rejects
-from amberline.records.parallel import WorkerLost, ordered_map
-from amberline.records.streams import BadFile, pieces, write_array
-from amberline.settings.data import Split
+from amberline.core.files import whole_file
+from amberline.core.funnel import Funnel, FunnelError, write_rejects
+from amberline.core.manifests import ManifestError, verify, write_manifest
+from amberline.core.parallel import WorkerLost, ordered_map
+from amberline.data.streams import BadFile, pieces, write_array
+from amberline.recipe.data import Split
 from amberline.text.splitting import MODES, split_piece
 from amberline.text.tokenizers import TokenizerRefused
 

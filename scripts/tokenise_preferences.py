@@ -11,12 +11,12 @@ import typer
 from pydantic import ValidationError
 from tqdm import tqdm
 
-from amberline.provenance.manifests import ManifestError, verify, write_manifest
-from amberline.records.funnel import Funnel, FunnelError, write_rejects
-from amberline.records.parallel import WorkerLost, ordered_map
-from amberline.records.streams import BadFile
-from amberline.records.tokens import PAIRS, SEQUENCES, token_files, write_tokens
-from amberline.settings.data import PreferenceTokens
+from amberline.core.funnel import Funnel, FunnelError, write_rejects
+from amberline.core.manifests import ManifestError, verify, write_manifest
+from amberline.core.parallel import WorkerLost, ordered_map
+from amberline.data.streams import BadFile
+from amberline.data.tokens import PAIRS, SEQUENCES, token_files, write_tokens
+from amberline.recipe.data import PreferenceTokens
 from amberline.text.columns import length_facts
 from amberline.text.tokenising_pairs import batches, read_prompts, tokenise_prompts
 from amberline.text.tokenizers import TokenizerRefused

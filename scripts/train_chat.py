@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
+from amberline.data.tokens import open_tokens
 from amberline.programs.training import Request, read_settings, train_as_asked
-from amberline.records.tokens import open_tokens
-from amberline.settings.training import ChatTraining
+from amberline.recipe.training import ChatTraining
 from amberline.training.objectives.chat import Chat
 
 

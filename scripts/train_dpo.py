@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
+from amberline.core.manifests import Manifest
+from amberline.data.tokens import open_tokens
 from amberline.programs.training import Request, read_settings, train_as_asked
-from amberline.provenance.manifests import Manifest
-from amberline.records.tokens import open_tokens
-from amberline.settings.training import DPOTraining
+from amberline.recipe.training import DPOTraining
 from amberline.training.objectives.base import ObjectiveError
 from amberline.training.objectives.dpo import DPO
 

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from amberline.cluster.scratch import ScratchError, copies, node_folder
-from amberline.provenance.manifests import ManifestError
+from amberline.core.manifests import ManifestError
 
 # What the training programs call the token folders that they read.
 TOKENS = ("--tokens", "--heldout", "--reference", "--heldout-reference")

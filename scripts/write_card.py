@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from amberline.provenance.cards import Card, render_card
-from amberline.provenance.manifests import ManifestError, read_manifest, write_manifest
-from amberline.records.files import whole_file
-from amberline.settings.export import CardText
+from amberline.core.files import whole_file
+from amberline.core.manifests import ManifestError, read_manifest, write_manifest
+from amberline.recipe.export import CardText
+from amberline.report.cards import Card, render_card
 
 
 def main(

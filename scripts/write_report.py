@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from amberline.cluster.accounts import RECORD, accounts
-from amberline.provenance.manifests import write_manifest
-from amberline.records.files import whole_file
+from amberline.core.files import whole_file
+from amberline.core.manifests import write_manifest
 from amberline.report.page import build_page
 
 

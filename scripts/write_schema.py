@@ -5,7 +5,7 @@ from pathlib import Path
 
 import typer
 
-from amberline.settings.config import schema
+from amberline.recipe.config import schema
 
 
 def main(output: Path = Path("docs/config.schema.json")) -> None:

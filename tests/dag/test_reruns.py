@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from amberline.settings.base import Kind
-from amberline.settings.check import check_configuration, leaves
+from amberline.core.settings import Kind
+from amberline.recipe.check import check_configuration, leaves
 
 PAGE = Counter(write_report=1, all=1)
 EVALUATION = PAGE | Counter(evaluate=4, sample_answers=1)
@@ -132,7 +132,7 @@ def comments_and_docstrings(project):
 
 
 def rename_a_local_variable(project):
-    path = project.root / "scripts/amberline/records/mixing.py"
+    path = project.root / "scripts/amberline/data/mixing.py"
     text, found = re.subn(r"\bis_held_out\b", "withheld", path.read_text(encoding="utf-8"))
     assert found >= 2
     path.write_text(text, encoding="utf-8")
@@ -267,9 +267,9 @@ EDITS = {
     "a renamed local variable": (rename_a_local_variable, FROM_MIX),
     "a library file used by DPO alone": (append("scripts/amberline/training/objectives/dpo.py", CODE), FROM_DPO),
     "a library file used by every training": (append("scripts/amberline/training/loop.py", CODE), FROM_AMBERCHAT),
-    "a library file used by everything": (append("scripts/amberline/records/files.py", CODE), EVERYTHING),
+    "a library file used by everything": (append("scripts/amberline/core/files.py", CODE), EVERYTHING),
     "a library file used by cards alone": (
-        append("scripts/amberline/provenance/cards.py", CODE),
+        append("scripts/amberline/report/cards.py", CODE),
         CARDS - Counter(write_report=1),
     ),
     "the report's template": (append("scripts/amberline/report/report.html.jinja", "<!-- -->\n"), PAGE),

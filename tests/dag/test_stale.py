@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from amberline.provenance.manifests import read_manifest
+from amberline.core.manifests import read_manifest
 from dag.conftest import DEMO, Project
 from dag.test_reruns import CARDS, CODE, FROM_AMBERCHAT, append, overlay, replace
 
@@ -190,7 +190,7 @@ def test_other_bytes_from_a_cheap_stage_make_a_training_stale(finished, tmp_path
     """The mix is shuffled otherwise by other code: nobody asked for other data."""
     project = finished.copy(tmp_path / "project")
     overlay({"stale": stale})(project)
-    replace("scripts/amberline/records/mixing.py", SHUFFLE, f"{SHUFFLE}[::-1]")(project)
+    replace("scripts/amberline/data/mixing.py", SHUFFLE, f"{SHUFFLE}[::-1]")(project)
     printed = project.snakemake(*DEMO, *TARGET, check=False)
     assert said in printed
     if stale == "ask":

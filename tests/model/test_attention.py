@@ -2,8 +2,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from amberline.hub.model_names import ModelError
 from amberline.model.attention import choose_attention, document_attention
-from amberline.model.errors import ModelError
 
 
 def dense(query, key, value, lengths, scaling):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from amberline.model.errors import ModelError
+from amberline.hub.model_names import ModelError
 from amberline.model.files import WeightFiles
 from amberline.model.load import load_model
 

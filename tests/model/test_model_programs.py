@@ -15,10 +15,10 @@ import export_model
 import import_policy
 import score_reference
 import write_card
+from amberline.core.manifests import ManifestError, model_content, read_manifest, verify, write_manifest
+from amberline.core.tensors import digest_of_safetensors, tensor_digest, weights_digest
+from amberline.data.tokens import PAIRS, open_tokens, write_tokens
 from amberline.model.load import load_model
-from amberline.provenance.manifests import ManifestError, model_content, read_manifest, verify, write_manifest
-from amberline.records.tensors import digest_of_safetensors, tensor_digest, weights_digest
-from amberline.records.tokens import PAIRS, open_tokens, write_tokens
 from amberline.text.small_tokenizer import save_llama_tokenizer, train_sentencepiece
 
 TEXT = ["A question about trees, and why they grow.", "Trees grow because of light; roots hold them."] * 20

@@ -7,7 +7,7 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
-from amberline.model.errors import ModelError
+from amberline.hub.model_names import ModelError
 from amberline.model.export import write_model_folder
 from amberline.model.forward import hidden_states
 from amberline.model.load import load_model

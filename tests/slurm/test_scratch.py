@@ -9,7 +9,7 @@ import pytest
 
 from amberline.cluster import scratch
 from amberline.cluster.scratch import ScratchError, copies, node_folder
-from amberline.provenance.manifests import ManifestError, write_manifest
+from amberline.core.manifests import ManifestError, write_manifest
 
 ROOT = Path(__file__).parents[2]
 

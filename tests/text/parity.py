@@ -4,8 +4,8 @@ from fastchat.data import split_long_conversation
 from fastchat.train.train import preprocess
 from slow_llama import SlowLlama
 
-from amberline.records.conversations import parse_conversation
-from amberline.settings.data import Split
+from amberline.data.conversations import parse_conversation
+from amberline.recipe.data import Split
 from amberline.text.masks import IGNORED, fastchat_mask
 from amberline.text.splitting import chunk_json, cut_conversation
 from amberline.text.tokenizers import Tokenizer

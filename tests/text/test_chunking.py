@@ -5,7 +5,7 @@ import itertools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amberline.records.conversations import Turn
+from amberline.data.conversations import Turn
 from amberline.text.chunking import Chunk, fastchat_cut, is_human, lossless_cut
 
 MAX = 2048

@@ -11,7 +11,7 @@ from generated import conversations
 from parity import fastchat_chunks, mask_differences, our_chunks
 from slow_llama import SlowLlama
 
-from amberline.records.conversations import parse_conversation
+from amberline.data.conversations import parse_conversation
 from amberline.text.masks import fastchat_mask
 
 KINDS = ("legacy", "modern")

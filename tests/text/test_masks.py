@@ -8,7 +8,7 @@ from generated import ODD_TEXTS, conversations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amberline.records.conversations import Turn, parse_conversation
+from amberline.data.conversations import Turn, parse_conversation
 from amberline.text.masks import IGNORED, UnusableChunk, fastchat_mask, mask_answers
 from amberline.text.template import render
 from amberline.text.tokenizers import TokenizerRefused

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from amberline.settings.data import PreferenceTokens
+from amberline.recipe.data import PreferenceTokens
 from amberline.text.masks import IGNORED
 from amberline.text.preferences import encode_prompt_and_responses, join
 
@@ -63,7 +63,7 @@ def test_without_template_prompt_and_response_stand_apart(legacy):
 
 @pytest.mark.parametrize("prompt", ["Is it safe?", "trailing space ", "", "two\nlines "])
 def test_with_the_chat_template_the_whole_is_tokenised_as_one(legacy, prompt):
-    from amberline.records.conversations import Turn
+    from amberline.data.conversations import Turn
     from amberline.text.template import render
 
     ids_, (yes, no) = encode_prompt_and_responses(legacy, prompt, ["Yes.", " No"], "vicuna")

@@ -4,7 +4,7 @@ import pytest
 from fastchat.conversation import get_conv_template
 from generated import conversations
 
-from amberline.records.conversations import Turn, parse_conversation
+from amberline.data.conversations import Turn, parse_conversation
 from amberline.text.template import END, render, render_round
 
 

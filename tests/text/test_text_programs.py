@@ -11,10 +11,10 @@ import make_tiny_base
 import split
 import tokenise_conversations
 import tokenise_preferences
-from amberline.provenance.manifests import read_manifest, write_manifest
-from amberline.records.conversations import parse_conversation
-from amberline.records.streams import write_array
-from amberline.records.tokens import open_tokens
+from amberline.core.manifests import read_manifest, write_manifest
+from amberline.data.conversations import parse_conversation
+from amberline.data.streams import write_array
+from amberline.data.tokens import open_tokens
 from amberline.text.masks import IGNORED, fastchat_mask
 
 TINY = {"hidden_size": 32, "intermediate_size": 64, "layers": 2, "heads": 4, "context": 128, "seed": 1}

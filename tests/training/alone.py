@@ -10,8 +10,8 @@ from amberline.batches.plan import plan_batches
 from amberline.model.attention import choose_attention
 from amberline.model.files import read_config
 from amberline.model.load import load_model
-from amberline.settings.tracking import Tracking
-from amberline.settings.training import Training
+from amberline.recipe.tracking import Tracking
+from amberline.recipe.training import Training
 from amberline.training.checkpoints import Checkpoints
 from amberline.training.guards import CurveWatch
 from amberline.training.loop import Run, train

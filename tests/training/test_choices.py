@@ -8,8 +8,8 @@ from transformers import LlamaConfig
 from worlds import HARDWARE, RECIPE
 
 from amberline.model.estimates import parameters, training_flops
-from amberline.settings.hardware import Hardware
-from amberline.settings.training import ChatTraining, PreferredTraining, Training
+from amberline.recipe.hardware import Hardware
+from amberline.recipe.training import ChatTraining, PreferredTraining, Training
 from amberline.training.choices import Choices, choose, state_bytes
 from amberline.training.ranks import Ranks
 from amberline.training.speed import peak_flops

@@ -16,8 +16,8 @@ from amberline.model.files import read_config
 from amberline.model.forward import token_logps, weighted_loss
 from amberline.model.load import load_model
 from amberline.model.packed import pack
-from amberline.settings.hardware import Hardware
-from amberline.settings.training import ChatTraining, PreferredTraining
+from amberline.recipe.hardware import Hardware
+from amberline.recipe.training import ChatTraining, PreferredTraining
 from amberline.training.choices import allocated_peak, choose, expected_peak
 from amberline.training.optimizers import make_optimizer
 

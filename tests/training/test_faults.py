@@ -13,8 +13,8 @@ import pytest
 from ranks_in_tests import Launch, launch
 from worlds import CHAT, DPO, World, changed, random_sequence, write_reference, write_sequences
 
-from amberline.provenance.manifests import read_manifest
-from amberline.records.tokens import open_tokens
+from amberline.core.manifests import read_manifest
+from amberline.data.tokens import open_tokens
 from amberline.training.checkpoint_files import complete, verified
 
 SETTINGS = changed(CHAT, epochs=4)  # 20 steps

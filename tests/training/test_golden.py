@@ -18,8 +18,8 @@ from torch import nn
 from worlds import CHAT, PREFERRED, changed, finished, logp, write_pairs, write_reference, write_sequences
 from worlds import DPO as DPO_RECIPE
 
-from amberline.records.tokens import open_tokens
-from amberline.settings.training import ChatTraining, DPOTraining, PreferredTraining
+from amberline.data.tokens import open_tokens
+from amberline.recipe.training import ChatTraining, DPOTraining, PreferredTraining
 from amberline.training.objectives.chat import Chat
 from amberline.training.objectives.dpo import DPO
 from amberline.training.objectives.preferred import Preferred

@@ -8,8 +8,8 @@ from alone import train_alone
 from worlds import DPO as DPO_RECIPE
 from worlds import World, changed
 
-from amberline.records.tokens import open_tokens
-from amberline.settings.training import DPOTraining, Guards, PreferenceGuards
+from amberline.data.tokens import open_tokens
+from amberline.recipe.training import DPOTraining, Guards, PreferenceGuards
 from amberline.training import guards
 from amberline.training.guards import WINDOW, CurveWatch, TrainingStopped, is_sound
 from amberline.training.objectives.dpo import DPO

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from amberline.settings.tracking import Tracking
+from amberline.recipe.tracking import Tracking
 from amberline.training.metrics import Metrics, read_metrics
 
 NOWHERE = Tracking(wandb_project=None, wandb_mode="offline")

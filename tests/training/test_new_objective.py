@@ -15,10 +15,10 @@ from worlds import DPO as RECIPE
 from worlds import World, changed, logp
 
 from amberline.batches.plan import Step
+from amberline.data.tokens import open_tokens
 from amberline.model.forward import document_logps, token_logps
 from amberline.model.packed import pack
-from amberline.records.tokens import open_tokens
-from amberline.settings.training import DPOTraining
+from amberline.recipe.training import DPOTraining
 from amberline.training.objectives.base import (
     NOTHING,
     Contribution,

@@ -11,9 +11,9 @@ from worlds import DPO as DPO_RECIPE
 from worlds import World, changed, logp
 
 from amberline.batches.plan import Step
+from amberline.data.tokens import open_tokens
 from amberline.model.load import load_model
-from amberline.records.tokens import open_tokens
-from amberline.settings.training import DPOTraining
+from amberline.recipe.training import DPOTraining
 from amberline.training.objectives.base import Objective, ObjectiveError, count_targets
 from amberline.training.objectives.chat import Chat
 from amberline.training.objectives.dpo import DPO

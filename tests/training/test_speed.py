@@ -10,8 +10,8 @@ from worlds import CHAT, HARDWARE
 
 from amberline.batches.plan import plan_batches
 from amberline.model.estimates import Rates, optimizer_seconds, passes_seconds
-from amberline.settings.hardware import Hardware
-from amberline.settings.training import ChatTraining
+from amberline.recipe.hardware import Hardware
+from amberline.recipe.training import ChatTraining
 from amberline.training import speed
 from amberline.training.choices import choose
 from amberline.training.ranks import Ranks

@@ -10,8 +10,8 @@ import torch
 import yaml
 from torch import nn
 
-from amberline.provenance.manifests import write_manifest
-from amberline.records.tokens import LOGPS, PAIRS, SEQUENCES, write_tokens
+from amberline.core.manifests import write_manifest
+from amberline.data.tokens import LOGPS, PAIRS, SEQUENCES, write_tokens
 from golden_model import CONFIG
 
 RECIPE = yaml.safe_load((Path(__file__).parents[2] / "config.yaml").read_text())

@@ -12,8 +12,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
-from amberline.provenance.manifests import Manifest, ManifestError, manifest_path, read_manifest, verify
-from amberline.records.files import whole_folder
+from amberline.core.files import whole_folder
+from amberline.core.manifests import Manifest, ManifestError, manifest_path, read_manifest, verify
 
 
 class ScratchError(Exception):

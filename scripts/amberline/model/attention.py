@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import AttentionInterface
 
-from amberline.model.errors import ModelError
+from amberline.hub.model_names import ModelError
 
 NAME = "amberline"
 KINDS = ("varlen", "flash", "sdpa")

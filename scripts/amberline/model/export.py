@@ -6,20 +6,9 @@ from pathlib import Path
 
 import torch
 
-from amberline.model.errors import ModelError
+from amberline.hub.model_names import KEPT, ModelError
 from amberline.model.files import WeightFiles, read_config
 from amberline.model.weights import Weights, write_safetensors
-
-# What a folder needs besides configuration and weights. Those that the base model has are copied as they are.
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "generation_config.json",
-)
 
 # Vicuna v1.1, as fastchat.conversation has it: one space behind system and question, none behind an answer's end.
 VICUNA = """\
@@ -58,7 +47,7 @@ def write_model_folder(
     expected, found = WeightFiles(base).names(), weights.shapes().keys()
     if expected != found:
         raise ModelError(f"the weights are not of the model in {base}: they differ in {sorted(expected ^ found)[:3]}")
-    for name in TOKENIZER_FILES:
+    for name in sorted(KEPT - {"config.json"}):
         if (base / name).is_file():
             shutil.copyfile(base / name, folder / name)
     # The base's own file is kept, so that readers of other versions find the keys that they know.

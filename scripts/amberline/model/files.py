@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import LlamaConfig
 
-from amberline.model.errors import ModelError
+from amberline.hub.model_names import ModelError
 
 # Old Llama checkpoints hold the rotary frequencies, which are computed from the configuration instead.
 DERIVED = "rotary_emb.inv_freq"

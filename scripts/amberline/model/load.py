@@ -11,9 +11,9 @@ from torch.distributed.tensor import DTensor
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEmbedding
 
+from amberline.hub.model_names import ModelError
 from amberline.model.attention import NAME, Kind
 from amberline.model.checkpointing import Level, checkpoint_activations
-from amberline.model.errors import ModelError
 from amberline.model.files import WeightFiles, read_config
 from amberline.model.forward import PackedLlama
 

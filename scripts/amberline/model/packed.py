@@ -7,7 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 
-IGNORED = -100  # a label without loss, as in transformers
+from amberline.data.tokens import IGNORED
+
+# A document for ranks without data in a micro-batch: one token, predicted with weight zero.
+PADDING_DOCUMENT = ([0, 0], [IGNORED, 0], 0.0)
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 
-from amberline.model.errors import ModelError
+from amberline.core.tensors import tensor_digest
+from amberline.hub.model_names import ModelError
 from amberline.model.files import DERIVED
-from amberline.records.tensors import tensor_digest
 
 SHARD_BYTES = 5_000_000_000
 

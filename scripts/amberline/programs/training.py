@@ -14,12 +14,12 @@ from typing import Any, TypeVar
 
 import typer
 
-from amberline.provenance.code import code_digest
-from amberline.provenance.manifests import Manifest, ManifestError, verify, write_manifest
-from amberline.settings.base import Kind
-from amberline.settings.hardware import Hardware
-from amberline.settings.runtime import TrainingRuntime
-from amberline.settings.training import Training
+from amberline.core.code import code_digest
+from amberline.core.manifests import Manifest, ManifestError, verify, write_manifest
+from amberline.core.settings import Kind
+from amberline.recipe.hardware import Hardware
+from amberline.recipe.runtime import TrainingRuntime
+from amberline.recipe.training import Training
 from amberline.training.objectives.base import Objective
 from amberline.training.place import REQUEUE, Identity, place_of
 from amberline.training.ranks import join, leave

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from amberline.records.conversations import ASSISTANT_SPEAKERS, HUMAN_SPEAKERS, Turn
+from amberline.data.conversations import ASSISTANT_SPEAKERS, HUMAN_SPEAKERS, Turn
 
 # FastChat takes a turn for its tokens, beginning-of-sequence token included, plus these: about what the template adds.
 FASTCHAT_OVERHEAD = 6

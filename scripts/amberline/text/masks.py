@@ -6,11 +6,10 @@ from functools import lru_cache
 
 import numpy as np
 
-from amberline.records.conversations import Turn
+from amberline.data.conversations import Turn
+from amberline.data.tokens import IGNORED
 from amberline.text.template import ASSISTANT, END, render
 from amberline.text.tokenizers import Ids, Tokenizer, TokenizerRefused
-
-IGNORED = -100  # the label of a token that bears no loss
 
 # What FastChat cuts a turn at, to tell the question from the answer.
 ANSWER_MARK = f" {ASSISTANT}: "

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from amberline.records.conversations import Turn
-from amberline.settings.data import PreferenceTokens
-from amberline.text.masks import IGNORED
+from amberline.data.conversations import Turn
+from amberline.data.tokens import IGNORED
+from amberline.recipe.data import PreferenceTokens
 from amberline.text.template import render
 from amberline.text.tokenizers import Ids, Tokenizer
 

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from amberline.records.conversations import BadRecord, Conversation, Turn, parse_conversation
-from amberline.records.funnel import Funnel, Reject
-from amberline.records.streams import Piece, read_piece
-from amberline.settings.data import Split
+from amberline.core.funnel import Funnel, Reject
+from amberline.data.conversations import BadRecord, Conversation, Turn, parse_conversation
+from amberline.data.streams import Piece, read_piece
+from amberline.recipe.data import Split
 from amberline.text.chunking import FASTCHAT_OVERHEAD, Chunk, Cut, fastchat_cut, is_human, lossless_cut
 from amberline.text.template import render, render_round
 from amberline.text.tokenizers import Tokenizer, remembered_tokenizer

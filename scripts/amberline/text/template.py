@@ -8,7 +8,7 @@ Source: `fastchat.conversation.get_conv_template("vicuna_v1.1")`, of fschat 0.2.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from amberline.records.conversations import Turn
+from amberline.data.conversations import Turn
 
 SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from amberline.records.conversations import BadRecord, Turn, parse_conversation
-from amberline.records.funnel import Funnel, Reject
-from amberline.records.streams import Piece, read_piece
-from amberline.records.tokens import SEQUENCES
-from amberline.settings.data import ConversationTokens
+from amberline.core.funnel import Funnel, Reject
+from amberline.data.conversations import BadRecord, Turn, parse_conversation
+from amberline.data.streams import Piece, read_piece
+from amberline.data.tokens import IGNORED, SEQUENCES
+from amberline.recipe.data import ConversationTokens
 from amberline.text.columns import ids_column
-from amberline.text.masks import IGNORED, Masked, UnusableChunk, fastchat_mask, mask_answers
+from amberline.text.masks import Masked, UnusableChunk, fastchat_mask, mask_answers
 from amberline.text.tokenizers import Ids, Tokenizer, remembered_tokenizer
 
 

@@ -11,10 +11,10 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from amberline.records.funnel import Funnel, Reject
-from amberline.records.streams import BadFile
-from amberline.records.tokens import PAIRS, SEQUENCES
-from amberline.settings.data import PreferenceTokens
+from amberline.core.funnel import Funnel, Reject
+from amberline.data.streams import BadFile
+from amberline.data.tokens import PAIRS, SEQUENCES
+from amberline.recipe.data import PreferenceTokens
 from amberline.text.columns import ids_column
 from amberline.text.preferences import Sequences, encode_prompt_and_responses, join
 from amberline.text.tokenizers import Ids, Tokenizer, remembered_tokenizer

@@ -1,9 +1,10 @@
 """Checkpoints on disk: which are complete, and whether their files are as they were written."""
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+
+from amberline.core.digests import file_digest
 
 MARKER = "checkpoint.json"
 
@@ -46,12 +47,6 @@ def find_faults(checkpoint: Checkpoint, names: list[str]) -> list[str]:
         file = checkpoint.folder / name
         if not file.is_file():
             faults.append(f"{name} is missing")
-        elif sha256_of(file) != checkpoint.files[name]:
+        elif file_digest(file) != checkpoint.files[name]:
             faults.append(f"{name} is not as it was written")
     return faults
-
-
-def sha256_of(path: Path) -> str:
-    """sha256 of a file, in hexadecimal."""
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

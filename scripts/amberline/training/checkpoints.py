@@ -26,8 +26,9 @@ from torch.distributed.checkpoint.metadata import StorageMeta
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_state_dict, set_state_dict
 
-from amberline.records.files import whole_file
-from amberline.training.checkpoint_files import MARKER, Checkpoint, complete, find_faults, sha256_of
+from amberline.core.digests import file_digest
+from amberline.core.files import whole_file
+from amberline.training.checkpoint_files import MARKER, Checkpoint, complete, find_faults
 from amberline.training.ranks import Ranks
 
 # A single process is meant.
@@ -153,9 +154,9 @@ class Checkpoints:
         state_dict_saver.save(
             state, storage_writer=_Writer(partial), process_group=self._ranks.saving, no_dist=self._ranks.world == 1
         )
-        own = {file.name: sha256_of(file) for file in partial.glob(f"__{self._ranks.rank}_*")}
+        own = {file.name: file_digest(file) for file in partial.glob(f"__{self._ranks.rank}_*")}
         if self._ranks.first:
-            own[".metadata"] = sha256_of(partial / ".metadata")
+            own[".metadata"] = file_digest(partial / ".metadata")
         if self._ranks.world == 1:
             return own
         everyone: list[dict[str, str]] = [{}] * self._ranks.world

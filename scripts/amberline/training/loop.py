@@ -15,9 +15,9 @@ from transformers import LlamaConfig
 
 from amberline.batches.layout import lay_out
 from amberline.batches.plan import BatchPlan, Step
+from amberline.core.files import whole_file
 from amberline.model.estimates import training_flops
-from amberline.records.files import whole_file
-from amberline.settings.training import Training
+from amberline.recipe.training import Training
 from amberline.training.checkpoints import Checkpoints
 from amberline.training.gradients import clip, squared_gradients, synchronise
 from amberline.training.guards import CurveWatch, TrainingStopped, is_sound

@@ -14,8 +14,8 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from amberline.records.files import whole_file
-from amberline.settings.tracking import Tracking
+from amberline.core.files import whole_file
+from amberline.recipe.tracking import Tracking
 
 Line = dict[str, Any]
 

@@ -8,7 +8,6 @@ is not thrown away in silence. A finished run is stale: the recipe says whether 
 stops before its first step, and a person says whether it goes on.
 """
 
-import hashlib
 import json
 import os
 import shlex
@@ -24,7 +23,8 @@ from typing import Any
 
 import psutil
 
-from amberline.records.files import whole_file
+from amberline.core.digests import value_digest
+from amberline.core.files import whole_file
 from amberline.training.checkpoint_files import MARKER, complete, read_marker
 
 REQUEUE = 75  # EX_TEMPFAIL: the run was asked to stop, has saved its state, and goes on when it is started again
@@ -49,8 +49,7 @@ class Identity:
     def digest(self) -> str:
         """sha256, whatever the order of keys."""
         determining = {key: value for key, value in self.to_json().items() if key not in {"recipes", "earlier"}}
-        text = json.dumps(determining, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return value_digest(determining)
 
     def made_with(self) -> dict[str, Any]:
         """What is not asked for in the recipe, but determines the weights all the same."""

@@ -14,8 +14,8 @@ from amberline.batches.layout import lay_out
 from amberline.model.attention import choose_attention
 from amberline.model.forward import PackedLlama, document_logps, inference, token_logps
 from amberline.model.load import load_model
-from amberline.model.packed import IGNORED, PackedBatch, pack
-from amberline.settings.hardware import Hardware
+from amberline.model.packed import PADDING_DOCUMENT, PackedBatch, pack
+from amberline.recipe.hardware import Hardware
 from amberline.training.ranks import Ranks
 
 # Columns of token ids and labels: of a conversation, and of the two sides of a pair.
@@ -28,7 +28,6 @@ WINDOW = 512
 AUTO_TOKENS = {"cpu": 4096, "cuda": 16384}
 
 # For a process that has no rows left while others have: sharded models need all of them.
-_NOTHING = ([0, 0], [IGNORED, 0], 0.0)
 
 
 class ScoringError(Exception):
@@ -106,4 +105,4 @@ def _score(
 def _pack(rows: Dataset, places: list[int], sides: Sequence[tuple[str, str]]) -> PackedBatch:
     found = [rows[place] for place in places]
     documents = [(row[ids], row[labels], 1.0) for row in found for ids, labels in sides]
-    return pack(documents or [_NOTHING])
+    return pack(documents or [PADDING_DOCUMENT])

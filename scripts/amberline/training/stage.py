@@ -15,16 +15,16 @@ from tqdm import tqdm
 
 from amberline.batches.layout import lay_out
 from amberline.batches.plan import BatchPlan, PlanError, Step, plan_batches, target_weights
-from amberline.model.errors import ModelError
+from amberline.core.files import whole_file
+from amberline.core.tensors import weights_digest
+from amberline.data.tokens import BadTokens
+from amberline.hub.model_names import ModelError
 from amberline.model.files import read_config
 from amberline.model.load import load_model
 from amberline.model.weights import CheckpointWeights, DigestedWeights
-from amberline.records.files import whole_file
-from amberline.records.tensors import weights_digest
-from amberline.records.tokens import BadTokens
-from amberline.settings.hardware import Hardware
-from amberline.settings.tracking import Tracking
-from amberline.settings.training import Training
+from amberline.recipe.hardware import Hardware
+from amberline.recipe.tracking import Tracking
+from amberline.recipe.training import Training
 from amberline.training.checkpoint_files import read_marker, verified
 from amberline.training.checkpoints import CheckpointError, Checkpoints
 from amberline.training.choices import choose, expected_peak

@@ -17,7 +17,8 @@ from datasets import Dataset
 from torch import nn
 
 from amberline.batches.plan import Step
-from amberline.model.packed import IGNORED, PackedBatch
+from amberline.data.tokens import IGNORED
+from amberline.model.packed import PackedBatch
 
 
 class ObjectiveError(Exception):
@@ -28,7 +29,7 @@ class ObjectiveError(Exception):
 class MicroBatch:
     """What a process computes at once: some examples of a step, packed."""
 
-    examples: tuple[int, ...]  # rows of the token folder; empty where a process only keeps the others company
+    examples: tuple[int, ...]  # rows of the token folder; empty on ranks without data in this micro-batch
     documents: PackedBatch
     columns: Mapping[str, torch.Tensor] = field(default_factory=dict)  # what else the objective needs, [E] each
 
@@ -80,10 +81,6 @@ class Objective(ABC):
     def distance_from_reference(self, model: nn.Module, micro_batch: MicroBatch) -> float | None:  # noqa: ARG002
         """How far model and reference are apart, relative to their log-probabilities; None without a reference."""
         return None
-
-
-# A document for processes that have nothing to compute: one token, predicted with weight zero.
-NOTHING = ([0, 0], [IGNORED, 0], 0.0)
 
 
 def count_targets(dataset: Dataset, column: str) -> npt.NDArray[np.int64]:

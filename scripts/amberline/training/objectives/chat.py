@@ -7,8 +7,8 @@ from torch import nn
 
 from amberline.batches.plan import Step
 from amberline.model.forward import document_logps, token_logps, weighted_loss
-from amberline.model.packed import pack
-from amberline.training.objectives.base import NOTHING, Contribution, MicroBatch, Objective
+from amberline.model.packed import PADDING_DOCUMENT, pack
+from amberline.training.objectives.base import Contribution, MicroBatch, Objective
 
 
 class Chat(Objective):
@@ -20,7 +20,7 @@ class Chat(Objective):
         """Conversations end to end; each is a document."""
         rows = [self.rows[int(example)] for example in examples]
         documents = [(row["input_ids"], row["labels"], weight) for row, weight in zip(rows, weights, strict=True)]
-        return MicroBatch(tuple(examples), pack(documents or [NOTHING]))
+        return MicroBatch(tuple(examples), pack(documents or [PADDING_DOCUMENT]))
 
     def __call__(self, model: nn.Module, micro_batch: MicroBatch) -> Contribution:
         """The weighted loss."""

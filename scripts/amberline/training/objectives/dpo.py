@@ -15,10 +15,9 @@ from torch import nn
 
 from amberline.batches.plan import Step
 from amberline.model.forward import document_logps, token_logps
-from amberline.model.packed import pack
-from amberline.settings.training import DPOTraining
+from amberline.model.packed import PADDING_DOCUMENT, pack
+from amberline.recipe.training import DPOTraining
 from amberline.training.objectives.base import (
-    NOTHING,
     Contribution,
     MicroBatch,
     Objective,
@@ -69,7 +68,7 @@ class DPO(Objective):
         documents = [(row[f"{side}_input_ids"], row[f"{side}_labels"], 1.0) for row in rows for side in SIDES]
         columns = {f"reference_{side}": torch.tensor(self._reference[side][list(examples)]) for side in SIDES}
         columns["shares"] = torch.full((len(rows),), step.share, dtype=torch.float64)
-        return MicroBatch(tuple(examples), pack(documents or [NOTHING, NOTHING]), columns)
+        return MicroBatch(tuple(examples), pack(documents or [PADDING_DOCUMENT, PADDING_DOCUMENT]), columns)
 
     def __call__(self, model: nn.Module, micro_batch: MicroBatch) -> Contribution:
         """The loss of the pairs' share of the step, and the field's figures."""
@@ -77,7 +76,7 @@ class DPO(Objective):
         logps = self._logps(model, micro_batch)
         loss = (shares * self._losses(logps, micro_batch)).sum()
         if not micro_batch.examples:
-            loss = loss + 0 * logps["company"].sum()
+            loss = loss + 0 * logps["all"].sum()
         with torch.no_grad():
             rewards = {
                 side: self._settings.beta * (logps[side] - micro_batch.columns[f"reference_{side}"]) for side in SIDES
@@ -109,7 +108,7 @@ class DPO(Objective):
         """log p of each response under the policy, [E] float64, by side."""
         documents = document_logps(token_logps(model, micro_batch.documents).double(), micro_batch.documents)
         count = len(micro_batch.examples)
-        return {"chosen": documents[0::2][:count], "rejected": documents[1::2][:count], "company": documents}
+        return {"chosen": documents[0::2][:count], "rejected": documents[1::2][:count], "all": documents}
 
     def _losses(self, logps: dict[str, torch.Tensor], micro_batch: MicroBatch) -> torch.Tensor:
         settings = self._settings

@@ -11,8 +11,8 @@ from torch import nn
 
 from amberline.batches.plan import Step
 from amberline.model.forward import document_logps, token_logps
-from amberline.model.packed import pack
-from amberline.training.objectives.base import NOTHING, Contribution, MicroBatch, Objective
+from amberline.model.packed import PADDING_DOCUMENT, pack
+from amberline.training.objectives.base import Contribution, MicroBatch, Objective
 
 
 class Preferred(Objective):
@@ -25,7 +25,7 @@ class Preferred(Objective):
         rows = [self.rows[int(example)] for example in examples]
         documents = [(row["input_ids"], row["labels"], weight) for row, weight in zip(rows, weights, strict=True)]
         shares = torch.full((len(rows),), step.share, dtype=torch.float64)
-        return MicroBatch(tuple(examples), pack(documents or [NOTHING]), {"shares": shares})
+        return MicroBatch(tuple(examples), pack(documents or [PADDING_DOCUMENT]), {"shares": shares})
 
     def __call__(self, model: nn.Module, micro_batch: MicroBatch) -> Contribution:
         """The weighted loss, and the mean log-probability of a response."""

@@ -1,0 +1,169 @@
+"""The mix: ShareGPT and evol-instruct conversations, shuffled into one file that is the same on every machine.
+
+Memory does not hold the rows: they pass once, checked, into a nameless temporary file, of which only the offsets are
+kept (32 bytes a row in all), and are then copied in shuffled order.
+"""
+
+import os
+import re
+import tempfile
+from array import array
+from hashlib import blake2b
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from amberline.core.funnel import Funnel, Reject, RejectsWriter, write_rejects
+from amberline.data.conversations import BadRecord, Conversation, oddities, parse_conversation
+from amberline.data.streams import BadFile, read_records, write_array
+from amberline.recipe.data import Mix
+
+# ShareGPT's long conversations are published in parts: "dsOTKpn_0", "dsOTKpn_11", ... are one conversation.
+PART = re.compile(r"_[0-9]+$")
+
+Hashes = NDArray[np.uint64]
+
+
+class MixError(Exception):
+    """The rows do not allow the mix that the settings ask for."""
+
+
+class _Rows:
+    """The rows that are kept, in their first order: text on disk, a few numbers each in memory."""
+
+    def __init__(self, spool: BinaryIO) -> None:
+        self._spool = spool
+        self.offsets = array("Q", [0])
+        self.numbers = array("Q")
+        self.id_hashes = array("Q")
+        self.root_hashes = array("Q")
+
+    def add(self, conversation: Conversation, number: int, root: str, seed: int) -> None:
+        line = orjson.dumps(conversation.to_json())
+        self._spool.write(line)
+        self.offsets.append(self.offsets[-1] + len(line))
+        self.numbers.append(number)
+        self.id_hashes.append(_hash(conversation.id))
+        self.root_hashes.append(_hash(f"{seed}:{root}"))
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def line(self, index: int) -> bytes:
+        """The JSON text of a row."""
+        start, end = self.offsets[index], self.offsets[index + 1]
+        return os.pread(self._spool.fileno(), end - start, start)
+
+    def flush(self) -> None:
+        self._spool.flush()
+
+
+def mix(sharegpt: Path, evol: Path, settings: Mix, *, made: Path, heldout: Path, rejects: Path) -> Funnel:
+    """Write the mix, the held-out conversations and the rejects, atomically; return the account.
+
+    All readable rows of `sharegpt`, then all of `evol` with "idx" as their id, shuffled together: row i goes where
+    the hash of "seed:i" sorts it. (Hashes are the same everywhere and always; numpy promises that of none of its
+    generators from version to version.)
+    Held out are `settings.heldout_conversations` whole conversations, all parts of each, chosen by hash likewise.
+    Raises BadFile, MixError, or FunnelError.
+    """
+    funnel = Funnel("mix")
+    made.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryFile(dir=made.parent) as spool,
+        write_array(made) as mix_rows,
+        write_array(heldout) as heldout_rows,
+        write_rejects(rejects) as rejected,
+    ):
+        rows = _Rows(spool)
+        _take(sharegpt, "id", rows=rows, seed=settings.seed, funnel=funnel, rejected=rejected)
+        first_evol = len(rows)
+        _take(evol, "idx", rows=rows, seed=settings.seed, funnel=funnel, rejected=rejected)
+        rows.flush()
+        _note_duplicates(rows, (sharegpt, evol), first_evol, funnel, rejected)
+        is_held_out = _held_out(np.frombuffer(rows.root_hashes, np.uint64), settings.heldout_conversations)
+        for index in tqdm(_order(len(rows), settings.seed), desc="shuffling", unit=" rows"):
+            (heldout_rows if is_held_out[index] else mix_rows).write_line(rows.line(int(index)))
+        funnel.add("rows", out=mix_rows.rows + heldout_rows.rows)
+        funnel.note("rows_held_out", heldout_rows.rows)
+        funnel.note("conversations_held_out", settings.heldout_conversations)
+        funnel.close()
+    return funnel
+
+
+def _take(path: Path, id_key: str, *, rows: _Rows, seed: int, funnel: Funnel, rejected: RejectsWriter) -> None:
+    """Check the rows of one source and keep those that can be read."""
+    before = len(rows)
+    first_fault = ""
+    for number, value in tqdm(read_records(path), desc=f"reading {path.name}", unit=" rows"):
+        funnel.add("rows", into=1)
+        try:
+            conversation = parse_conversation(value, id_key)
+        except BadRecord as fault:
+            first_fault = first_fault or f"row {number}: {fault.reason}, {fault.detail}"
+            funnel.reject("rows", fault.reason)
+            identity = value.get(id_key) if isinstance(value, dict) else None
+            known = identity if isinstance(identity, str) else None
+            rejected.write(Reject(path.name, number, known, fault.reason, fault.detail, value))
+            continue
+        # A root is shared within a source only.
+        root = f"{id_key}:{PART.sub('', conversation.id)}" if id_key == "id" else f"{id_key}:{conversation.id}"
+        rows.add(conversation, number, root, seed)
+        funnel.add("turns", into=len(conversation.turns), out=len(conversation.turns))
+        funnel.observe("turns in a conversation", len(conversation.turns))
+        funnel.observe("characters in a conversation", sum(len(turn.text) for turn in conversation.turns))
+        for kind, detail in oddities(conversation):
+            funnel.note(kind)
+            rejected.write(Reject(path.name, number, conversation.id, kind, detail, kept=True))
+    funnel.note(f"rows_kept_of_{path.stem}", len(rows) - before)
+    if len(rows) == before:
+        raise BadFile(
+            path,
+            0,
+            f"no row can be used ({first_fault or 'there is none'})",
+            f"Rows must be {{{id_key!r}, 'conversations': [{{'from', 'value'}}]}}: is it the right file?",
+        )
+
+
+def _note_duplicates(
+    rows: _Rows, paths: tuple[Path, Path], first_evol: int, funnel: Funnel, rejected: RejectsWriter
+) -> None:
+    """List rows whose id an earlier row has. They are kept: the published recipe trains on all."""
+    hashes = np.frombuffer(rows.id_hashes, np.uint64)
+    _, first = np.unique(hashes, return_index=True)
+    repeated = np.ones(len(hashes), bool)
+    repeated[first] = False
+    for index in np.flatnonzero(repeated).tolist():
+        identity = orjson.loads(rows.line(index))["id"]
+        funnel.note("duplicate_id")
+        path = paths[index >= first_evol]
+        rejected.write(
+            Reject(path.name, rows.numbers[index], identity, "duplicate_id", "an earlier row has this id", kept=True)
+        )
+
+
+def _held_out(root_hashes: Hashes, conversations: int) -> NDArray[np.bool_]:
+    """Which rows belong to the `conversations` roots with the smallest hashes."""
+    if conversations == 0:
+        return np.zeros(len(root_hashes), bool)
+    roots = np.unique(root_hashes)
+    if conversations >= len(roots):
+        raise MixError(
+            f"heldout_conversations is {conversations}, but there are only {len(roots)} conversations in all: "
+            "nothing would be left to train on; hold out fewer"
+        )
+    return np.asarray(root_hashes <= roots[conversations - 1])
+
+
+def _order(count: int, seed: int) -> NDArray[np.int64]:
+    """A permutation of `count` rows that depends on the seed alone."""
+    keys = np.fromiter((_hash(f"{seed}:{index}") for index in range(count)), np.uint64, count)
+    return np.argsort(keys, kind="stable")
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big")

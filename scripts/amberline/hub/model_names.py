@@ -1,0 +1,40 @@
+"""Which files make up a Hugging Face model folder."""
+
+import re
+from collections.abc import Iterable
+
+# What `transformers` reads of a model folder, weights aside. No code: none is trusted.
+KEPT = frozenset(
+    {
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer.model",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "chat_template.jinja",
+        "vocab.json",
+        "merges.txt",
+    }
+)
+TOKENIZERS = frozenset({"tokenizer.json", "tokenizer.model", "vocab.json"})
+SAFETENSORS = re.compile(r"model(-[0-9]{5}-of-[0-9]{5})?\.safetensors")
+PICKLED = re.compile(r"pytorch_model(-[0-9]{5}-of-[0-9]{5})?\.bin")
+
+
+class ModelError(Exception):
+    """A folder or repository is no model that can be loaded, run or written as asked; the message says the fix."""
+
+
+def wanted_files(names: Iterable[str], place: str) -> list[str]:
+    """Which files of a model to take: safetensors if there are any, else pickled weights. Raises ModelError."""
+    names = set(names)
+    weights = sorted(filter(SAFETENSORS.fullmatch, names)) or sorted(filter(PICKLED.fullmatch, names))
+    if "config.json" not in names:
+        raise ModelError(f"{place}: there is no config.json in it. Is it a Hugging Face model folder?")
+    if not weights:
+        raise ModelError(f"{place}: there are no weights in it (model*.safetensors or pytorch_model*.bin).")
+    if not names & TOKENIZERS:
+        raise ModelError(f"{place}: there is no tokenizer in it ({', '.join(sorted(TOKENIZERS))}).")
+    return sorted(names & KEPT) + weights

@@ -1,0 +1,18 @@
+"""What reaches a training program but never changes its weights; the rules fill it in."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from amberline.core.settings import RuntimeSettings
+from amberline.recipe.tracking import Tracking
+
+
+class TrainingRuntime(RuntimeSettings):
+    """Settings of what a training keeps, watches and tells on the way."""
+
+    training: dict[str, Any] = Field(description="checkpoints, evaluation and guards, as under the training's settings")
+    tracking: Tracking = Field(description="where curves go, as under tracking in config.yaml")
+    stale: Literal["ask", "retrain", "keep"] = Field(
+        description="what becomes of a finished run that was made with other code or packages"
+    )

@@ -1,0 +1,157 @@
+"""Model cards: what a model is, what went into it, and how it departs from the published recipe."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from amberline.core.digests import canonical, value_digest
+from amberline.core.manifests import Manifest
+from amberline.recipe.check import leaves
+from amberline.recipe.export import CardSource, CardText
+
+PROMPTING = {
+    "vicuna": (
+        "Trained on the Vicuna v1.1 template, which is this folder's chat template: use `apply_chat_template`, or in "
+        "FastChat `--conv-template vicuna_v1.1`. FastChat does not find the template by the model's name by itself."
+    ),
+    "none": (
+        "The preference training saw bare prompts: no template, no beginning-of-sequence token, nothing between prompt "
+        "and response. The chat template in this folder is that of the chat model it started from. Say which of the "
+        "two an evaluation used; they give different figures."
+    ),
+}
+
+TEMPLATE = """\
+---
+library_name: transformers
+pipeline_tag: text-generation
+license: {{ licence }}
+{%- if datasets %}
+datasets:
+{%- for name in datasets %}
+- {{ name }}
+{%- endfor %}
+{%- endif %}
+tags:
+- amber
+- {{ training.facts.stage }}
+---
+
+# {{ name }}
+
+Made by Amberline, stage `{{ training.facts.stage }}` of the recipe of LLM360's "Finetuning Amber":
+{{ "{:,}".format(training.facts.steps) }} optimizer steps over {{ "{:,}".format(training.facts.examples) }} examples, \
+{{ "{:,}".format(training.facts.loss_tokens) }} tokens with loss. Weights in {{ dtype }}.
+
+## Prompting
+
+{{ prompting }}
+
+## Sources and licences
+
+| source | revision | file | sha256 | licence |
+|---|---|---|---|---|
+{%- for source in sources %}
+| {{ source.repository or source.name }} | {{ source.revision or "–" }} | {{ source.file or "–" }} | \
+{{ source.sha256[:16] ~ "…" if source.sha256 else "–" }} | {{ source.licence }} |
+{%- endfor %}
+
+A licence binds what is made from its data: the strictest of these binds this model.
+
+## Departures from the published recipe
+
+{% for key, values in deviations | dictsort -%}
+- `{{ key }}`: published `{{ values.published | json }}`, here `{{ values.here | json }}`
+{% else -%}
+None.
+{% endfor %}
+## Training
+
+| setting | value |
+|---|---|
+{%- for key, value in settings %}
+| `{{ key }}` | {{ value | json }} |
+{%- endfor %}
+
+Metrics of the last step: {% for key, value in training.facts.final_metrics | dictsort if value is number -%}
+`{{ key }}` {{ "%.6g" | format(value) }}{{ ", " if not loop.last else "." }}
+{%- endfor %}
+
+## Provenance
+
+| what | sha256 |
+|---|---|
+{%- for what, digest in digests | dictsort %}
+| {{ what }} | `{{ digest }}` |
+{%- endfor %}
+
+Trained with {% for name, version in packages | dictsort -%}
+{{ name }} {{ version }}{{ ", " if not loop.last else "." }}
+{%- endfor %} `manifest.json` beside this file has the sha256 of every other file.
+{%- for part in earlier %}
+
+Until step {{ part.until_step }} the training ran with other code or packages: code `{{ part.code }}`, \
+{% for name, version in part.packages | dictsort -%}
+{{ name }} {{ version }}{{ ", " if not loop.last else "." }}
+{%- endfor %}
+{%- endfor %}
+{%- if kept_for %}
+
+The code or the packages of the pipeline have changed since, and these weights were kept (`stale: keep`). A training \
+today would run with code `{{ kept_for.code }}`, {% for name, version in kept_for.packages | dictsort -%}
+{{ name }} {{ version }}{{ ", " if not loop.last else "." }}
+{%- endfor %}
+{%- endif %}
+"""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What goes into a card: text of the configuration, and manifests."""
+
+    text: CardText
+    model: Manifest  # of the exported folder
+    training: Manifest  # of the training that made the weights
+    raw: Mapping[str, Manifest]  # of raw files, by the name of their source
+    base: Manifest  # of the base model
+
+
+def render_card(card: Card) -> str:
+    """The model card in Markdown, with the front matter that the Hugging Face hub reads."""
+    sources = [_source(card, each) for each in sorted(card.text.sources, key=lambda source: source.name)]
+    licences = {source["licence"] for source in sources}
+    environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)  # noqa: S701, Markdown
+    environment.filters["json"] = canonical
+    facts = card.training["facts"]
+    return environment.from_string(TEMPLATE).render(
+        name=card.text.name,
+        dtype=card.model["settings"]["dtype"],
+        prompting=PROMPTING[card.model["settings"]["template"]],
+        deviations=card.text.deviations,
+        training=card.training,
+        settings=list(leaves(card.training["settings"])),
+        sources=sources,
+        # The hub wants one identifier; where sources differ, the table below says which is whose.
+        licence=licences.pop() if len(licences) == 1 else "other",
+        datasets=sorted({each["repository"] for each in sources if each["repository"] and each["name"] in card.raw}),
+        digests={
+            "weights": facts["weights_sha256"],
+            "code of the training": facts["made_with"]["code"],
+            "settings of the training": value_digest(card.training["settings"]),
+            **{f"input: {name}": digest for name, digest in facts["made_with"]["inputs"].items()},
+        },
+        packages=facts["made_with"]["packages"],
+        earlier=facts["earlier"],
+        kept_for=facts.get("kept_for"),
+    )
+
+
+def _source(card: Card, source: CardSource) -> dict[str, Any]:
+    """A row of the table of sources: what the configuration says of it, and the content that was found."""
+    found = card.raw.get(source.name)
+    values = {**source.model_dump(), "sha256": found["facts"]["sha256"] if found else None}
+    # A branch was resolved to a commit when the model was fetched.
+    commit = None if found or not source.repository else card.base["facts"].get("commit")
+    return {**values, "revision": commit or source.revision}

@@ -1,0 +1,194 @@
+import hashlib
+import json
+import tracemalloc
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import mix
+from amberline.core.manifests import verify
+from amberline.data import mixing
+from amberline.data.mixing import MixError
+from amberline.data.streams import pieces, read_piece
+from amberline.recipe.data import Mix
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+turns = st.lists(st.fixed_dictionaries({"from": texts, "value": texts}), min_size=1, max_size=4)
+ids = st.one_of(texts, st.from_regex(r"\A[a-c]_[0-9]{1,2}\Z"))
+sharegpt_rows = st.lists(st.fixed_dictionaries({"id": ids, "conversations": turns}), min_size=1, max_size=12)
+evol_rows = st.lists(st.fixed_dictionaries({"idx": ids, "conversations": turns}), min_size=1, max_size=12)
+
+
+def conversation(name: str, *, key: str = "id", text: str = "hello", number: int = 2) -> dict:
+    speakers = ("human", "gpt")
+    return {key: name, "conversations": [{"from": speakers[i % 2], "value": f"{text} {i}"} for i in range(number)]}
+
+
+def run(folder: Path, sharegpt: list, evol: list, seed: int = 0, heldout: int = 0) -> tuple[list, list, dict]:
+    """Mix rows; return the mix, the held-out rows and the account."""
+    for name, rows in (("sharegpt.json", sharegpt), ("evol.json", evol)):
+        (folder / name).write_text(json.dumps(rows), encoding="utf-8")
+    made = {name: folder / f"{name}.json" for name in ("mix", "heldout")}
+    funnel = mixing.mix(
+        folder / "sharegpt.json",
+        folder / "evol.json",
+        Mix(seed=seed, heldout_conversations=heldout),
+        made=made["mix"],
+        heldout=made["heldout"],
+        rejects=folder / "rejects.jsonl",
+    )
+    return *(json.loads(path.read_text(encoding="utf-8")) for path in made.values()), funnel.to_json()
+
+
+def keys(rows: list) -> Counter:
+    return Counter(json.dumps([row.get("id", row.get("idx")), row["conversations"]], sort_keys=True) for row in rows)
+
+
+@given(sharegpt=sharegpt_rows, evol=evol_rows, seed=st.integers(0, 5), heldout=st.integers(0, 3))
+def test_every_row_is_in_the_mix_or_held_out(tmp_path_factory, sharegpt, evol, seed, heldout) -> None:
+    folder = tmp_path_factory.mktemp("mix")
+    try:
+        mixed, held, account = run(folder, sharegpt, evol, seed, heldout)
+    except MixError:
+        assert heldout > 0
+        return
+    assert keys(mixed) + keys(held) == keys(sharegpt) + keys(evol)
+    assert account["counts"][0] == {
+        "unit": "rows",
+        "in": len(sharegpt) + len(evol),
+        "out": len(mixed) + len(held),
+        "rejected": {},
+    }
+    assert account["notes"].get("rows_held_out", 0) == len(held)
+
+
+def test_the_same_seed_gives_the_same_bytes_as_ever(tmp_path: Path) -> None:
+    sharegpt = [conversation(f"s{n}_0") for n in range(60)]
+    evol = [conversation(f"e{n}", key="idx") for n in range(40)]
+    mixed, *_ = run(tmp_path, sharegpt, evol, seed=7)
+    first = (tmp_path / "mix.json").read_bytes()
+    run(tmp_path, sharegpt, evol, seed=7)
+    assert (tmp_path / "mix.json").read_bytes() == first
+    # What this machine gave; every other must give the same.
+    assert hashlib.sha256(first).hexdigest() == "b80a082ef22733ed315a1b2cf98fd06cbd05bf1f2c6803cdc3b24a11fd524ffc"
+    other, *_ = run(tmp_path, sharegpt, evol, seed=8)
+    assert mixed != other
+    assert keys(mixed) == keys(other)
+
+
+def test_order_is_shuffled_evenly() -> None:
+    order = mixing._order(20_000, seed=3)
+    assert sorted(order) == list(range(20_000))
+    # A uniform permutation moves a row by a third of the rows on average (standard error 0.0017 of them), ...
+    moved = abs(order - range(20_000)).mean() / 20_000
+    assert abs(moved - 1 / 3) < 0.01
+    # ... and mixes the sources evenly: the first 9,000 rows make up 45% of every stretch.
+    for start in range(0, 20_000, 2_000):
+        assert 0.40 < (order[start : start + 2_000] < 9_000).mean() < 0.50
+
+
+def test_rows_are_on_lines_and_can_be_cut(tmp_path: Path) -> None:
+    mixed, *_ = run(
+        tmp_path, [conversation(f"s{n}_0", text="é\n漢") for n in range(30)], [conversation("e", key="idx")]
+    )
+    path = tmp_path / "mix.json"
+    assert [value for piece in pieces(path, 4) for _, value in read_piece(path, piece)] == mixed
+    assert "é\\n漢" in path.read_text(encoding="utf-8"), "non-ASCII is kept as it is"
+
+
+def test_heldout_conversations_are_whole(tmp_path: Path) -> None:
+    sharegpt = [conversation(f"root{n // 5}_{n % 5 * 7}") for n in range(100)]
+    evol = [conversation(f"e{n}_1", key="idx") for n in range(50)]
+    mixed, held, account = run(tmp_path, sharegpt, evol, seed=1, heldout=30)
+
+    def roots(rows: list) -> set:
+        return {row["id"].split("_")[0] if row["id"].startswith("root") else row["id"] for row in rows}
+
+    assert len(roots(held)) == 30
+    assert not roots(held) & roots(mixed)
+    assert account["notes"]["conversations_held_out"] == 30
+    assert any(row["id"].startswith("root") for row in held) and any(row["id"].startswith("e") for row in held)
+    more = run(tmp_path, sharegpt, evol, seed=1, heldout=31)[1]
+    assert roots(held) < roots(more), "holding out more keeps those held out before"
+    assert roots(run(tmp_path, sharegpt, evol, seed=2, heldout=30)[1]) != roots(held)
+
+
+def test_more_cannot_be_held_out_than_there_is(tmp_path: Path) -> None:
+    with pytest.raises(MixError, match="only 2 conversations in all"):
+        run(tmp_path, [conversation("a_0"), conversation("a_7")], [conversation("e", key="idx")], heldout=2)
+    assert not (tmp_path / "mix.json").exists()
+
+
+def test_what_is_remarkable_is_kept_and_listed(tmp_path: Path) -> None:
+    odd = {"id": 12, "conversations": [{"from": "human", "value": "say <s>"}, {"from": "gpt", "value": " "}], "x": 1}
+    sharegpt = [conversation("a_0"), odd, conversation("a_0", text="again"), conversation("n_0", text="\0")]
+    sharegpt.append({"id": "u_0", "conversations": [{"from": "alien", "value": "hi", "markdown": None}]})
+    mixed, _, account = run(tmp_path, sharegpt, [conversation("a_0", key="idx")])
+    assert len(mixed) == 6
+    assert {"id": "12", "conversations": odd["conversations"]} in mixed
+    assert account["counts"][0]["rejected"] == {}
+    notes = {
+        name: account["notes"][name]
+        for name in ("empty_turn", "literal_special_token", "duplicate_id", "nul_character", "unknown_speaker")
+    }
+    assert notes == {
+        "empty_turn": 1,
+        "literal_special_token": 1,
+        "duplicate_id": 2,
+        "nul_character": 1,
+        "unknown_speaker": 1,
+    }
+    listed = [json.loads(line) for line in (tmp_path / "rejects.jsonl").read_text().splitlines()]
+    assert all(row["kept"] for row in listed)
+    assert sorted((row["file"], row["row"], row["reason"]) for row in listed) == [
+        ("evol.json", 1, "duplicate_id"),
+        ("sharegpt.json", 2, "empty_turn"),
+        ("sharegpt.json", 2, "literal_special_token"),
+        ("sharegpt.json", 3, "duplicate_id"),
+        ("sharegpt.json", 4, "nul_character"),
+        ("sharegpt.json", 5, "unknown_speaker"),
+    ]
+
+
+def test_memory_does_not_hold_the_rows(tmp_path: Path) -> None:
+    def peak(count: int) -> int:
+        rows = [conversation(f"s{n}_0", text="x" * 1000) for n in range(count)]
+        (tmp_path / "sharegpt.json").write_text(json.dumps(rows))
+        del rows
+        (tmp_path / "evol.json").write_text(json.dumps([conversation("e", key="idx")]))
+        tracemalloc.start()
+        made = {name: tmp_path / f"{name}.json" for name in ("made", "heldout", "rejects")}
+        settings = Mix(seed=0, heldout_conversations=2)
+        mixing.mix(tmp_path / "sharegpt.json", tmp_path / "evol.json", settings, **made)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return peak
+
+    small, large = peak(500), peak(5_000)
+    # 9 MB more of rows, and some hundred bytes more of numbers a row at the most.
+    assert large - small < 2e6
+
+
+def test_program_describes_what_it_made(tmp_path: Path, raw) -> None:
+    sources = {
+        "sharegpt": raw("sharegpt.json", [conversation("a_0"), {"id": "b_0"}, conversation("c_0")]),
+        "evol": raw("evol_instruct.json", [conversation("e", key="idx")]),
+    }
+    made = {name: tmp_path / "data" / f"{name}.json" for name in ("mix_file", "heldout", "funnel", "rejects")}
+    mix.main(**sources, settings='{"seed": 0, "heldout_conversations": 1}', **made)
+    for name, rows in (("mix_file", 2), ("heldout", 1)):
+        manifest = verify(made[name])
+        assert manifest["inputs"].keys() == {"sharegpt", "evol_instruct"}
+        assert len(json.loads(made[name].read_bytes())) == rows
+    assert json.loads(made["funnel"].read_bytes())["counts"][0] == {
+        "unit": "rows",
+        "in": 4,
+        "out": 3,
+        "rejected": {"conversations_missing": 1},
+    }
+    (reject,) = map(json.loads, made["rejects"].read_text().splitlines())
+    assert reject["file"] == "sharegpt.json"
+    assert (reject["row"], reject["id"], reject["record"], reject["kept"]) == (2, "b_0", {"id": "b_0"}, False)

@@ -1,0 +1,456 @@
+"""Acquisition from a hub on loopback, through HF_ENDPOINT."""
+
+import hashlib
+import json
+import lzma
+from pathlib import Path
+
+import httpx2
+import pytest
+import torch
+from hub_server import COMMIT, Answer, HubServer
+from safetensors.torch import load_file, save_file
+
+import acquire
+import acquire_model
+from amberline.core.manifests import ManifestError, manifest_path, verify
+from amberline.hub import acquisition
+from amberline.hub.downloads import FRUITLESS_ATTEMPTS
+
+ROWS = [
+    {
+        "id": f"row{number}_0",
+        "conversations": [{"from": "human", "value": "é" * 40}, {"from": "gpt", "value": "y" * 900}],
+    }
+    for number in range(1200)
+]
+CONTENT = json.dumps(ROWS, ensure_ascii=False).encode()
+NAME = "someone/conversations/rows.json"
+
+
+def source(**changes: object) -> str:
+    published = {
+        "path": None,
+        "repository": "someone/conversations",
+        "revision": COMMIT,
+        "file": "rows.json",
+        "bytes": len(CONTENT),
+        "sha256": hashlib.sha256(CONTENT).hexdigest(),
+        "rows": len(ROWS),
+        "licence": "cc0-1.0",
+    }
+    return json.dumps(published | changes)
+
+
+def get(output: Path, name: str = "sharegpt", **changes: object) -> None:
+    acquire.main(name, source(**changes), output)
+
+
+def refusal(output: Path, name: str = "sharegpt", **changes: object) -> str:
+    """The one message of an acquisition that must fail, and leave nothing that could be taken for its output."""
+    with pytest.raises(SystemExit) as stop:
+        get(output, name, **changes)
+    assert isinstance(stop.value.code, str), "a message, not a status"
+    assert not [path for path in output.parent.glob("*") if not path.name.startswith(".")]
+    return stop.value.code
+
+
+@pytest.fixture
+def output(tmp_path: Path, hub: HubServer) -> Path:
+    hub.files[NAME] = CONTENT
+    return tmp_path / "results" / "raw" / "sharegpt.json"
+
+
+def test_file_is_fetched_through_redirects_and_described(hub: HubServer, output: Path) -> None:
+    get(output)
+    assert output.read_bytes() == CONTENT
+    assert hub.sent_bytes == len(CONTENT)
+    manifest = verify(output)
+    assert manifest["facts"]["rows"] == len(ROWS)
+    assert manifest["facts"]["sha256"] == hashlib.sha256(CONTENT).hexdigest()
+    assert manifest["facts"]["origin"] == {
+        "repository": "someone/conversations",
+        "revision": COMMIT,
+        "file": "rows.json",
+    }
+    assert "cc0-1.0" not in json.dumps(manifest), "what is only said of the file is no part of what is handed on"
+    assert sorted(path.name for path in output.parent.iterdir()) == ["sharegpt.json", "sharegpt.json.manifest.json"]
+
+
+def test_what_the_configuration_leaves_open_is_said_to_be_not_verified(output: Path, capsys) -> None:
+    get(output, bytes=None, sha256=None, rows=None)
+    assert "not verified, for the configuration does not say: bytes, sha256, rows" in capsys.readouterr().err
+
+
+def test_what_is_expected_is_no_part_of_the_manifest(output: Path) -> None:
+    get(output)
+    expected = manifest_path(output).read_bytes()
+    get(output, bytes=None, rows=None)
+    assert manifest_path(output).read_bytes() == expected
+
+
+@pytest.mark.parametrize(
+    "cuts", [[1], [100_000], [len(CONTENT) - 1], [0, 0, 7], [300_000, 1, 65_536, 0, 500_000]], ids=str
+)
+def test_a_cut_connection_goes_on_where_it_was(hub: HubServer, output: Path, cuts: list[int]) -> None:
+    hub.cuts = list(cuts)
+    get(output)
+    assert output.read_bytes() == CONTENT
+    assert hub.sent_bytes == len(CONTENT), "no byte was fetched twice"
+    assert len(hub.ranges_asked) == len(cuts) + 1
+    done = 0
+    for cut, asked in zip(cuts, hub.ranges_asked, strict=False):
+        assert asked == (f"bytes={done}-" if done else None)
+        done += cut
+    assert len(hub.slept) == len(cuts)
+
+
+def test_a_killed_download_goes_on_in_the_next_run(hub: HubServer, output: Path) -> None:
+    hub.cuts = [200_000] + [0] * FRUITLESS_ATTEMPTS
+    message = refusal(output)
+    assert "network failed" in message and "run this again" in message
+    assert len(hub.slept) == FRUITLESS_ATTEMPTS
+    assert hub.slept[-1] > hub.slept[1], "waits grow"
+    get(output)
+    assert output.read_bytes() == CONTENT
+    assert hub.sent_bytes == len(CONTENT), "no byte was fetched twice"
+
+
+def test_the_rest_of_another_content_is_not_continued(hub: HubServer, output: Path) -> None:
+    hub.files[NAME] = CONTENT[::-1]
+    hub.cuts = [200_000] + [0] * FRUITLESS_ATTEMPTS
+    refusal(output)
+    hub.files[NAME] = CONTENT
+    get(output)
+    assert output.read_bytes() == CONTENT
+
+
+def test_a_store_without_ranges_sends_all_again(hub: HubServer, output: Path) -> None:
+    hub.ranges = False
+    hub.cuts = [200_000]
+    get(output)
+    assert output.read_bytes() == CONTENT
+    assert hub.sent_bytes == len(CONTENT) + 200_000
+
+
+def test_damage_on_the_way_is_noticed_by_the_hubs_own_digest(hub: HubServer, output: Path) -> None:
+    hub.sends[NAME] = CONTENT.replace(b"row7_0", b"row8_0")
+    assert "damaged on the way" in refusal(output, sha256=None)
+    hub.sends.clear()
+    get(output)
+    assert output.read_bytes() == CONTENT
+
+
+def test_another_content_than_configured_is_refused(hub: HubServer, output: Path) -> None:
+    message = refusal(output, sha256="0" * 64)
+    assert "sha256" in message and "someone/conversations" in message
+    assert not list(output.parent.glob(".*")), "what is wrong is not kept"
+    assert f"must have {len(CONTENT) + 1:,}" in refusal(output, bytes=len(CONTENT) + 1)
+    assert "1,200 rows, but must have 1,201" in refusal(output, rows=1201)
+
+
+def test_an_existing_verified_file_is_taken(hub: HubServer, output: Path) -> None:
+    output.parent.mkdir(parents=True)
+    output.write_bytes(CONTENT)
+    get(output)
+    assert hub.sent_bytes == 0
+    output.write_bytes(CONTENT[:-1] + b" ]")
+    get(output)
+    assert hub.sent_bytes == len(CONTENT)
+    assert output.read_bytes() == CONTENT
+
+
+def test_a_copy_in_the_hubs_cache_is_taken_if_it_is_the_right_one(hub: HubServer, output: Path, tmp_path: Path) -> None:
+    cached = tmp_path / "hub-cache" / "datasets--someone--conversations" / "snapshots" / COMMIT / "rows.json"
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(b"[]")
+    get(output)
+    assert hub.sent_bytes == len(CONTENT)
+    output.unlink()
+    cached.write_bytes(CONTENT)
+    get(output)
+    assert hub.sent_bytes == len(CONTENT)
+
+
+def test_rate_limit_is_obeyed(hub: HubServer, output: Path) -> None:
+    hub.answers = [Answer(429, {"Retry-After": "17"}), Answer(503)]
+    get(output)
+    assert hub.slept[0] == 17
+    assert hub.slept[1] != 17
+    assert output.read_bytes() == CONTENT
+
+
+def test_rate_limit_may_name_a_date(hub: HubServer, output: Path) -> None:
+    hub.answers = [Answer(429, {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"})]
+    get(output)
+    assert hub.slept == [0]
+
+
+def test_a_hub_that_stays_away_ends_with_a_message(hub: HubServer, output: Path) -> None:
+    hub.answers = [Answer(500)] * 50
+    assert "the hub answers 500" in refusal(output)
+    assert len(hub.answers) == 50 - FRUITLESS_ATTEMPTS
+
+
+def test_token_goes_to_the_hub_and_nowhere_else(hub: HubServer, output: Path, monkeypatch) -> None:
+    hub.needs_token = "hf_secret"
+    message = refusal(output)
+    assert "gated (401)" in message and "HF_TOKEN" in message
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    get(output)
+    assert {sent for place, sent in hub.authorizations if place == "store"} == {None}
+
+
+REFUSED = {
+    "no such file": ({"file": "row.json"}, None, "no such file at this revision (404)"),
+    "no such repository": ({"repository": "someone/else"}, None, "no such repository, or it is private (401)"),
+    "renamed organisation": (
+        {"repository": "WizardLM/WizardLM_evol_instruct_V2_196k"},
+        None,
+        "Use WizardLMTeam/WizardLM_evol_instruct_V2_196k",
+    ),
+    "no such revision": ({}, Answer(404, {"X-Error-Code": "RevisionNotFound"}), "no such revision (404)"),
+    "not found": ({}, Answer(404), "not found (404)"),
+    "forbidden": ({}, Answer(403), "access is refused (403)"),
+    "no id": ({"repository": "a/b/c"}, None, "no id of a repository"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refusals_say_the_mend(hub: HubServer, output: Path, case: str) -> None:
+    changes, answer, message = REFUSED[case]
+    hub.answers = [answer] if answer else []
+    assert message in refusal(output, **changes)
+    assert hub.slept == [], "what time does not mend is not tried again"
+
+
+def test_no_network(output: Path, monkeypatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert "the network failed" in refusal(output)
+
+
+def test_offline(output: Path, monkeypatch) -> None:
+    def refuse(*_: object, **__: object) -> httpx2.Response:
+        from huggingface_hub.errors import OfflineModeIsEnabled
+
+        raise OfflineModeIsEnabled("offline")
+
+    monkeypatch.setattr("amberline.hub.downloads.get_hf_file_metadata", refuse)
+    assert "HF_HUB_OFFLINE is set" in refusal(output)
+
+
+def pku(version: str, rows: int = 3) -> bytes:
+    row = {
+        "prompt": "p",
+        "response_0": "a",
+        "response_1": "b",
+        "is_response_0_safe": True,
+        "is_response_1_safe": False,
+        "better_response_id": 0,
+        "safer_response_id": 0,
+    }
+    if version == "v1":
+        row |= {"response_0_harm_category": {}, "response_1_harm_category": {}, "response_0_severity_level": 0}
+    return "\n".join([json.dumps(row)] * rows).encode()
+
+
+TRAPS = {
+    "v1 instead of v0": ("pku_train", lzma.compress(pku("v1")), "rows are PKU-SafeRLHF v1, not v0"),
+    "git-LFS pointer": ("sharegpt", b"version https://git-lfs.github.com/spec/v1\n", "git-LFS pointer"),
+    "web page": ("sharegpt", b"<html>Sign in</html>", "web page"),
+    "glued mirror": (
+        "evol_instruct",
+        json.dumps([{"idx": "a", "conversations": [{"from": "human", "value": "x"}]}] * 12).encode(),
+        "two revisions are glued",
+    ),
+}
+
+
+@pytest.mark.parametrize("local", [False, True], ids=["hub", "local"])
+@pytest.mark.parametrize("trap", TRAPS)
+def test_known_traps_get_their_own_message(
+    hub: HubServer, output: Path, tmp_path: Path, monkeypatch, trap: str, local: bool
+) -> None:
+    name, content, message = TRAPS[trap]
+    monkeypatch.setattr(acquisition, "GLUED_EVOL_ROWS", 10)
+    hub.files[NAME] = content
+    copy = tmp_path / "copy"
+    copy.write_bytes(content)
+    path = str(copy) if local else None
+    # As published, and with nothing to compare to.
+    assert message in refusal(output, name, path=path)
+    if trap != "v1 instead of v0":
+        assert message in refusal(output, name, path=path, bytes=None, sha256=None, rows=None)
+
+
+def test_v1_rows_are_named_when_nothing_was_said(hub: HubServer, output: Path, capsys) -> None:
+    hub.files[NAME] = lzma.compress(pku("v1"))
+    get(output, "pku_train", bytes=None, sha256=None, rows=None)
+    assert "PKU-SafeRLHF v1" in capsys.readouterr().err
+    assert verify(output)["facts"]["version"] == "v1"
+
+
+def test_wrong_columns_are_refused(hub: HubServer, output: Path) -> None:
+    unchecked = {"bytes": None, "sha256": None, "rows": None}
+    assert "no row has the shape of pku_train" in refusal(output, "pku_train", **unchecked)
+    assert "there is no 'idx'" in refusal(output, "evol_instruct", **unchecked)
+    hub.files[NAME] = pku("v0")
+    assert "no row has the shape of sharegpt" in refusal(output, **unchecked)
+
+
+def test_local_file_is_verified_the_same_way(hub: HubServer, output: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "mine.json"
+    copy.write_bytes(CONTENT)
+    get(output, path=str(copy))
+    assert output.read_bytes() == CONTENT
+    assert verify(output)["facts"]["origin"] == {"local": True}
+    assert hub.sent_bytes == 0
+    assert str(tmp_path) not in output.with_name("sharegpt.json.manifest.json").read_text()
+
+
+def test_local_file_that_is_missing(output: Path, tmp_path: Path) -> None:
+    assert "Check sources.sharegpt.path" in refusal(output, path=str(tmp_path / "none.json"))
+
+
+def test_wrong_settings_are_a_message(output: Path) -> None:
+    assert "unknown" in refusal(output, unknown=1)
+
+
+# Models
+
+
+@pytest.fixture
+def model(hub: HubServer) -> dict[str, torch.Tensor]:
+    tensors = {f"layer{number}.weight": torch.randn(64, 64) for number in range(4)}
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "README.md", "modeling_evil.py"):
+        hub.files[f"someone/model/{name}"] = b"{}"
+    return tensors
+
+
+def get_model(output: Path, **changes: object) -> None:
+    wanted = {"path": None, "repository": "someone/model", "revision": "main", "licence": "apache-2.0", "tiny": None}
+    acquire_model.main(json.dumps(wanted | changes), output)
+
+
+def model_refusal(output: Path, **changes: object) -> str:
+    with pytest.raises(SystemExit) as stop:
+        get_model(output, **changes)
+    assert isinstance(stop.value.code, str)
+    assert not output.exists()
+    return stop.value.code
+
+
+def saved(tensors: dict[str, torch.Tensor], path: Path, how: str) -> bytes:
+    path.parent.mkdir(exist_ok=True)
+    save_file(tensors, path) if how == "safetensors" else torch.save(tensors, path)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("how", ["safetensors", "bin"])
+@pytest.mark.parametrize("shards", [1, 2])
+def test_model_is_fetched_and_its_commit_recorded(hub, model, tmp_path: Path, how: str, shards: int) -> None:
+    stem = "model" if how == "safetensors" else "pytorch_model"
+    names = [f"{stem}.{how}"] if shards == 1 else [f"{stem}-0000{n}-of-00002.{how}" for n in (1, 2)]
+    for number, name in enumerate(names):
+        part = dict(list(model.items())[number :: len(names)])
+        hub.files[f"someone/model/{name}"] = saved(part, tmp_path / "made" / name, how)
+    output = tmp_path / "models" / "base"
+    hub.cuts = [10] * 3
+    get_model(output)
+    manifest = verify(output)
+    assert manifest["kind"] == "model"
+    assert manifest["facts"] == {
+        "parameters": 4 * 64 * 64,
+        "commit": COMMIT,
+        "origin": {"repository": "someone/model", "revision": "main"},
+    }
+    present = {path.name for path in output.iterdir()}
+    assert "modeling_evil.py" not in present and not any(name.endswith(".bin") for name in present)
+    assert ("model.safetensors.index.json" in present) == (shards == 2)
+    got = {key: value for path in output.glob("*.safetensors") for key, value in load_file(path).items()}
+    assert got.keys() == model.keys()
+    assert all(torch.equal(got[key], model[key]) for key in model)
+    assert list(output.parent.iterdir()) == [output], "nothing is left beside it"
+
+
+def test_model_download_goes_on_in_the_next_run(hub, model, tmp_path: Path) -> None:
+    hub.files["someone/model/model.safetensors"] = saved(model, tmp_path / "made" / "model.safetensors", "safetensors")
+    hub.files["someone/model/a.bin"] = b""
+    output = tmp_path / "models" / "base"
+    total = sum(
+        len(hub.files[f"someone/model/{name}"])
+        for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors")
+    )
+    hub.cuts = [99, 99, 99, 30_000] + [0] * FRUITLESS_ATTEMPTS
+    assert "run this again" in model_refusal(output)
+    get_model(output)
+    assert hub.sent_bytes == total
+
+
+def test_unpickling_runs_no_code(hub, model, tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "ran",))
+
+    torch.save({"w": Evil()}, tmp_path / "evil.bin")
+    hub.files["someone/model/pytorch_model.bin"] = (tmp_path / "evil.bin").read_bytes()
+    assert "cannot be read as weights" in model_refusal(tmp_path / "base")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_models_that_are_none(hub, model, tmp_path: Path) -> None:
+    output = tmp_path / "base"
+    assert "no weights" in model_refusal(output)
+    assert "no such folder" in model_refusal(output, path=str(tmp_path / "none"))
+    assert "no such repository" in model_refusal(output, repository="someone/else")
+    (tmp_path / "folder").mkdir()
+    assert "no config.json" in model_refusal(output, path=str(tmp_path / "folder"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\n", "git-LFS pointer"),
+        (b"\x10\0\0\0\0\0\0\0{}", "damaged or cut short"),
+    ],
+)
+def test_local_weights_are_looked_at(tmp_path: Path, content: bytes, message: str) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in ("config.json", "tokenizer.json"):
+        (folder / name).write_text("{}")
+    (folder / "model.safetensors").write_bytes(content)
+    assert message in model_refusal(tmp_path / "base", path=str(folder))
+
+
+def test_missing_shard_of_a_local_model(model, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    saved(model, folder / "model-00001-of-00002.safetensors", "safetensors")
+    for name in ("config.json", "tokenizer.json"):
+        (folder / name).write_text("{}")
+    assert "some are missing" in model_refusal(tmp_path / "base", path=str(folder))
+
+
+def test_local_model_is_linked_and_not_touched(model, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    content = saved(model, folder / "pytorch_model.bin", "bin")
+    for name in ("config.json", "tokenizer.json"):
+        (folder / name).write_text("{}")
+    get_model(tmp_path / "base", path=str(folder))
+    assert (folder / "pytorch_model.bin").read_bytes() == content
+    assert verify(tmp_path / "base")["facts"]["commit"] is None
+    linked = tmp_path / "base" / "config.json"
+    assert linked.is_symlink()
+    assert linked.resolve() == folder / "config.json"
+
+
+def test_a_local_model_that_changes_is_refused_with_its_name(model, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    saved(model, folder / "model.safetensors", "safetensors")
+    for name in ("config.json", "tokenizer.json"):
+        (folder / name).write_text("{}")
+    get_model(tmp_path / "base", path=str(folder))
+    (folder / "config.json").write_text('{"changed": true}')
+    with pytest.raises(ManifestError) as refused:
+        verify(tmp_path / "base")
+    assert f"{folder / 'config.json'}, which it links to, was changed after it was verified. Fix:" in str(refused.value)
