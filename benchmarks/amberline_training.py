@@ -16,8 +16,7 @@ import yaml
 from report import Report
 
 import score_reference
-import train_chat
-import train_dpo
+import train
 from amberline.core.manifests import write_manifest
 from amberline.data.tokens import PAIRS, SEQUENCES, token_files, write_tokens
 from amberline.training import stage
@@ -127,7 +126,7 @@ def main() -> None:
         if options.stage == "sft":
             settings = RECIPE["amberchat"]["training"] | COMMON
             settings |= {"global_batch": options.batch, "loss_normalization": "token_mean", "micro_batch_examples": 1}
-            train_chat.main(**common, **split(settings))
+            train.main(**common, **split(settings), objective="sft", name="amberchat")
         else:
             settings = RECIPE["ambersafe"]["dpo"] | COMMON | {"global_batch": options.batch}
             score_reference.main(
@@ -138,7 +137,7 @@ def main() -> None:
                 reference=work / "reference",
                 tf32=False,
             )
-            train_dpo.main(**common, **split(settings), reference=work / "reference")
+            train.main(**common, **split(settings), objective="dpo", name="dpo", reference=work / "reference")
         lines = [line for line in read_metrics(work / "metrics.jsonl") if "loss" in line]
         report.losses = [line["loss"] for line in lines]
         timings = read_metrics(next((work / "checkpoints").glob("*/timings.jsonl")))

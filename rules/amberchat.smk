@@ -98,7 +98,7 @@ rule finetune_amberchat:
     params:
         **trained("finetune_amberchat"),
     shell:
-        "{LAUNCH[amberchat]}{RESULTS:q}/checkpoints -- scripts/train_chat.py --model {RESULTS:q}/models/base"
+        "{LAUNCH[amberchat]}{RESULTS:q}/checkpoints -- scripts/train.py --objective sft --name amberchat --model {RESULTS:q}/models/base"
         " --tokens {RESULTS:q}/tokens/conversations --heldout {RESULTS:q}/tokens/conversations-heldout"
         " --settings {params.settings:q} --runtime {params.runtime:q} --packages {params.packages:q}"
         " --hardware {HARDWARE[amberchat]:q}"

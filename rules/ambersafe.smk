@@ -82,7 +82,7 @@ rule finetune_preferred:
     params:
         **trained("finetune_preferred"),
     shell:
-        "{LAUNCH[sft]}{RESULTS:q}/checkpoints -- scripts/train_preferred.py --model {RESULTS:q}/models/amberchat"
+        "{LAUNCH[sft]}{RESULTS:q}/checkpoints -- scripts/train.py --objective sft --name sft --model {RESULTS:q}/models/amberchat"
         " --tokens {RESULTS:q}/tokens/sft-train --heldout {RESULTS:q}/tokens/sft-test"
         " --settings {params.settings:q} --runtime {params.runtime:q} --packages {params.packages:q}"
         " --hardware {HARDWARE[sft]:q}"
@@ -179,7 +179,7 @@ rule train_dpo:
     params:
         **trained("train_dpo"),
     shell:
-        "{LAUNCH[dpo]}{RESULTS:q}/checkpoints{wildcards.variant} -- scripts/train_dpo.py --model {RESULTS:q}/models/ambersafe-sft"
+        "{LAUNCH[dpo]}{RESULTS:q}/checkpoints{wildcards.variant} -- scripts/train.py --objective dpo --name dpo --model {RESULTS:q}/models/ambersafe-sft"
         " --tokens {RESULTS:q}/tokens/dpo-train --reference {RESULTS:q}/tokens/reference-train"
         " --heldout {RESULTS:q}/tokens/dpo-test --heldout-reference {RESULTS:q}/tokens/reference-test"
         " --settings {params.settings:q} --runtime {params.runtime:q} --packages {params.packages:q}"

@@ -132,7 +132,7 @@ def submit_with_settings():
     """Hand jobs the settings and the digests of the code as they are now, whatever the files say when a job starts."""
     submitted = {
         "config": {**CONFIG.model_dump(mode="json"), "cluster": CLUSTER.model_dump(mode="json")},
-        "code": {program: code(program) for program in PROGRAMS},
+        "code": {" ".join(programs): code(*programs) for programs in PROGRAMS},
     }
     file = Path(".snakemake/amberline", f"submitted-{value_digest(submitted)[:16]}.json")
     with whole_file(file) as partial:

@@ -64,23 +64,24 @@ class Untracked:
         return self.text
 
 
-def code(program):
-    """Digest of what a program does. In a Slurm job, raises WorkflowError if that changed since it was submitted."""
-    found = code_digest(Path(workflow.basedir, "scripts", program))
-    if SUBMITTED and SUBMITTED["code"].get(program, found) != found:
+def code(*programs):
+    """Digest of what programs do. In a Slurm job, raises WorkflowError if that changed since it was submitted."""
+    found = code_digest(*(Path(workflow.basedir, "scripts", program) for program in programs))
+    if SUBMITTED and SUBMITTED["code"].get(" ".join(programs), found) != found:
         raise WorkflowError(
-            f"the code of scripts/{program} changed after this job was submitted: it was not started. "
+            f"the code of scripts/{programs[0]} changed after this job was submitted: it was not started. "
             "Fix: start the pipeline again; it submits the job with the code that is there now"
         )
     return found
 
 
-def packages(program):
-    """Versions of the packages that can change what a program makes."""
-    return package_versions(Path(workflow.basedir, "scripts", program), Path(workflow.basedir, LOCK))
+def packages(*programs):
+    """Versions of the packages that can change what programs make."""
+    files = [Path(workflow.basedir, "scripts", program) for program in programs]
+    return package_versions(Path(workflow.basedir, LOCK), *files)
 
 
-PROGRAMS = []  # of all rules
+PROGRAMS = []  # of all rules, each with what it finds by a name in its settings
 
 
 def depends(program, *paths, misfit=lambda wildcards: None):
@@ -88,7 +89,7 @@ def depends(program, *paths, misfit=lambda wildcards: None):
 
     `misfit` may find that what is there is not what is asked for.
     """
-    PROGRAMS.append(program)
+    PROGRAMS.append([program])
     return {
         "code": lambda wildcards: code(program),
         "packages": canonical(packages(program)),

@@ -44,7 +44,7 @@ rule write_report:
                 "sources": sources_of(DPO_PARTS),
             }
         ),
-        kept=lambda wildcards: canonical([kept(rule, SimpleNamespace(variant="")) for rule in PROGRAM_OF]),
+        kept=lambda wildcards: canonical([kept(rule, SimpleNamespace(variant="")) for rule in OBJECTIVE_OF]),
     shell:
         "python scripts/write_report.py --results {RESULTS:q} --lock {LOCK:q} --settings {params.settings:q}"
         " --jobs {output.jobs:q} --output {output.page:q} 2>&1 | tee {log:q}"

@@ -3,18 +3,15 @@
 import atexit
 
 from amberline.training.staleness import Status, changes, cost, keep, kept_for, status
-from amberline.recipe.training import Exported
+from amberline.objectives.registry import objective_file
+from amberline.recipe.export import Exported
 
 # DPO trainings by the ending of their names: AmberSafe itself, and its variants, all from the same reference.
 VARIANTS = {"": CONFIG.ambersafe.dpo} | {
     f"-{name}": CONFIG.ambersafe.variant(name) for name in CONFIG.ambersafe.variants
 }
 
-PROGRAM_OF = {
-    "finetune_amberchat": "train_chat.py",
-    "finetune_preferred": "train_preferred.py",
-    "train_dpo": "train_dpo.py",
-}
+OBJECTIVE_OF = {"finetune_amberchat": "sft", "finetune_preferred": "sft", "train_dpo": "dpo"}
 RUN_OF = {
     "finetune_amberchat": "training/amberchat/run.json",
     "finetune_preferred": "training/sft/run.json",
@@ -38,9 +35,15 @@ def determining(training):
     return canonical(training.of(Kind.RESULT, without=Exported))
 
 
+def programs_of(rule):
+    """The training program, and the file of the objective, which it finds by its name."""
+    file = objective_file(OBJECTIVE_OF[rule])
+    return "train.py", os.path.relpath(file, f"{workflow.basedir}/scripts")
+
+
 def made_with(rule):
     """The code and packages that a training would run with now."""
-    return {"code": code(PROGRAM_OF[rule]), "packages": packages(PROGRAM_OF[rule])}
+    return {"code": code(*programs_of(rule)), "packages": packages(*programs_of(rule))}
 
 
 def manifest_of(rule, wildcards):
@@ -56,8 +59,7 @@ def status_of(rule, wildcards):
 
 def trained(rule):
     """Params of a training: its settings; as in `depends`, but what is kept does not run again; what is untracked."""
-    program = PROGRAM_OF[rule]
-    PROGRAMS.append(program)
+    PROGRAMS.append(programs_of(rule))
 
     def made_with_param(wildcards):
         now = canonical(made_with(rule))
@@ -74,7 +76,7 @@ def trained(rule):
         "settings": lambda wildcards: determining(training_of(rule, wildcards)),
         "made_with": made_with_param,
         "whole": lambda wildcards: whole([str(manifest_of(rule, wildcards))], to_be_replaced, wildcards),
-        "packages": Untracked(packages(program)),
+        "packages": Untracked(packages(*programs_of(rule))),
         "runtime": lambda wildcards: runtime(training_of(rule, wildcards)),
     }
 
@@ -100,7 +102,7 @@ def kept(rule, wildcards):
 
 def trainings(jobs):
     """Those of the jobs that are trainings, as (rule, wildcards, job)."""
-    return [(job.rule.name, job.wildcards, job) for job in jobs if job.rule.name in PROGRAM_OF]
+    return [(job.rule.name, job.wildcards, job) for job in jobs if job.rule.name in OBJECTIVE_OF]
 
 
 def stale_trainings():

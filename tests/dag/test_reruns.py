@@ -265,7 +265,7 @@ EDITS = {
     # Code and packages
     "a program": (append("scripts/select_safe_pairs.py", CODE), FROM_PAIRS),
     "a renamed local variable": (rename_a_local_variable, FROM_MIX),
-    "a library file used by DPO alone": (append("scripts/amberline/training/objectives/dpo.py", CODE), FROM_DPO),
+    "a library file used by DPO alone": (append("scripts/amberline/objectives/dpo.py", CODE), FROM_DPO),
     "a library file used by every training": (append("scripts/amberline/training/loop.py", CODE), FROM_AMBERCHAT),
     "a library file used by everything": (append("scripts/amberline/core/files.py", CODE), EVERYTHING),
     "a library file used by cards alone": (

@@ -10,13 +10,13 @@ from amberline.batches.plan import plan_batches
 from amberline.model.attention import choose_attention
 from amberline.model.files import read_config
 from amberline.model.load import load_model
+from amberline.objectives.base import Objective
+from amberline.objectives.settings import Training
 from amberline.recipe.tracking import Tracking
-from amberline.recipe.training import Training
 from amberline.training.checkpoints import Checkpoints
 from amberline.training.guards import CurveWatch
 from amberline.training.loop import Run, train
 from amberline.training.metrics import Metrics, read_metrics
-from amberline.training.objectives.base import Objective
 from amberline.training.optimizers import make_optimizer
 from amberline.training.place import Identity, Place
 from amberline.training.ranks import Ranks

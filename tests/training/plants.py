@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from amberline.objectives.base import Contribution, MicroBatch
+from amberline.objectives.sft import SFT
 from amberline.training import checkpoints
-from amberline.training.objectives.base import Contribution, MicroBatch
-from amberline.training.objectives.chat import Chat
 
 LATE = 8  # micro-batches that go well; with one a step and a checkpoint every 3 steps, two checkpoints are there
 
@@ -22,14 +22,14 @@ def on_rank(rank: int) -> bool:
 
 
 def _after_a_while(change: Callable[[Contribution], Any]) -> None:
-    whole, seen = Chat.__call__, []
+    whole, seen = SFT.__call__, []
 
-    def call(self: Chat, model: nn.Module, micro_batch: MicroBatch) -> Contribution:
+    def call(self: SFT, model: nn.Module, micro_batch: MicroBatch) -> Contribution:
         contribution = whole(self, model, micro_batch)
         seen.append(micro_batch)
         return change(contribution) if len(seen) > LATE else contribution
 
-    Chat.__call__ = call
+    SFT.__call__ = call
 
 
 def nan_gradient_on_rank_1() -> None:
@@ -41,14 +41,14 @@ def nan_gradient_on_rank_1() -> None:
 def infinite_loss_on_rank_0() -> None:
     if on_rank(0):
         _after_a_while(lambda good: Contribution(good.loss * float("inf")))
-        whole = Chat.example_losses
+        whole = SFT.example_losses
 
-        def losses(self: Chat, model: nn.Module, micro_batch: MicroBatch) -> torch.Tensor:
+        def losses(self: SFT, model: nn.Module, micro_batch: MicroBatch) -> torch.Tensor:
             found = whole(self, model, micro_batch)
             found[0] = float("inf")
             return found
 
-        Chat.example_losses = losses
+        SFT.example_losses = losses
 
 
 def rank_1_is_killed() -> None:
@@ -80,10 +80,10 @@ def files_cannot_grow() -> None:
 
 def slow_steps() -> None:
     """Time enough for others to come along."""
-    whole = Chat.__call__
+    whole = SFT.__call__
 
-    def call(self: Chat, model: nn.Module, micro_batch: MicroBatch) -> Contribution:
+    def call(self: SFT, model: nn.Module, micro_batch: MicroBatch) -> Contribution:
         time.sleep(0.2)
         return whole(self, model, micro_batch)
 
-    Chat.__call__ = call
+    SFT.__call__ = call

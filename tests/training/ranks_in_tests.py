@@ -17,7 +17,7 @@ from typing import Any
 import typer
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["ranks_in_tests", "train_chat", "train_preferred", "train_dpo", "torch._dynamo"])
+CONTEXT.set_forkserver_preload(["ranks_in_tests", "train", "amberline.model.forward", "torch._dynamo"])
 
 
 @dataclass
@@ -55,8 +55,8 @@ class Launch:
         return self.log.read_text()
 
 
-def launch(program: str, ranks: int, arguments: dict[str, Any], log: Path, plant: str | None = None) -> Launch:
-    """Start `ranks` processes of a program. `plant` is "module:function", called in each before the program."""
+def launch(ranks: int, arguments: dict[str, Any], log: Path, plant: str | None = None) -> Launch:
+    """Start `ranks` processes of the training program. `plant` is "module:function", called in each before it."""
     _start_server()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -66,7 +66,7 @@ def launch(program: str, ranks: int, arguments: dict[str, Any], log: Path, plant
     processes = []
     for rank in range(ranks):
         mine = environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-        process = CONTEXT.Process(target=_run, args=(program, arguments, mine, str(log), plant), daemon=True)
+        process = CONTEXT.Process(target=_run, args=(arguments, mine, str(log), plant), daemon=True)
         process.start()
         processes.append(process)
     return Launch(processes, log)
@@ -85,7 +85,7 @@ def _start_server() -> None:
         os.environ["PYTHONPATH"] = before
 
 
-def _run(program: str, arguments: dict[str, Any], environment: dict[str, str], log: str, plant: str | None) -> None:
+def _run(arguments: dict[str, Any], environment: dict[str, str], log: str, plant: str | None) -> None:
     os.environ.update(environment)
     with ExitStack() as stack:
         file = stack.enter_context(open(log, "a", buffering=1))
@@ -94,7 +94,7 @@ def _run(program: str, arguments: dict[str, Any], environment: dict[str, str], l
         if plant:
             module, function = plant.split(":")
             getattr(importlib.import_module(module), function)()
-        module = importlib.import_module(program)
+        module = importlib.import_module("train")
         sys.argv = [module.__file__]
         try:
             module.main(**arguments)

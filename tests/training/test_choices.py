@@ -8,14 +8,15 @@ from transformers import LlamaConfig
 from worlds import HARDWARE, RECIPE
 
 from amberline.model.estimates import parameters, training_flops
+from amberline.objectives.settings import Training
+from amberline.objectives.sft import SFTSettings
 from amberline.recipe.hardware import Hardware
-from amberline.recipe.training import ChatTraining, PreferredTraining, Training
 from amberline.training.choices import Choices, choose, state_bytes
 from amberline.training.ranks import Ranks
 from amberline.training.speed import peak_flops
 
 AMBER = LlamaConfig(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32)
-CHAT, SFT = ChatTraining(**RECIPE["amberchat"]["training"]), PreferredTraining(**RECIPE["ambersafe"]["sft"])
+CHAT, SFT = SFTSettings(**RECIPE["amberchat"]["training"]), SFTSettings(**RECIPE["ambersafe"]["sft"])
 AUTO = Hardware(**RECIPE["hardware"]["amberchat"])
 
 

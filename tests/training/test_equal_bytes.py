@@ -14,8 +14,8 @@ MAY_DIFFER = {
     "tensorboard": "event files hold times and the machine's name",
 }
 SETTINGS = {
-    "train_chat": changed(CHAT, epochs=4, evaluation__every_examples=40, evaluation__examples=10),
-    "train_dpo": changed(DPO, epochs=4),
+    "chat": changed(CHAT, epochs=4, evaluation__every_examples=40, evaluation__examples=10),
+    "dpo": changed(DPO, epochs=4),
 }
 
 
@@ -27,20 +27,20 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def train(program: str, world: World, folder: Path, kills: tuple[str, ...]) -> None:
-    heldout: dict[str, Any] = {"heldout": world.conversations} if program == "train_chat" else {}
+    heldout: dict[str, Any] = {"heldout": world.conversations} if program == "chat" else {}
     arguments = world.arguments(program, folder, SETTINGS[program]) | heldout
     log = folder.with_suffix(".log")
     for awaited in kills:
-        started = launch(program, 2, arguments, log)
+        started = launch(2, arguments, log)
         while not list(folder.glob(f"checkpoints/*/{awaited}")) and started.processes[0].is_alive():
             time.sleep(0.001)
         started.kill()
-    started = launch(program, 2, arguments, log)
+    started = launch(2, arguments, log)
     assert started.wait() == [0, 0], started.text()
     assert started.text().count("continuing after step") == len(kills)
 
 
-@pytest.mark.parametrize("program", ["train_chat", "train_dpo"])
+@pytest.mark.parametrize("program", ["chat", "dpo"])
 def test_all_bytes_are_the_same(program: str, world: World, tmp_path: Path) -> None:
     train(program, world, tmp_path / "one", kills=())
     train(program, world, tmp_path / "two", kills=("step-00000006", "step-00000012"))

@@ -16,8 +16,8 @@ from amberline.model.files import read_config
 from amberline.model.forward import token_logps, weighted_loss
 from amberline.model.load import load_model
 from amberline.model.packed import pack
+from amberline.objectives.sft import SFTSettings
 from amberline.recipe.hardware import Hardware
-from amberline.recipe.training import ChatTraining, PreferredTraining
 from amberline.training.choices import allocated_peak, choose, expected_peak
 from amberline.training.optimizers import make_optimizer
 
@@ -27,7 +27,7 @@ LENGTH = 512  # tokens of a document, all of them targets but the first
 def two_steps(expect: Callable[..., float], folder: Path, level: str, documents: int, log_probabilities: bool) -> float:
     """Take two optimizer steps of two micro-batches each; the peak in bytes that was expected before."""
     torch.set_num_threads(2)
-    settings = PreferredTraining(**PREFERRED) if log_probabilities else ChatTraining(**CHAT)
+    settings = SFTSettings(**PREFERRED) if log_probabilities else SFTSettings(**CHAT)
     config = read_config(folder)
     choices = choose(Hardware(**(HARDWARE | {"activation_checkpointing": level})), settings, config, ALONE)
     tokens = documents * LENGTH

@@ -22,8 +22,8 @@ SOON = 30.0  # seconds
 
 
 def run(world: World, folder: Path, ranks: int = 2, plant: str | None = None, **hardware: Any) -> Launch:
-    arguments = world.arguments("train_chat", folder, SETTINGS, micro_batch_tokens=8192, **hardware)
-    return launch("train_chat", ranks, arguments, folder / "log", plant and f"plants:{plant}")
+    arguments = world.arguments("chat", folder, SETTINGS, micro_batch_tokens=8192, **hardware)
+    return launch(ranks, arguments, folder / "log", plant and f"plants:{plant}")
 
 
 def failed(started: Launch) -> str:
@@ -194,8 +194,8 @@ def test_two_runs_in_one_place(world: World, tmp_path: Path) -> None:
     first = run(world, tmp_path, ranks=1, plant="slow_steps")
     while not list(tmp_path.glob("checkpoints/*/metrics.jsonl")):
         time.sleep(0.01)
-    arguments = world.arguments("train_chat", tmp_path, SETTINGS, micro_batch_tokens=8192)
-    second = launch("train_chat", 2, arguments, tmp_path / "second.log")
+    arguments = world.arguments("chat", tmp_path, SETTINGS, micro_batch_tokens=8192)
+    second = launch(2, arguments, tmp_path / "second.log")
     text = failed(second)
     assert f"is in use by process {first.processes[0].pid} on " in text
     finishes(first)
@@ -209,14 +209,14 @@ def test_log_probabilities_of_another_model(world: World, tmp_path: Path) -> Non
     (other / "manifest.json").write_text(json.dumps(manifest | {"digest": "0" * 64}))
     reference = write_reference(tmp_path / "reference", other, world.pairs, [(0.0, 0.0)] * 40)
     foreign = replace(world, reference=reference)
-    text = failed(launch("train_dpo", 2, foreign.arguments("train_dpo", tmp_path, DPO), tmp_path / "log"))
+    text = failed(launch(2, foreign.arguments("dpo", tmp_path, DPO), tmp_path / "log"))
     assert "was computed with another model than this training's" in text
     assert text.count("dpo:") == 1
 
 
 def test_log_probabilities_of_another_precision(world: World, tmp_path: Path) -> None:
     settings = changed(DPO, precision="bfloat16")
-    text = failed(launch("train_dpo", 1, world.arguments("train_dpo", tmp_path, settings), tmp_path / "log"))
+    text = failed(launch(1, world.arguments("dpo", tmp_path, settings), tmp_path / "log"))
     assert "was computed with another precision than this training's" in text
 
 
@@ -227,6 +227,6 @@ def test_log_probabilities_that_are_not_the_models(world: World, tmp_path: Path)
     logps[3], logps[4] = logps[4], logps[3]
     foreign = replace(world, reference=write_reference(tmp_path / "reference", world.model, world.pairs, logps))
     settings = changed(DPO, global_batch=40, partial_batch="keep")
-    text = failed(launch("train_dpo", 2, foreign.arguments("train_dpo", tmp_path, settings), tmp_path / "log"))
+    text = failed(launch(2, foreign.arguments("dpo", tmp_path, settings), tmp_path / "log"))
     assert "before the first step, the reference's log-probabilities differ" in text
     assert read_manifest(foreign.reference)["inputs"]["model"]["digest"] == read_manifest(world.model)["digest"]

@@ -19,10 +19,8 @@ from worlds import CHAT, PREFERRED, changed, finished, logp, write_pairs, write_
 from worlds import DPO as DPO_RECIPE
 
 from amberline.data.tokens import open_tokens
-from amberline.recipe.training import ChatTraining, DPOTraining, PreferredTraining
-from amberline.training.objectives.chat import Chat
-from amberline.training.objectives.dpo import DPO
-from amberline.training.objectives.preferred import Preferred
+from amberline.objectives.dpo import DPO, DPOSettings
+from amberline.objectives.sft import SFT, SFTSettings
 from golden_model import save_golden_model
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -55,7 +53,7 @@ def test_hugging_face_trainer(normalization: str, golden_model_folder: Path, tmp
     golden = json.loads((GOLDEN / "sft_trajectory.json").read_text())
     arguments, trajectory = golden["arguments"], golden[normalization]
     batch = arguments["per_device_train_batch_size"] * arguments["gradient_accumulation_steps"]
-    settings = ChatTraining(
+    settings = SFTSettings(
         **changed(
             CHAT,
             epochs=arguments["num_train_epochs"],
@@ -70,7 +68,7 @@ def test_hugging_face_trainer(normalization: str, golden_model_folder: Path, tmp
     tokens = write_sequences(tmp_path / "tokens", [(row["input_ids"], row["labels"]) for row in golden["rows"]])
     orders = [trajectory["order"][start : start + 18] for start in range(0, 54, 18)]
     lines, model = train_alone(
-        tmp_path / "run", golden_model_folder, Chat(open_tokens(tokens)), settings, orders=orders
+        tmp_path / "run", golden_model_folder, SFT(settings, open_tokens(tokens)), settings, orders=orders
     )
     steps = [step for step in trajectory["log"] if "loss" in step]
     assert len(lines) == len(steps) == 9
@@ -104,11 +102,12 @@ def test_reference_sft_then_dpo(golden_model_folder: Path, tmp_path: Path) -> No
 
     sft = golden["sft"]
     responses = write_sequences(tmp_path / "sft", [(case["sft_input_ids"], case["sft_labels"]) for case in cases])
+    settings = SFTSettings(**preference_settings(PREFERRED, sft))
     lines, tuned = train_alone(
         tmp_path / "run-sft",
         golden_model_folder,
-        Preferred(open_tokens(responses)),
-        PreferredTraining(**preference_settings(PREFERRED, sft)),
+        SFT(settings, open_tokens(responses)),
+        settings,
         orders=orders_of(sft),
     )
     assert len(lines) == len(sft["steps"]) == 6
@@ -136,13 +135,13 @@ def test_reference_sft_then_dpo(golden_model_folder: Path, tmp_path: Path) -> No
     logps = [tuple(logp(start, case[f"{side}_input_ids"], case[f"{side}_labels"]) for side in sides) for case in cases]
     reference = write_reference(tmp_path / "reference", model, pairs, logps)
     dpo = golden["dpo_from_sft"]
-    settings = DPOTraining(
+    settings = DPOSettings(
         **changed(preference_settings(DPO_RECIPE, dpo), beta=dpo["loss"]["beta"], label_smoothing=0.0)
     )
     lines, aligned = train_alone(
         tmp_path / "run-dpo",
         model,
-        DPO(open_tokens(pairs), open_tokens(reference), settings),
+        DPO(settings, open_tokens(pairs), open_tokens(reference)),
         settings,
         orders=orders_of(dpo),
     )

@@ -9,10 +9,10 @@ from worlds import DPO as DPO_RECIPE
 from worlds import World, changed
 
 from amberline.data.tokens import open_tokens
-from amberline.recipe.training import DPOTraining, Guards, PreferenceGuards
+from amberline.objectives.dpo import DPO, DPOSettings
+from amberline.objectives.settings import Guards, PreferenceGuards
 from amberline.training import guards
 from amberline.training.guards import WINDOW, CurveWatch, TrainingStopped, is_sound
-from amberline.training.objectives.dpo import DPO
 
 
 def watch(**settings: Any) -> CurveWatch:
@@ -68,8 +68,8 @@ def test_soundness() -> None:
 def test_a_rule_can_stop_the_run(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guards, "WINDOW", 3)
     rules = {"action": "stop", "loss_spike": None, "reward_accuracy": 0.0, "reward_margin": 100.0}
-    settings = DPOTraining(**changed(DPO_RECIPE, guards=rules))
-    objective = DPO(open_tokens(world.pairs), open_tokens(world.reference), settings)
+    settings = DPOSettings(**changed(DPO_RECIPE, guards=rules))
+    objective = DPO(settings, open_tokens(world.pairs), open_tokens(world.reference))
     with pytest.raises(TrainingStopped, match=r"step 4: mean rewards/margins .* below 100; stopped, because"):
         train_alone(tmp_path, world.model, objective, settings)
 
@@ -79,8 +79,8 @@ def test_a_rule_can_warn(
 ) -> None:
     monkeypatch.setattr(guards, "WINDOW", 3)
     rules = {"action": "warn", "loss_spike": None, "reward_accuracy": None, "reward_margin": 100.0}
-    settings = DPOTraining(**changed(DPO_RECIPE, guards=rules))
-    objective = DPO(open_tokens(world.pairs), open_tokens(world.reference), settings)
+    settings = DPOSettings(**changed(DPO_RECIPE, guards=rules))
+    objective = DPO(settings, open_tokens(world.pairs), open_tokens(world.reference))
     lines, _ = train_alone(tmp_path, world.model, objective, settings)
     assert len(lines) == 10
     assert capsys.readouterr().err.count("WARNING: step 4: mean rewards/margins") == 1

@@ -19,8 +19,8 @@ from worlds import CHAT, DPO, World, changed, write_sequences
 from amberline.model.weights import CheckpointWeights
 
 STEPS_20 = {
-    "train_chat": changed(CHAT, epochs=4, max_grad_norm=0.5, learning_rate=2e-4),
-    "train_dpo": changed(DPO, epochs=4),
+    "chat": changed(CHAT, epochs=4, max_grad_norm=0.5, learning_rate=2e-4),
+    "dpo": changed(DPO, epochs=4),
 }
 
 
@@ -30,7 +30,7 @@ def final_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def trained(program: str, ranks: int, world: World, folder: Path, **hardware: Any) -> dict[str, torch.Tensor]:
-    started = launch(program, ranks, world.arguments(program, folder, STEPS_20[program], **hardware), folder / "log")
+    started = launch(ranks, world.arguments(program, folder, STEPS_20[program], **hardware), folder / "log")
     assert started.wait() == [0] * ranks, started.text()
     summary = json.loads((folder / "run.json").read_text())
     assert summary["steps"] == 20
@@ -47,7 +47,7 @@ def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tens
 @pytest.fixture(scope="session")
 def chat_alone(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     """One process, all of a step in one micro-batch."""
-    return trained("train_chat", 1, world, tmp_path_factory.mktemp("alone"), micro_batch_tokens=8192)
+    return trained("chat", 1, world, tmp_path_factory.mktemp("alone"), micro_batch_tokens=8192)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def chat_alone(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 def test_same_weights(
     ranks: int, micro_batch_tokens: int, world: World, chat_alone: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
-    weights = trained("train_chat", ranks, world, tmp_path, micro_batch_tokens=micro_batch_tokens)
+    weights = trained("chat", ranks, world, tmp_path, micro_batch_tokens=micro_batch_tokens)
     difference = largest_difference(weights, chat_alone)
     print(f"largest difference {difference:.2g}")
     assert difference < 3e-6  # 2.2e-6 was seen; it depends on the kind of processor
@@ -68,13 +68,13 @@ def test_two_processes_are_bitwise_one_at_equal_micro_batches(world: World, tmp_
     rows = [rng.integers(3, 500, rng.integers(40, 46)).tolist() for _ in range(40)]
     tokens = write_sequences(tmp_path / "tokens", [(row, [-100] * 9 + row[9:]) for row in rows])
     alike = replace(world, conversations=tokens)
-    one = trained("train_chat", 1, alike, tmp_path / "one", micro_batch_tokens=200)
-    two = trained("train_chat", 2, alike, tmp_path / "two", micro_batch_tokens=200)
+    one = trained("chat", 1, alike, tmp_path / "one", micro_batch_tokens=200)
+    two = trained("chat", 2, alike, tmp_path / "two", micro_batch_tokens=200)
     assert [name for name, weight in one.items() if not torch.equal(weight, two[name])] == []
 
 
 def test_two_processes_are_bitwise_one_for_pairs(world: World, tmp_path: Path) -> None:
     """So it is with RMSprop, and with sums over documents."""
-    one = trained("train_dpo", 1, world, tmp_path / "one", micro_batch_tokens=200)
-    two = trained("train_dpo", 2, world, tmp_path / "two", micro_batch_tokens=200)
+    one = trained("dpo", 1, world, tmp_path / "one", micro_batch_tokens=200)
+    two = trained("dpo", 2, world, tmp_path / "two", micro_batch_tokens=200)
     assert [name for name, weight in one.items() if not torch.equal(weight, two[name])] == []

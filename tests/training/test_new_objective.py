@@ -17,16 +17,15 @@ from worlds import World, changed, logp
 from amberline.batches.plan import Step
 from amberline.data.tokens import open_tokens
 from amberline.model.forward import document_logps, token_logps
-from amberline.model.packed import pack
-from amberline.recipe.training import DPOTraining
-from amberline.training.objectives.base import (
-    NOTHING,
+from amberline.model.packed import PADDING_DOCUMENT, pack
+from amberline.objectives.base import (
     Contribution,
     MicroBatch,
     Objective,
     column_values,
     count_targets,
 )
+from amberline.objectives.dpo import DPOSettings
 from golden_model import golden_model
 
 SIDES = ("chosen", "rejected")
@@ -52,7 +51,7 @@ class Orpo(Objective):
             for labels in [row[f"{side}_labels"]]
         ]
         shares = torch.full((len(rows),), step.share, dtype=torch.float64)
-        return MicroBatch(tuple(examples), pack(documents or [NOTHING, NOTHING]), {"shares": shares})
+        return MicroBatch(tuple(examples), pack(documents or [PADDING_DOCUMENT, PADDING_DOCUMENT]), {"shares": shares})
 
     def __call__(self, model: nn.Module, micro_batch: MicroBatch) -> Contribution:
         chosen, rejected = self._means(model, micro_batch)
@@ -74,18 +73,18 @@ class Orpo(Objective):
 
 
 def test_orpo_learns(world: World, tmp_path: Path) -> None:
-    settings = DPOTraining(**changed(RECIPE, learning_rate=1e-3))
+    settings = DPOSettings(**changed(RECIPE, learning_rate=1e-3))
     pairs = open_tokens(world.pairs)
-    lines, _ = train_alone(tmp_path, world.model, Orpo(pairs), settings, micro_batch_tokens=100)
+    lines, _ = train_alone(tmp_path, world.model, Orpo(settings, pairs), settings, micro_batch_tokens=100)
     first, second = (sum(line["loss"] for line in lines[half]) for half in (slice(0, 5), slice(5, 10)))
     assert second < first
     assert lines[-1]["rewards/accuracies"] > lines[0]["rewards/accuracies"]
 
 
 def test_orpo_is_its_formula(world: World, tmp_path: Path) -> None:
-    settings = DPOTraining(**changed(RECIPE, epochs=1, global_batch=40))
+    settings = DPOSettings(**changed(RECIPE, epochs=1, global_batch=40))
     pairs = open_tokens(world.pairs)
-    lines, _ = train_alone(tmp_path, world.model, Orpo(pairs), settings)
+    lines, _ = train_alone(tmp_path, world.model, Orpo(settings, pairs), settings)
     model, expected = golden_model(), 0.0
     for row in pairs:
         mean = {

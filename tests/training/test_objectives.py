@@ -7,17 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from worlds import CHAT, PREFERRED, World, changed, logp
 from worlds import DPO as DPO_RECIPE
-from worlds import World, changed, logp
 
 from amberline.batches.plan import Step
 from amberline.data.tokens import open_tokens
 from amberline.model.load import load_model
-from amberline.recipe.training import DPOTraining
-from amberline.training.objectives.base import Objective, ObjectiveError, count_targets
-from amberline.training.objectives.chat import Chat
-from amberline.training.objectives.dpo import DPO
-from amberline.training.objectives.preferred import Preferred
+from amberline.objectives.base import Objective, ObjectiveError, count_targets
+from amberline.objectives.dpo import DPO, DPOSettings
+from amberline.objectives.sft import SFT, SFTSettings
 from golden_model import golden_model
 
 ROWS = [3, 11, 0, 7]
@@ -65,8 +63,8 @@ def moved(world: World) -> Any:
     ],
 )
 def test_dpo(changes: dict[str, Any], world: World, moved: Any, pair_logps: list[dict[str, float]]) -> None:
-    settings = DPOTraining(**changed(DPO_RECIPE, **changes))
-    objective = DPO(open_tokens(world.pairs), open_tokens(world.reference), settings)
+    settings = DPOSettings(**changed(DPO_RECIPE, **changes))
+    objective = DPO(settings, open_tokens(world.pairs), open_tokens(world.reference))
     contribution = objective(moved, objective.micro_batch(ROWS, [0.25] * 4, STEP))
     reference = [open_tokens(world.reference)[n] for n in ROWS]
     losses, chosen_rewards, rejected_rewards = [], [], []
@@ -94,7 +92,7 @@ def test_dpo(changes: dict[str, Any], world: World, moved: Any, pair_logps: list
 
 
 def test_dpo_starts_at_no_margin(world: World, model: Any) -> None:
-    objective = DPO(open_tokens(world.pairs), open_tokens(world.reference), DPOTraining(**DPO_RECIPE))
+    objective = DPO(DPOSettings(**DPO_RECIPE), open_tokens(world.pairs), open_tokens(world.reference))
     batch = objective.micro_batch(ROWS, [0.25] * 4, STEP)
     contribution = objective(model, batch)
     assert contribution.loss.item() == pytest.approx(np.log(2), abs=1e-6)
@@ -106,15 +104,15 @@ def test_dpo_starts_at_no_margin(world: World, model: Any) -> None:
 def test_reference_rows_must_be_those_of_the_pairs(world: World) -> None:
     shorter = open_tokens(world.reference).select(range(39))
     with pytest.raises(ObjectiveError, match=r"\(39 rows\) are not those of these pairs \(40 rows\)"):
-        DPO(open_tokens(world.pairs), shorter, DPOTraining(**DPO_RECIPE))
+        DPO(DPOSettings(**DPO_RECIPE), open_tokens(world.pairs), shorter)
 
 
 def objectives(world: World) -> list[Objective]:
     pairs, reference = open_tokens(world.pairs), open_tokens(world.reference)
     return [
-        Chat(open_tokens(world.conversations)),
-        Preferred(open_tokens(world.responses)),
-        DPO(pairs, reference, DPOTraining(**DPO_RECIPE)),
+        SFT(SFTSettings(**CHAT), open_tokens(world.conversations)),
+        SFT(SFTSettings(**PREFERRED), open_tokens(world.responses)),
+        DPO(DPOSettings(**DPO_RECIPE), pairs, reference),
     ]
 
 

@@ -6,7 +6,7 @@ from torch import nn
 from transformers import get_cosine_schedule_with_warmup
 from worlds import CHAT, PREFERRED
 
-from amberline.recipe.training import AdamW, ConstantSchedule, CosineSchedule, RMSprop
+from amberline.objectives.settings import AdamW, ConstantSchedule, CosineSchedule, RMSprop
 from amberline.training.gradients import clip, squared_gradients
 from amberline.training.optimizers import learning_rates, make_optimizer, set_learning_rate
 

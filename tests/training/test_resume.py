@@ -20,14 +20,14 @@ from worlds import CHAT, DPO, World, changed
 from amberline.training.checkpoint_files import complete
 
 SETTINGS = {
-    "train_chat": changed(CHAT, epochs=8, evaluation__every_examples=40, evaluation__examples=10),
-    "train_dpo": changed(DPO, epochs=8),
+    "chat": changed(CHAT, epochs=8, evaluation__every_examples=40, evaluation__examples=10),
+    "dpo": changed(DPO, epochs=8),
 }
 STEPS = 40
 
 
 def arguments(program: str, world: World, folder: Path, **hardware: Any) -> dict[str, Any]:
-    heldout = {"heldout": world.conversations} if program == "train_chat" else {}
+    heldout = {"heldout": world.conversations} if program == "chat" else {}
     return world.arguments(program, folder, SETTINGS[program], **hardware) | heldout
 
 
@@ -71,7 +71,7 @@ def uninterrupted(world: World, tmp_path_factory: pytest.TempPathFactory) -> Cal
     def run(program: str, ranks: int) -> Path:
         if (program, ranks) not in made:
             folder = made[program, ranks] = tmp_path_factory.mktemp(f"whole-{program}-{ranks}")
-            started = launch(program, ranks, arguments(program, world, folder), folder / "log")
+            started = launch(ranks, arguments(program, world, folder), folder / "log")
             assert started.wait() == [0] * ranks, started.text()
             assert sum("loss" in json.loads(line) for line in (folder / "metrics.jsonl").open()) == STEPS
         return made[program, ranks]
@@ -90,7 +90,7 @@ def wait_until(condition: Callable[[], Any], seconds: float = 30) -> None:
         time.sleep(0.0005)
 
 
-@pytest.mark.parametrize(("program", "ranks"), [("train_chat", 1), ("train_chat", 2), ("train_dpo", 2)])
+@pytest.mark.parametrize(("program", "ranks"), [("chat", 1), ("chat", 2), ("dpo", 2)])
 def test_ten_kills(
     program: str, ranks: int, world: World, tmp_path: Path, uninterrupted: Callable[[str, int], Path]
 ) -> None:
@@ -101,7 +101,7 @@ def test_ten_kills(
     log = tmp_path / "log"
     writing = lambda name: any((tmp_path / "checkpoints").glob(f"*/{name}.partial-*"))  # noqa: E731
     for moment in [*moments, "final"]:
-        started = launch(program, ranks, arguments(program, world, tmp_path), log)
+        started = launch(ranks, arguments(program, world, tmp_path), log)
         # A kill between checkpoints would never get further if it came too soon.
         goal = steps_done(tmp_path) // 3 * 3 + dice.randint(2, 5)
         match moment:
@@ -117,7 +117,7 @@ def test_ten_kills(
             case "final":
                 wait_until(lambda: writing("final"))
         started.kill()
-    started = launch(program, ranks, arguments(program, world, tmp_path), log)
+    started = launch(ranks, arguments(program, world, tmp_path), log)
     assert started.wait() == [0] * ranks, started.text()
     assert started.text().count("continuing after step") >= 5
     assert_same_state(tmp_path, uninterrupted(program, ranks))
@@ -127,13 +127,13 @@ def test_ten_kills(
 def test_another_number_of_processes(
     before: int, after: int, world: World, tmp_path: Path, uninterrupted: Callable[[str, int], Path]
 ) -> None:
-    started = launch("train_chat", before, arguments("train_chat", world, tmp_path), tmp_path / "log")
+    started = launch(before, arguments("chat", world, tmp_path), tmp_path / "log")
     wait_until(lambda: steps_done(tmp_path) >= 10)
     started.kill()
-    started = launch("train_chat", after, arguments("train_chat", world, tmp_path), tmp_path / "log")
+    started = launch(after, arguments("chat", world, tmp_path), tmp_path / "log")
     assert started.wait() == [0] * after, started.text()
     assert "continuing after step" in started.text()
-    whole = state(place(uninterrupted("train_chat", 2)) / "final")
+    whole = state(place(uninterrupted("chat", 2)) / "final")
     for name, weight in state(place(tmp_path) / "final").items():
         assert float((weight - whole[name]).abs().max()) < 2e-6, name
 
@@ -142,7 +142,7 @@ def test_another_number_of_processes(
 def test_asked_to_stop(
     number: signal.Signals, world: World, tmp_path: Path, uninterrupted: Callable[[str, int], Path]
 ) -> None:
-    started = launch("train_chat", 2, arguments("train_chat", world, tmp_path), tmp_path / "log")
+    started = launch(2, arguments("chat", world, tmp_path), tmp_path / "log")
     wait_until(lambda: steps_done(tmp_path) >= 7)
     # Only one of them hears it: a signal never reaches all at the same moment.
     os.kill(started.processes[1].pid, number)
@@ -155,14 +155,14 @@ def test_asked_to_stop(
     assert done == steps_done(tmp_path) == complete(place(tmp_path))[-1].step
     assert f"stopped on request after step {done}" in started.text()
     assert not (tmp_path / "run.json").exists()
-    started = launch("train_chat", 2, arguments("train_chat", world, tmp_path), tmp_path / "log")
+    started = launch(2, arguments("chat", world, tmp_path), tmp_path / "log")
     assert started.wait() == [0, 0], started.text()
     assert not requeue.exists()
-    assert_same_state(tmp_path, uninterrupted("train_chat", 2))
+    assert_same_state(tmp_path, uninterrupted("chat", 2))
 
 
 def test_newest_checkpoints_are_kept(uninterrupted: Callable[[str, int], Path]) -> None:
-    folder = place(uninterrupted("train_chat", 2))
+    folder = place(uninterrupted("chat", 2))
     assert [checkpoint.step for checkpoint in complete(folder)] == [39, 40]
     assert not list(folder.glob("*.partial*"))
     assert not (folder / "lock.json").exists()
@@ -171,10 +171,10 @@ def test_newest_checkpoints_are_kept(uninterrupted: Callable[[str, int], Path]) 
 def test_a_finished_run_is_not_run_again(
     world: World, uninterrupted: Callable[[str, int], Path], tmp_path: Path
 ) -> None:
-    folder = uninterrupted("train_chat", 1)
+    folder = uninterrupted("chat", 1)
     before = (folder / "run.json").read_bytes()
     (folder / "run.json").unlink()
-    started = launch("train_chat", 1, arguments("train_chat", world, folder), tmp_path / "log")
+    started = launch(1, arguments("chat", world, folder), tmp_path / "log")
     assert started.wait() == [0], started.text()
     assert "already finished" in started.text()
     assert (folder / "run.json").read_bytes() == before

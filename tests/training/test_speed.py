@@ -10,8 +10,8 @@ from worlds import CHAT, HARDWARE
 
 from amberline.batches.plan import plan_batches
 from amberline.model.estimates import Rates, optimizer_seconds, passes_seconds
+from amberline.objectives.sft import SFTSettings
 from amberline.recipe.hardware import Hardware
-from amberline.recipe.training import ChatTraining
 from amberline.training import speed
 from amberline.training.choices import choose
 from amberline.training.ranks import Ranks
@@ -27,7 +27,7 @@ def test_average_step(
 ) -> None:
     """Five examples in steps of four: one step and a small one, or one alone."""
     monkeypatch.setattr(speed, "measure_rates", lambda *_: RATES)
-    settings = ChatTraining(**CHAT)
+    settings = SFTSettings(**CHAT)
     plan = plan_batches(
         [100] * 5,
         [50] * 5,

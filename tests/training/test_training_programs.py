@@ -12,16 +12,16 @@ import pytest
 from ranks_in_tests import launch
 from worlds import CHAT, DPO, PREFERRED, World, changed
 
-import train_chat
+import train
 from amberline.training.checkpoint_files import complete
 
-SETTINGS = {"train_chat": CHAT, "train_preferred": PREFERRED, "train_dpo": DPO}
+SETTINGS = {"chat": CHAT, "preferred": PREFERRED, "dpo": DPO}
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-@pytest.mark.parametrize("program", ["train_chat", "train_preferred", "train_dpo"])
+@pytest.mark.parametrize("program", ["chat", "preferred", "dpo"])
 def test_trains_to_the_end(program: str, ranks: int, world: World, tmp_path: Path) -> None:
-    started = launch(program, ranks, world.arguments(program, tmp_path, SETTINGS[program]), tmp_path / "log")
+    started = launch(ranks, world.arguments(program, tmp_path, SETTINGS[program]), tmp_path / "log")
     assert started.wait() == [0] * ranks, started.text()
     summary = json.loads((tmp_path / "run.json").read_text())
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -36,25 +36,25 @@ def test_bfloat16_of_one_process_goes_on_bit_for_bit(world: World, tmp_path: Pat
     """FSDP2 keeps the float32 weights beside the bfloat16 ones, even of a single process."""
     settings = changed(CHAT, precision="bfloat16")
     for folder in ("whole", "parts"):
-        arguments = world.arguments("train_chat", tmp_path / folder, settings)
-        started = launch("train_chat", 1, arguments, tmp_path / folder / "log")
+        arguments = world.arguments("chat", tmp_path / folder, settings)
+        started = launch(1, arguments, tmp_path / folder / "log")
         if folder == "parts":
             while not list(tmp_path.glob("parts/checkpoints/*/step-00000006")) and started.processes[0].is_alive():
                 time.sleep(0.001)
             started.kill()
-            started = launch("train_chat", 1, arguments, tmp_path / folder / "log")
+            started = launch(1, arguments, tmp_path / folder / "log")
         assert started.wait() == [0], started.text()
     assert "continuing after step" in started.text()
     assert (tmp_path / "whole" / "metrics.jsonl").read_bytes() == (tmp_path / "parts" / "metrics.jsonl").read_bytes()
 
 
-@pytest.mark.parametrize("program", ["train_chat", "train_preferred"])
+@pytest.mark.parametrize("program", ["chat", "preferred"])
 def test_bfloat16_follows_float32(program: str, world: World, tmp_path: Path) -> None:
     """Its products are coarse, its loss is not: what is told of a step differs by far less than bfloat16's 0.4%."""
     curves = []
     for precision in ("float32", "bfloat16"):
         settings = changed(SETTINGS[program], precision=precision)
-        started = launch(program, 1, world.arguments(program, tmp_path / precision, settings), tmp_path / "log")
+        started = launch(1, world.arguments(program, tmp_path / precision, settings), tmp_path / "log")
         assert started.wait() == [0], started.text()
         lines = [json.loads(line) for line in (tmp_path / precision / "metrics.jsonl").read_text().splitlines()]
         curves.append([line["loss"] for line in lines])
@@ -71,8 +71,8 @@ def test_gathering_anew_or_recomputing_changes_nothing(world: World, tmp_path: P
         ]
     ):
         folder = tmp_path / str(number)
-        arguments = world.arguments("train_chat", folder, CHAT, **hardware)
-        started = launch("train_chat", 2, arguments, folder / "log")
+        arguments = world.arguments("chat", folder, CHAT, **hardware)
+        started = launch(2, arguments, folder / "log")
         assert started.wait() == [0, 0], started.text()
         curves.append((folder / "metrics.jsonl").read_bytes())
     assert curves[0] == curves[1]
@@ -83,13 +83,13 @@ def test_torchrun_passes_a_signal_on(world: World, tmp_path: Path) -> None:
     settings = changed(CHAT, epochs=60)
     options = [
         text
-        for name, value in world.arguments("train_chat", tmp_path, settings).items()
+        for name, value in world.arguments("chat", tmp_path, settings).items()
         if value is not None
         for text in (f"--{name}", str(value))
     ]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--"]
     with open(tmp_path / "log", "w") as log:
-        started = subprocess.Popen([*torchrun, train_chat.__file__, *options], stdout=log, stderr=log)
+        started = subprocess.Popen([*torchrun, train.__file__, *options], stdout=log, stderr=log)
         while not list(tmp_path.glob("checkpoints/*/step-*")) and started.poll() is None:
             time.sleep(0.01)
         started.send_signal(signal.SIGTERM)

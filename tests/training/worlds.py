@@ -100,12 +100,19 @@ class World:
     pairs: Path
     reference: Path
 
-    def arguments(self, program: str, folder: Path, settings: dict[str, Any], **hardware: Any) -> dict[str, Any]:
-        """Arguments of a program that works in `folder`."""
-        tokens = {"train_chat": self.conversations, "train_preferred": self.responses, "train_dpo": self.pairs}
+    def arguments(self, kind: str, folder: Path, settings: dict[str, Any], **hardware: Any) -> dict[str, Any]:
+        """Arguments of a training that works in `folder`; its kind is chat, preferred or dpo."""
+        name, objective, tokens = {
+            "chat": ("amberchat", "sft", self.conversations),
+            "preferred": ("sft", "sft", self.responses),
+            "dpo": ("dpo", "dpo", self.pairs),
+        }[kind]
         return {
+            "name": name,
+            "objective": objective,
             "model": self.model,
-            "tokens": tokens[program],
+            "tokens": tokens,
+            "reference": self.reference if kind == "dpo" else None,
             **split(settings),
             "packages": json.dumps({"torch": "0"}),
             "hardware": json.dumps(HARDWARE | hardware),
@@ -113,7 +120,7 @@ class World:
             "run": folder / "run.json",
             "metrics": folder / "metrics.jsonl",
             "heldout": None,
-            **({"reference": self.reference, "heldout_reference": None} if program == "train_dpo" else {}),
+            "heldout_reference": None,
         }
 
 

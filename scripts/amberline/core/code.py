@@ -28,13 +28,14 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def imported_files(program: Path, root: Path = SCRIPTS) -> list[Path]:
-    """The program and every file under `root` that it imports, directly or through others, sorted.
+def imported_files(*programs: Path, root: Path = SCRIPTS) -> list[Path]:
+    """The programs and every file under `root` that they import, directly or through others, sorted.
 
-    Imports inside functions count; packages' `__init__.py` count.
+    Imports inside functions count; packages' `__init__.py` count. What a program finds by a name in its settings, such
+    as an objective, is given beside it.
     """
     found: set[Path] = set()
-    waiting = [program.resolve()]
+    waiting = [program.resolve() for program in programs]
     while waiting:
         file = waiting.pop()
         if file not in found:
@@ -45,18 +46,18 @@ def imported_files(program: Path, root: Path = SCRIPTS) -> list[Path]:
 
 
 @cache
-def code_digest(program: Path) -> str:
-    """sha256 of the syntax trees of a program and of all that it imports from here."""
+def code_digest(*programs: Path) -> str:
+    """sha256 of the syntax trees of programs and of all that they import from here."""
     digest = hashlib.sha256()
-    for file in imported_files(program):
+    for file in imported_files(*programs):
         digest.update(file.relative_to(SCRIPTS).as_posix().encode())
         digest.update(_parsed(file).tree)
     return digest.hexdigest()
 
 
-def package_versions(program: Path, lock: Path) -> dict[str, str]:
-    """Name and version in the lock of each package that can change what the program makes, sorted by name."""
-    imported = {module.split(".")[0] for file in imported_files(program) for module in _parsed(file).modules}
+def package_versions(lock: Path, *programs: Path) -> dict[str, str]:
+    """Name and version in the lock of each package that can change what the programs make, sorted by name."""
+    imported = {module.split(".")[0] for file in imported_files(*programs) for module in _parsed(file).modules}
     patterns = [pattern for name in PACKAGES.keys() & imported for pattern in PACKAGES[name]]
     matching = re.compile("|".join(patterns) or "(?!)").fullmatch
     return {name: version for name, version in sorted(_locked(lock).items()) if matching(name)}

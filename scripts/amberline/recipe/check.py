@@ -11,10 +11,10 @@ from pydantic import ValidationError
 
 from amberline.core.digests import file_digest
 from amberline.core.settings import Kind
+from amberline.objectives.settings import Training
 from amberline.recipe.cluster import Cluster
 from amberline.recipe.config import Config, explain
 from amberline.recipe.data import BaseModelSource, Source
-from amberline.recipe.training import Training
 
 # A local file up to this size is checked against its sha256 at every start; a larger one by its size here and by
 # its sha256 in the job that acquires it.

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from amberline.core.settings import HardwareSettings, PositiveCount, ResultSettings, RuntimeSettings
+from amberline.objectives.dpo import DPOSettings
+from amberline.objectives.sft import SFTSettings
 from amberline.recipe.data import (
     BaseModelSource,
     ConversationTokens,
@@ -19,23 +21,23 @@ from amberline.recipe.data import (
     Split,
 )
 from amberline.recipe.evaluation import Evaluation
+from amberline.recipe.export import Exported
 from amberline.recipe.hardware import Hardware
 from amberline.recipe.tracking import Tracking
-from amberline.recipe.training import ChatTraining, DPOTraining, Exported, PreferredTraining
 
 # Part of the names of folders.
 VariantName = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_-]*$")]
 
 
-class ChatStage(ChatTraining, Exported):
+class ChatStage(SFTSettings, Exported):
     """AmberChat's training, and how its model is written."""
 
 
-class PreferredStage(PreferredTraining, Exported):
+class PreferredStage(SFTSettings, Exported):
     """The supervised finetune on preferred responses, and how its model is written."""
 
 
-class DPOStage(DPOTraining, Exported):
+class DPOStage(DPOSettings, Exported):
     """Direct preference optimisation, and how its model is written."""
 
 

@@ -16,6 +16,12 @@ class Export(ResultSettings):
     training: dict[str, Any] = Field(description="the settings that its training must have been made with")
 
 
+class Exported(ResultSettings):
+    """How the finished model is written. It determines the exported model, not the training."""
+
+    export_dtype: Literal["bfloat16", "float32"] = Field(description="dtype of the exported model's weights")
+
+
 class CardSource(DescriptionSettings):
     """A dataset or model that went into a model, as its card names it."""
 

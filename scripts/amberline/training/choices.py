@@ -9,8 +9,8 @@ from transformers import LlamaConfig
 from amberline.model import estimates
 from amberline.model.attention import Kind, choose_attention
 from amberline.model.checkpointing import Level
+from amberline.objectives.settings import AdamW, Training
 from amberline.recipe.hardware import Hardware
-from amberline.recipe.training import AdamW, Training
 from amberline.training.ranks import Ranks
 
 CPU_TOKENS = 4096

@@ -5,7 +5,7 @@ import statistics
 from collections import deque
 from collections.abc import Mapping
 
-from amberline.recipe.training import Guards, PreferenceGuards
+from amberline.objectives.settings import Guards, PreferenceGuards
 
 WINDOW = 50  # steps over which the curve is watched
 

@@ -17,12 +17,12 @@ from amberline.batches.layout import lay_out
 from amberline.batches.plan import BatchPlan, Step
 from amberline.core.files import whole_file
 from amberline.model.estimates import training_flops
-from amberline.recipe.training import Training
+from amberline.objectives.base import MicroBatch, Objective
+from amberline.objectives.settings import Training
 from amberline.training.checkpoints import Checkpoints
 from amberline.training.gradients import clip, squared_gradients, synchronise
 from amberline.training.guards import CurveWatch, TrainingStopped, is_sound
 from amberline.training.metrics import Line, Metrics
-from amberline.training.objectives.base import MicroBatch, Objective
 from amberline.training.optimizers import learning_rates, set_learning_rate
 from amberline.training.place import Place
 from amberline.training.ranks import Ranks

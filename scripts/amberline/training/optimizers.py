@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from amberline.batches.plan import warmup_steps
-from amberline.recipe.training import AdamW, ConstantSchedule, CosineSchedule, RMSprop
+from amberline.objectives.settings import AdamW, ConstantSchedule, CosineSchedule, RMSprop
 
 
 def make_optimizer(model: nn.Module, settings: AdamW | RMSprop) -> torch.optim.Optimizer:

@@ -9,7 +9,7 @@ from transformers import LlamaConfig
 from amberline.batches.plan import BatchPlan
 from amberline.model import estimates
 from amberline.model.estimates import Rates
-from amberline.recipe.training import Training
+from amberline.objectives.settings import Training
 from amberline.training.choices import Choices, compute_bytes, moments
 from amberline.training.ranks import Ranks
 

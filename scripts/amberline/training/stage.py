@@ -22,16 +22,16 @@ from amberline.hub.model_names import ModelError
 from amberline.model.files import read_config
 from amberline.model.load import load_model
 from amberline.model.weights import CheckpointWeights, DigestedWeights
+from amberline.objectives.base import Objective, ObjectiveError
+from amberline.objectives.settings import Training
 from amberline.recipe.hardware import Hardware
 from amberline.recipe.tracking import Tracking
-from amberline.recipe.training import Training
 from amberline.training.checkpoint_files import read_marker, verified
 from amberline.training.checkpoints import CheckpointError, Checkpoints
 from amberline.training.choices import choose, expected_peak
 from amberline.training.guards import CurveWatch, TrainingStopped
 from amberline.training.loop import Heldout, Run, train
 from amberline.training.metrics import Metrics, read_metrics
-from amberline.training.objectives.base import Objective, ObjectiveError
 from amberline.training.optimizers import make_optimizer
 from amberline.training.place import Place, PlaceError, enter, leave_place
 from amberline.training.ranks import FirstRankFailed, LostProcess, Ranks, is_loss_of_process

@@ -1,23 +1,20 @@
-"""AmberSafe, second half: direct preference optimisation against cached log-probabilities of the reference.
+"""Direct preference optimisation against cached log-probabilities of the reference.
 
 Equation 7 of Rafailov et al. 2023, with label smoothing (conservative DPO), or equation 17 of Azar et al. 2023 (IPO),
 both as `preference_loss` of eric-mitchell/direct-preference-optimization has them.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
-import torch.nn.functional as F
-from datasets import Dataset
-from torch import nn
+from pydantic import Field
 
-from amberline.batches.plan import Step
-from amberline.model.forward import document_logps, token_logps
-from amberline.model.packed import PADDING_DOCUMENT, pack
-from amberline.recipe.training import DPOTraining
-from amberline.training.objectives.base import (
+from amberline.core.settings import Flag, Positive
+from amberline.objectives.base import (
     Contribution,
     MicroBatch,
     Objective,
@@ -25,8 +22,31 @@ from amberline.training.objectives.base import (
     column_values,
     count_targets,
 )
+from amberline.objectives.settings import PreferenceGuards, Training
+
+if TYPE_CHECKING:
+    import torch
+    from datasets import Dataset
+    from torch import nn
+
+    from amberline.batches.plan import Step
 
 SIDES = ("chosen", "rejected")
+
+
+class DPOSettings(Training):
+    """Settings of direct preference optimisation."""
+
+    guards: PreferenceGuards = Field(
+        description="rules that watch the curve; a value that is not finite always stops the run"
+    )
+    loss_normalization: Literal["sum_per_sequence"] = Field(description="how token losses become the loss of a step")
+    loss: Literal["sigmoid", "ipo"] = Field(description="sigmoid: DPO; ipo: Azar et al. 2023, equation 17")
+    beta: Positive = Field(description="strength of the pull towards the reference")
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = Field(
+        description="probability that a preference label is wrong (conservative DPO); 0: none"
+    )
+    reference_free: Flag = Field(description="take the reference's log-probabilities as equal")
 
 
 class DPO(Objective):
@@ -34,22 +54,27 @@ class DPO(Objective):
     prefers the chosen response to the rejected one.
     """
 
+    Settings = DPOSettings
+    rows_are = "pairs"
+    needs_reference = True
+
     figures = (
         *(f"rewards/{name}" for name in ("chosen", "rejected", "accuracies", "margins")),
         *(f"logps/{side}" for side in SIDES),
     )
     preferences = True
 
-    def __init__(self, tokens: Dataset, reference: Dataset, settings: DPOTraining) -> None:
+    settings: DPOSettings
+
+    def __init__(self, settings: DPOSettings, tokens: Dataset, reference: Dataset | None = None) -> None:
         """`reference` has a row for each row of `tokens`. Raises ObjectiveError where it has not."""
-        if tokens["id"][:] != reference["id"][:]:
+        super().__init__(settings, tokens, reference)
+        if reference is None or tokens["id"][:] != reference["id"][:]:
             raise ObjectiveError(
-                f"the reference's log-probabilities ({len(reference)} rows) are not those of these pairs "
+                f"the reference's log-probabilities ({len(reference or ())} rows) are not those of these pairs "
                 f"({len(tokens)} rows): their ids differ; score the pairs again"
             )
-        super().__init__(tokens)
         self._reference = {side: column_values(reference, f"{side}_logp") for side in SIDES}
-        self._settings = settings
 
     def sizes(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Tokens [N] and target tokens [N] of every pair, both responses together."""
@@ -64,6 +89,10 @@ class DPO(Objective):
 
     def micro_batch(self, examples: Sequence[int], weights: Sequence[float], step: Step) -> MicroBatch:  # noqa: ARG002
         """Both sequences of each pair, chosen first, end to end; each sequence is a document."""
+        import torch
+
+        from amberline.model.packed import PADDING_DOCUMENT, pack
+
         rows = [self.rows[int(example)] for example in examples]
         documents = [(row[f"{side}_input_ids"], row[f"{side}_labels"], 1.0) for row in rows for side in SIDES]
         columns = {f"reference_{side}": torch.tensor(self._reference[side][list(examples)]) for side in SIDES}
@@ -72,6 +101,8 @@ class DPO(Objective):
 
     def __call__(self, model: nn.Module, micro_batch: MicroBatch) -> Contribution:
         """The loss of the pairs' share of the step, and the field's figures."""
+        import torch
+
         shares = micro_batch.columns["shares"]
         logps = self._logps(model, micro_batch)
         loss = (shares * self._losses(logps, micro_batch)).sum()
@@ -79,7 +110,7 @@ class DPO(Objective):
             loss = loss + 0 * logps["all"].sum()
         with torch.no_grad():
             rewards = {
-                side: self._settings.beta * (logps[side] - micro_batch.columns[f"reference_{side}"]) for side in SIDES
+                side: self.settings.beta * (logps[side] - micro_batch.columns[f"reference_{side}"]) for side in SIDES
             }
             each = {
                 "rewards/chosen": rewards["chosen"],
@@ -97,6 +128,8 @@ class DPO(Objective):
 
     def distance_from_reference(self, model: nn.Module, micro_batch: MicroBatch) -> float:
         """The largest |log p − reference log p| of a response, relative to log p: 0 where both are one model."""
+        import torch
+
         logps = self._logps(model, micro_batch)
         apart = [
             (logps[side] - micro_batch.columns[f"reference_{side}"]).abs() / logps[side].abs().clamp(min=1)
@@ -106,12 +139,16 @@ class DPO(Objective):
 
     def _logps(self, model: nn.Module, micro_batch: MicroBatch) -> dict[str, torch.Tensor]:
         """log p of each response under the policy, [E] float64, by side."""
+        from amberline.model.forward import document_logps, token_logps
+
         documents = document_logps(token_logps(model, micro_batch.documents).double(), micro_batch.documents)
         count = len(micro_batch.examples)
         return {"chosen": documents[0::2][:count], "rejected": documents[1::2][:count], "all": documents}
 
     def _losses(self, logps: dict[str, torch.Tensor], micro_batch: MicroBatch) -> torch.Tensor:
-        settings = self._settings
+        import torch.nn.functional as F
+
+        settings = self.settings
         margin = logps["chosen"] - logps["rejected"]
         if not settings.reference_free:
             margin = margin - (micro_batch.columns["reference_chosen"] - micro_batch.columns["reference_rejected"])
@@ -119,3 +156,6 @@ class DPO(Objective):
             return (margin - 1 / (2 * settings.beta)) ** 2
         right, wrong = F.logsigmoid(settings.beta * margin), F.logsigmoid(-settings.beta * margin)
         return -(1 - settings.label_smoothing) * right - settings.label_smoothing * wrong
+
+
+OBJECTIVE = DPO

@@ -1,4 +1,4 @@
-"""How a stage is trained: what determines its weights, and what is kept and watched on the way."""
+"""Settings that all objectives share: what determines the weights, and what is kept and watched on the way."""
 
 from typing import Annotated, Literal
 
@@ -118,32 +118,3 @@ class Training(ResultSettings):
                 f"({self.micro_batch_examples})"
             )
         return self
-
-
-class Exported(ResultSettings):
-    """How the finished model is written. It determines the exported model, not the training."""
-
-    export_dtype: Literal["bfloat16", "float32"] = Field(description="dtype of the exported model's weights")
-
-
-class ChatTraining(Training):
-    """AmberChat: cross entropy on the assistant's answers."""
-
-
-class PreferredTraining(Training):
-    """AmberSafe, first half: cross entropy on the preferred response of each prompt."""
-
-
-class DPOTraining(Training):
-    """AmberSafe, second half: direct preference optimisation (Rafailov et al. 2023, equation 7)."""
-
-    guards: PreferenceGuards = Field(
-        description="rules that watch the curve; a value that is not finite always stops the run"
-    )
-    loss_normalization: Literal["sum_per_sequence"] = Field(description="how token losses become the loss of a step")
-    loss: Literal["sigmoid", "ipo"] = Field(description="sigmoid: DPO; ipo: Azar et al. 2023, equation 17")
-    beta: Positive = Field(description="strength of the pull towards the reference")
-    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = Field(
-        description="probability that a preference label is wrong (conservative DPO); 0: none"
-    )
-    reference_free: Flag = Field(description="take the reference's log-probabilities as equal")

@@ -1,24 +1,30 @@
 """What an objective is: how rows become micro-batches, and what a micro-batch adds to the loss of its step.
 
-To add an objective, write a subclass of `Objective` in a file of its own, and a program that hands it to
-`training.stage.train_stage`. The loop, the plan and the checkpoints need not know about it.
+To add an objective, write a file like `sft.py` in this folder: its settings, a subclass of `Objective`, and the line
+`OBJECTIVE = …` that names it. The loop, the plan and the checkpoints need not know about it. Files of this folder are
+read with the recipe, at every `snakemake -n`, so torch is imported where it is used.
 """
+
+from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import torch
-from datasets import Dataset
-from torch import nn
 
-from amberline.batches.plan import Step
-from amberline.data.tokens import IGNORED
-from amberline.model.packed import PackedBatch
+from amberline.objectives.settings import Training
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import torch
+    from datasets import Dataset
+    from torch import nn
+
+    from amberline.batches.plan import Step
+    from amberline.model.packed import PackedBatch
 
 
 class ObjectiveError(Exception):
@@ -33,7 +39,7 @@ class MicroBatch:
     documents: PackedBatch
     columns: Mapping[str, torch.Tensor] = field(default_factory=dict)  # what else the objective needs, [E] each
 
-    def to(self, device: torch.device) -> "MicroBatch":
+    def to(self, device: torch.device) -> MicroBatch:
         """The same micro-batch on another device."""
         columns = {name: column.to(device, non_blocking=True) for name, column in self.columns.items()}
         return MicroBatch(self.examples, self.documents.to(device), columns)
@@ -41,7 +47,7 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class Contribution:
-    """What a micro-batch adds. Summed over all micro-batches of all processes, these are the figures of the step."""
+    """What a micro-batch adds. Summed over all micro-batches of all processes, these are the metrics of the step."""
 
     loss: torch.Tensor  # scalar with a graph behind it
     figures: Mapping[str, torch.Tensor] = field(default_factory=dict)  # scalars, by the names they are logged under
@@ -50,12 +56,19 @@ class Contribution:
 class Objective(ABC):
     """A loss over a token folder."""
 
+    Settings: ClassVar[type[Training]]  # the settings of a training with this objective
+    rows_are: ClassVar[Literal["sequences", "pairs"]]  # what rows of the token folder hold
+    needs_reference: ClassVar[bool] = False  # whether it needs the log-probabilities of a reference model
+
     figures: tuple[str, ...] = ()  # names of what is logged besides `loss`
     log_probabilities = True  # whether the loss is made of log-probabilities, which keep their softmax
     preferences = False  # whether figures include rewards/accuracies and rewards/margins, which guards may watch
 
-    def __init__(self, tokens: Dataset) -> None:
+    def __init__(self, settings: Training, tokens: Dataset, reference: Dataset | None = None) -> None:
+        """`reference` has the log-probabilities of the rows of `tokens`, for objectives that need them."""
+        self.settings = settings
         self.tokens = tokens
+        self.reference = reference
         self.rows = tokens.with_format("numpy")
 
     def ids(self, examples: Iterable[int]) -> list[str]:
@@ -85,6 +98,8 @@ class Objective(ABC):
 
 def count_targets(dataset: Dataset, column: str) -> npt.NDArray[np.int64]:
     """Target tokens of every row, [N]: labels that are not ignored, the first position (never predicted) aside."""
+    from amberline.data.tokens import IGNORED
+
     counts = []
     for chunk in _chunks(dataset, column):
         lengths = chunk.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)

@@ -1,0 +1,155 @@
+"""A training as it is asked for on a command line, from its folders to a summary with its manifest."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from amberline.core.code import code_digest
+from amberline.core.manifests import Manifest, ManifestError, verify, write_manifest
+from amberline.core.settings import Kind
+from amberline.data.tokens import open_tokens
+from amberline.objectives.base import Objective, ObjectiveError
+from amberline.objectives.registry import load_objective, objective_file
+from amberline.objectives.settings import Training
+from amberline.recipe.hardware import Hardware
+from amberline.recipe.runtime import TrainingRuntime
+from amberline.training.place import REQUEUE, Identity, place_of
+from amberline.training.ranks import join, leave
+from amberline.training.stage import FAILURES, Finished, Stage, complain, train_stage, write_summary
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is trained on, or evaluated on: folders with manifests."""
+
+    tokens: Path
+    reference: Path | None  # log-probabilities of the reference model, for objectives that need them
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a training program is asked for."""
+
+    name: str  # run directories are named after it, for people
+    objective: str
+    program: Path  # its file: the code that it imports determines the run, too
+    model: Path  # Hugging Face folder to start from
+    data: Data
+    watched: Data | None  # what is evaluated on during training
+    settings: str  # JSON of what determines the weights
+    runtime: str  # JSON of what is kept, watched and told on the way
+    hardware: str  # JSON
+    packages: str  # JSON: versions of those that determine the run
+    checkpoints: Path  # folder of run directories
+    run: Path  # summary to write, with its manifest
+    metrics: Path  # curve to write
+
+    @property
+    def inputs(self) -> dict[str, Path]:
+        """Folders with manifests that determine the run."""
+        return {"model": self.model, **_folders(self.data)}
+
+
+def train_as_asked(request: Request) -> None:
+    """Verify the inputs, train in the run directory, and describe what came of it.
+
+    Exits with 1 after a message, and with REQUEUE when the run was told to stop and saved its state.
+    """
+    machine = Hardware.model_validate_json(request.hardware)
+    around = TrainingRuntime.model_validate_json(request.runtime)
+    objective = load_objective(request.objective)
+    settings = objective.Settings.model_validate({**json.loads(request.settings), **around.training})
+    ranks = join(machine.device, machine.cpus_per_rank)
+    try:
+        identity = ranks.from_first(lambda: _identity(request, settings))
+        stage = Stage(
+            place=place_of(request.checkpoints, request.name, identity),
+            model=request.model,
+            objective=_open(objective, settings, request.data),
+            heldout=_open(objective, settings, request.watched) if request.watched else None,
+            settings=settings,
+            hardware=machine,
+            tracking=around.tracking,
+            stale=around.stale,
+        )
+        finished = train_stage(stage, ranks)
+        if finished is None:
+            raise typer.Exit(REQUEUE)
+        if ranks.first:
+            _describe(request, settings, finished)
+    except (*FAILURES, ManifestError) as error:
+        complain(request.name, error, ranks)
+        raise typer.Exit(1) from None
+    finally:
+        leave()
+
+
+def _open(objective: type[Objective], settings: Training, data: Data) -> Objective:
+    return objective(settings, open_tokens(data.tokens), open_tokens(data.reference) if data.reference else None)
+
+
+def _folders(data: Data) -> dict[str, Path]:
+    return {"tokens": data.tokens, **({"reference": data.reference} if data.reference else {})}
+
+
+def _identity(request: Request, settings: Training) -> Identity:
+    """Verify all inputs, and return what determines the run."""
+    manifests = {name: verify(folder) for name, folder in request.inputs.items()}
+    for data in (request.data, request.watched):
+        if data and data.reference:
+            _check_reference(data, manifests["model"], settings)
+    return Identity(
+        settings=_determining(settings),
+        inputs={name: manifest["digest"] for name, manifest in manifests.items()},
+        code=code_digest(request.program, objective_file(request.objective)),
+        packages=json.loads(request.packages),
+        recipes={name: manifest["recipe"] for name, manifest in manifests.items()},
+    )
+
+
+def _check_reference(data: Data, model: Manifest, settings: Training) -> None:
+    """Log-probabilities are used only for the model, the pairs and the arithmetic that they were computed with."""
+    assert data.reference
+    scores, tokens = verify(data.reference), verify(data.tokens)
+    found, computed = scores["inputs"], scores["settings"]
+    same = {
+        "model": found.get("model", {}).get("digest") == model["digest"],
+        "tokens": found.get("tokens", {}).get("digest") == tokens["digest"],
+        "precision": computed.get("precision") == settings.precision,
+        "tf32": computed.get("tf32", settings.tf32) == settings.tf32,
+    }
+    if differ := [name for name, is_same in same.items() if not is_same]:
+        raise ObjectiveError(
+            f"{data.reference} was computed with another {' and '.join(differ)} than this training's: "
+            "it is not used; score the reference again"
+        )
+
+
+def _determining(settings: Training) -> dict[str, Any]:
+    """The settings that change the weights, as JSON has them."""
+    values: dict[str, Any] = json.loads(json.dumps(settings.of(Kind.RESULT)))
+    return values
+
+
+def _describe(request: Request, settings: Training, finished: Finished) -> None:
+    """Write the summary, the curve, and the manifest that says which code and packages made the weights."""
+    summary = write_summary(finished, request.run, request.metrics)
+    asked = finished.place.identity
+    made = Identity.read(finished.place.folder) or asked
+    facts: dict[str, Any] = {**summary, "objective": request.objective}
+    facts |= {"made_with": made.made_with(), "earlier": list(made.earlier)}
+    if made != asked:
+        facts["kept_for"] = asked.made_with()
+    write_manifest(
+        request.run,
+        kind="training",
+        files=[request.run],
+        beside=[request.metrics],
+        inputs=request.inputs,
+        settings=_determining(settings),
+        facts=facts,
+        digest=finished.weights,
+    )
