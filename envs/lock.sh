@@ -9,20 +9,19 @@ python3.11 -m venv "$work/venv"
 pip() { "$work/venv/bin/python" -m pip --disable-pip-version-check "$@"; }
 versions() { pip freeze --exclude pip --exclude setuptools | sed 's/+cpu$//' | LC_ALL=C sort -f; }
 
-# fschat asks for a web server that its templates and data tools do not need, so it comes without its dependencies,
-# and everything is installed with --no-deps from the complete lock.
+# Everything is installed with --no-deps from the complete lock.
 echo "cpu.lock"
-grep -v '^fschat' cpu.in > "$work/cpu.in"
+cp cpu.in "$work/cpu.in"
 pip install -q -r "$work/cpu.in"
-pip install -q --no-deps "$(grep -o '^fschat[^ ]*' cpu.in)"
 versions > "$work/cpu"
 { echo "# Made by \`make lock\` from cpu.in: every package that the rules run with, its exact version."; cat "$work/cpu"; } > cpu.lock
 
-# mistral-common is there for the tokenizer model that it carries; what it needs is not needed.
+# fschat asks for a web server that its templates and data tools do not need, and mistral-common is there for the
+# tokenizer model that it carries: both come without their dependencies.
 echo "dev.lock"
-grep -v '^mistral-common' dev.in > "$work/dev.in"
+grep -v '^mistral-common\|^fschat' dev.in > "$work/dev.in"
 pip install -q -r "$work/dev.in" -c "$work/cpu"
-pip install -q --no-deps "$(grep -o '^mistral-common[^ ]*' dev.in)"
+pip install -q --no-deps "$(grep -o '^mistral-common[^ ]*' dev.in)" "$(grep -o '^fschat[^ ]*' dev.in)"
 { echo "# Made by \`make lock\` from dev.in: what the tests need besides cpu.lock."; comm -13 <(LC_ALL=C sort "$work/cpu") <(versions | LC_ALL=C sort); } > dev.lock
 
 # Resolved without being installed; the versions of cpu.lock hold, and torch brings its CUDA packages.
@@ -32,7 +31,7 @@ pip install -q uv
   --no-emit-index-url --no-header --no-annotate "$work/cpu.in" -c "$work/cpu" -o "$work/gpu"
 {
   echo "# Made by \`make lock\` from gpu.in: every package that the rules run with on GPUs, its exact version."
-  { cat "$work/gpu"; grep -o '^fschat[^ ]*' cpu.in; grep -o '^[a-z][^ ]*==[^ ]*' gpu.in; } | LC_ALL=C sort -f
+  { cat "$work/gpu"; grep -o '^[a-z][^ ]*==[^ ]*' gpu.in; } | LC_ALL=C sort -f
 } > gpu.lock
 
 for name in cpu gpu; do

@@ -19,6 +19,7 @@ from amberline.core.files import whole_file
 from amberline.core.manifests import ManifestError, verify, write_manifest
 from amberline.data.tokens import IGNORED, BadTokens, open_tokens
 from amberline.hub.model_names import ModelError
+from amberline.objectives.rewards import ahead, preference_metrics
 from amberline.recipe.evaluation import Measures
 from amberline.recipe.hardware import Hardware
 from amberline.training.ranks import FirstRankFailed, join, leave
@@ -35,26 +36,11 @@ def perplexity(frozen: Frozen, conversations: Dataset) -> dict[str, Any]:
 
 
 def rewards(logps: npt.NDArray[np.float64], reference: npt.NDArray[np.float64], beta: float) -> dict[str, float]:
-    """Rewards β(log p − log p of the reference) of the chosen and rejected responses, [N, 2] each.
-
-    An accuracy is the part of pairs whose chosen response is ahead; ties count as a half.
-    """
-    chosen, rejected = (beta * (logps - reference)).mean(axis=0)
-    margins = beta * ((logps - reference) @ [1.0, -1.0])
-    return {
-        "rewards/chosen": float(chosen),
-        "rewards/rejected": float(rejected),
-        "rewards/margins": float(margins.mean()),
-        "rewards/accuracies": ahead(margins),
-        "logps/chosen": float(logps[:, 0].mean()),
-        "logps/rejected": float(logps[:, 1].mean()),
-        "logps/accuracies": ahead(logps @ [1.0, -1.0]),
-    }
-
-
-def ahead(margins: npt.NDArray[np.float64]) -> float:
-    """Part of the margins that are positive, those of zero by half."""
-    return float((np.sign(margins) + 1).mean() / 2)
+    """Means over pairs of `preference_metrics`, from the log-probabilities of chosen and rejected responses, [N, 2]."""
+    each = preference_metrics(*logps.T, *reference.T, beta)
+    # Whether the chosen response is the more likely one, without a reference.
+    each["logps/accuracies"] = ahead(logps[:, 0] - logps[:, 1])
+    return {name: float(np.mean(values)) for name, values in each.items()}
 
 
 def main(

@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 from pydantic import ValidationError
-from tqdm import tqdm
 
 from amberline.core.files import whole_file
-from amberline.core.funnel import Funnel, FunnelError, write_rejects
+from amberline.core.funnel import Funnel, FunnelError
 from amberline.core.manifests import ManifestError, verify, write_manifest
-from amberline.core.parallel import WorkerLost, ordered_map
+from amberline.core.parallel import WorkerLost
+from amberline.core.pieces import work_on_pieces
 from amberline.data.streams import BadFile, pieces, write_array
 from amberline.recipe.data import Split
 from amberline.text.splitting import MODES, split_piece
@@ -41,19 +41,12 @@ def main(
         funnels = {mode: Funnel("split") for mode in MODES}
         work = partial(split_piece, conversations, model, choices)
         items = pieces(conversations, conversations.stat().st_size // PIECE_BYTES + 1)
-        with (
-            write_array(chunks) as written,
-            write_rejects(rejects) as rejected,
-            tqdm(total=rows, unit=" rows", disable=None) as bar,
-        ):
-            for made in ordered_map(work, items, processes):
+        with write_array(chunks) as written:
+            for made in work_on_pieces(work, items, processes, rejects=rejects, total=rows, unit="rows"):
                 for line in made.chunks:
                     written.write_line(line)
-                for reject in made.rejects:
-                    rejected.write(reject)
                 for mode, part in made.funnels.items():
                     funnels[mode].merge(part)
-                bar.update(made.rows)
         funnels[choices.mode].write(funnel)
         with whole_file(comparison) as partial_file:
             side_by_side = {mode: account.to_json() for mode, account in funnels.items()}

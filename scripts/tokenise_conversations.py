@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 from pydantic import ValidationError
-from tqdm import tqdm
 
-from amberline.core.funnel import Funnel, FunnelError, write_rejects
+from amberline.core.funnel import Funnel, FunnelError
 from amberline.core.manifests import ManifestError, verify, write_manifest
-from amberline.core.parallel import WorkerLost, ordered_map
+from amberline.core.parallel import WorkerLost
+from amberline.core.pieces import work_on_pieces
 from amberline.data.streams import BadFile, pieces
 from amberline.data.tokens import SEQUENCES, token_files, write_tokens
 from amberline.recipe.data import ConversationTokens
@@ -43,16 +43,12 @@ def main(
         loss_tokens = 0
         work = partial(tokenise_piece, chunks, model, choices)
         items = pieces(chunks, chunks.stat().st_size // PIECE_BYTES + 1)
-        with write_tokens(tokens, SEQUENCES) as written, write_rejects(rejects) as rejected:
-            with tqdm(total=rows, unit=" rows", disable=None) as bar:
-                for made in ordered_map(work, items, processes):
-                    written.write_batch(made.batch)
-                    for reject in made.rejects:
-                        rejected.write(reject)
-                    account.merge(made.funnel)
-                    lengths.update(made.lengths)
-                    loss_tokens += made.loss_tokens
-                    bar.update(made.rows)
+        with write_tokens(tokens, SEQUENCES) as written:
+            for made in work_on_pieces(work, items, processes, rejects=rejects, total=rows, unit="rows"):
+                written.write_batch(made.batch)
+                account.merge(made.funnel)
+                lengths.update(made.lengths)
+                loss_tokens += made.loss_tokens
             account.close()
         account.write(funnel)
         counts = account.to_json()

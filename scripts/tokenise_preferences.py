@@ -9,11 +9,11 @@ from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
-from tqdm import tqdm
 
-from amberline.core.funnel import Funnel, FunnelError, write_rejects
+from amberline.core.funnel import Funnel, FunnelError
 from amberline.core.manifests import ManifestError, verify, write_manifest
-from amberline.core.parallel import WorkerLost, ordered_map
+from amberline.core.parallel import WorkerLost
+from amberline.core.pieces import work_on_pieces
 from amberline.data.streams import BadFile
 from amberline.data.tokens import PAIRS, SEQUENCES, token_files, write_tokens
 from amberline.recipe.data import PreferenceTokens
@@ -42,21 +42,14 @@ def main(
         verify(model)
         prompts = read_prompts(pairs)
         work = partial(tokenise_prompts, pairs.name, model, choices)
-        with (
-            write_tokens(sft_tokens, SEQUENCES) as targets_written,
-            write_tokens(pair_tokens, PAIRS) as pairs_written,
-            write_rejects(rejects) as rejected,
-            tqdm(total=len(prompts), unit=" prompts", disable=None) as bar,
-        ):
-            for made in ordered_map(work, batches(prompts), processes):
+        pieces = work_on_pieces(work, batches(prompts), processes, rejects=rejects, total=len(prompts), unit="prompts")
+        with write_tokens(sft_tokens, SEQUENCES) as targets_written, write_tokens(pair_tokens, PAIRS) as pairs_written:
+            for made in pieces:
                 targets_written.write_batch(made.targets)
                 pairs_written.write_batch(made.pairs)
-                for reject in made.rejects:
-                    rejected.write(reject)
                 account.merge(made.funnel)
                 lengths[sft_tokens].update(made.target_lengths)
                 lengths[pair_tokens].update(made.pair_lengths)
-                bar.update(made.prompts)
             account.close()
         account.write(funnel)
         for folder, kind in ((sft_tokens, "sft-tokens"), (pair_tokens, "pair-tokens")):

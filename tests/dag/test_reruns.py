@@ -124,7 +124,7 @@ def comments_and_docstrings(project):
     library = project.root / "scripts/amberline"
     files = [next(iter(sorted(package.glob("[a-z]*.py")))) for package in sorted(library.iterdir()) if package.is_dir()]
     assert len(files) > 8
-    for path in [*files, project.root / "scripts/train_chat.py", library / "training/loop.py"]:
+    for path in [*files, project.root / "scripts/train.py", library / "training/loop.py"]:
         text = path.read_text(encoding="utf-8")
         docstring = ast.get_docstring(ast.parse(text), clean=False)
         changed = text.replace(docstring, f"{docstring} And more.", 1) + "\n# A comment.\n"
@@ -266,6 +266,7 @@ EDITS = {
     "a program": (append("scripts/select_safe_pairs.py", CODE), FROM_PAIRS),
     "a renamed local variable": (rename_a_local_variable, FROM_MIX),
     "a library file used by DPO alone": (append("scripts/amberline/objectives/dpo.py", CODE), FROM_DPO),
+    "the objective of supervised finetuning": (append("scripts/amberline/objectives/sft.py", CODE), FROM_AMBERCHAT),
     "a library file used by every training": (append("scripts/amberline/training/loop.py", CODE), FROM_AMBERCHAT),
     "a library file used by everything": (append("scripts/amberline/core/files.py", CODE), EVERYTHING),
     "a library file used by cards alone": (

@@ -135,10 +135,10 @@ def test_ask_lists_stale_trainings_and_stops_a_real_run_alone(finished, tmp_path
 def test_a_training_that_starts_from_a_stale_one_is_listed(finished, tmp_path):
     project = finished.copy(tmp_path / "project")
     overlay({"stale": "ask"})(project)
-    append("scripts/train_chat.py", CODE)(project)
+    append("scripts/amberline/objectives/sft.py", CODE)(project)
     printed = project.snakemake("-n", *DEMO)
     assert "  amberchat: code changed" in printed
-    assert "  sft: starts from one of the others; it took 60 steps" in printed
+    assert "  sft: code changed" in printed
     assert "  dpo: starts from one of the others; it took 69 steps" in printed
 
 

@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import MODEL
 from generated import conversations
 from parity import fastchat_chunks, mask_differences, our_chunks
 from slow_llama import SlowLlama
+from tokenizer_folders import MODEL
 
 from amberline.data.conversations import parse_conversation
 from amberline.text.masks import fastchat_mask

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import llama_folder
 from generated import conversations
+from tokenizer_folders import llama_folder
 
 import make_tiny_base
 import split

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from conftest import MODEL, TEXTS, byte_level_folder, llama_folder
 from generated import ODD_TEXTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentencepiece import sentencepiece_model_pb2
 from slow_llama import SlowLlama
+from tokenizer_folders import MODEL, TEXTS, byte_level_folder, llama_folder
 from tokenizers import normalizers
 
 from amberline.text.small_tokenizer import save_llama_tokenizer, train_sentencepiece

@@ -15,7 +15,9 @@ from amberline.data.tokens import open_tokens
 from amberline.model.load import load_model
 from amberline.objectives.base import Objective, ObjectiveError, count_targets
 from amberline.objectives.dpo import DPO, DPOSettings
+from amberline.objectives.rewards import preference_metrics
 from amberline.objectives.sft import SFT, SFTSettings
+from evaluate import rewards
 from golden_model import golden_model
 
 ROWS = [3, 11, 0, 7]
@@ -89,6 +91,19 @@ def test_dpo(changes: dict[str, Any], world: World, moved: Any, pair_logps: list
     assert figures["rewards/accuracies"] == np.mean(np.greater(chosen_rewards, rejected_rewards))
     for side in ("chosen", "rejected"):
         assert figures[f"logps/{side}"] == near(np.mean([policy[side] for policy in pair_logps]))
+
+
+def test_one_definition_of_rewards_for_training_and_evaluation() -> None:
+    """Ties count as a half in both."""
+    logps = np.array([[-1.0, -2.0], [-3.0, -2.0], [-1.0, -1.0], [-4.0, -4.0]])
+    reference = np.array([[-1.0, -1.0], [-1.0, -1.0], [-1.0, -1.0], [-3.0, -5.0]])
+    means = rewards(logps, reference, beta=0.5)
+    assert means["rewards/margins"] == 0.5 * np.mean([1, -1, 0, -2])
+    assert means["rewards/accuracies"] == np.mean([1, 0, 0.5, 0])
+    assert means["logps/accuracies"] == np.mean([1, 0, 0.5, 0.5])
+    tensors = [torch.tensor(column) for column in (*logps.T, *reference.T)]
+    for name, values in preference_metrics(*tensors, 0.5).items():
+        assert float(values.mean()) == means[name]
 
 
 def test_dpo_starts_at_no_margin(world: World, model: Any) -> None:

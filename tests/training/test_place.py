@@ -90,7 +90,7 @@ def test_a_fresh_start_says_what_changed(tmp_path: Path) -> None:
     other = place(tmp_path, settings=settings, code="d")
     changes = "code, settings.learning_rate, settings.optimizer.name"
     assert said(other) == [f"starting fresh in {other.folder}, because {changes} changed since {first.folder.name}"]
-    another_stage = place(tmp_path, "dpo")
+    another_stage = place(tmp_path, "dpo", settings={"beta": 0.1})
     assert said(another_stage) == [f"starting fresh in {another_stage.folder}"]
 
 
@@ -132,6 +132,15 @@ def test_it_goes_on_when_that_is_allowed(tmp_path: Path, change: dict[str, Any])
     allow_to_continue(new.folder)
     opened(third)
     assert [part["until_step"] for part in Identity.read(third.folder).earlier] == [40, 40]
+
+
+def test_a_run_is_found_by_its_digest_alone(tmp_path: Path) -> None:
+    """The name in front is for people: renaming a training trains nothing."""
+    old = with_checkpoints(place(tmp_path), 20, finished=True)
+    renamed = place(tmp_path, "another-name")
+    assert said(renamed) == [f"continuing in {renamed.folder}, which was {old.folder.name}"]
+    assert [folder.name for folder in tmp_path.iterdir()] == [renamed.folder.name]
+    assert opened(renamed) == renamed
 
 
 def test_a_permission_is_for_the_code_that_was_refused(tmp_path: Path) -> None:

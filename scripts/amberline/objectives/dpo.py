@@ -22,6 +22,7 @@ from amberline.objectives.base import (
     column_values,
     count_targets,
 )
+from amberline.objectives.rewards import preference_metrics
 from amberline.objectives.settings import PreferenceGuards, Training
 
 if TYPE_CHECKING:
@@ -109,17 +110,13 @@ class DPO(Objective):
         if not micro_batch.examples:
             loss = loss + 0 * logps["all"].sum()
         with torch.no_grad():
-            rewards = {
-                side: self.settings.beta * (logps[side] - micro_batch.columns[f"reference_{side}"]) for side in SIDES
-            }
-            each = {
-                "rewards/chosen": rewards["chosen"],
-                "rewards/rejected": rewards["rejected"],
-                "rewards/accuracies": (rewards["chosen"] > rewards["rejected"]).double(),
-                "rewards/margins": rewards["chosen"] - rewards["rejected"],
-                "logps/chosen": logps["chosen"],
-                "logps/rejected": logps["rejected"],
-            }
+            each = preference_metrics(
+                logps["chosen"],
+                logps["rejected"],
+                micro_batch.columns["reference_chosen"],
+                micro_batch.columns["reference_rejected"],
+                self.settings.beta,
+            )
             return Contribution(loss, {name: (shares * values).sum() for name, values in each.items()})
 
     def example_losses(self, model: nn.Module, micro_batch: MicroBatch) -> torch.Tensor:

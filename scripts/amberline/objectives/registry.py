@@ -6,7 +6,7 @@ from pathlib import Path
 from amberline.objectives.base import Objective
 
 _FOLDER = Path(__file__).parent
-_SHARED = {"__init__", "base", "registry", "settings"}
+_SHARED = {"__init__", "base", "registry", "rewards", "settings"}
 
 
 def objective_names() -> list[str]:

@@ -38,7 +38,7 @@ class Prompt:
 class PairBatch:
     """What became of some prompts."""
 
-    prompts: int
+    rows: int  # prompts
     pairs: pa.RecordBatch
     targets: pa.RecordBatch
     funnel: Funnel

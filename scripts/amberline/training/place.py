@@ -118,12 +118,14 @@ def enter(place: Place, stale: str) -> tuple[Place, list[str]]:
     place.requeue.unlink(missing_ok=True)
     if not (place.folder / "identity.json").is_file():
         others = _others(place)
+        if same := [other for other in others if other.identity == place.identity]:
+            return _continue_in(same[0], place)
         finished = [other for other in others if read_marker(other.final) is not None]
         if finished and stale == "keep":
             return _keep(finished[0], place)
         unfinished = [other for other in others if other not in finished and complete(other.folder)]
         for other in unfinished:
-            if other.identity == place.identity or _may_continue(other, place.identity):
+            if _may_continue(other, place.identity):
                 return _continue_in(other, place)
         if unfinished:
             _refuse_unfinished(unfinished[0], place.identity)
@@ -177,9 +179,9 @@ def _determining(identity: Identity) -> dict[str, Any]:
 
 
 def _others(place: Place) -> list[Place]:
-    """Runs of the same stage that were asked to be the same, newest first."""
+    """Runs that were asked to be the same, newest first. Their names are for people, and do not matter."""
     found = []
-    for file in place.folder.parent.glob(f"{place.stage}-*/identity.json"):
+    for file in place.folder.parent.glob("*-*/identity.json"):
         identity = Identity.read(file.parent)
         if identity is not None and place.identity.asks_the_same(identity):
             found.append((file.stat().st_mtime, Place(file.parent, place.stage, identity)))
@@ -200,18 +202,22 @@ def _may_continue(other: Place, identity: Identity) -> bool:
 
 
 def _continue_in(other: Place, place: Place) -> tuple[Place, list[str]]:
-    """Take over an unfinished run: it gets our identity, which remembers the one that it had, and then our name."""
+    """Take over a run: it gets our identity, which remembers the one that it had, and then our name."""
     notes = _lock(other)
-    done = complete(other.folder)[-1].step
-    if other.identity != place.identity:
+    if other.identity == place.identity:
+        notes.append(f"continuing in {place.folder}, which was {other.folder.name}")
+    else:
+        done = complete(other.folder)[-1].step
         before = {**other.identity.made_with(), "until_step": done}
         ours = Identity(**{**place.identity.to_json(), "earlier": (*other.identity.earlier, before)})
         _write_identity(other.folder, ours)
+        changed = ", ".join(differences(place.identity, other.identity))
+        notes.append(f"continuing in {place.folder} after step {done}, as allowed, with other {changed}")
     for file in ("refused.json", "accepted.json"):
         (other.folder / file).unlink(missing_ok=True)
     other.folder.replace(place.folder)
-    changed = ", ".join(differences(place.identity, other.identity))
-    return place, [*notes, f"continuing in {place.folder} after step {done}, as allowed, with other {changed}"]
+    _remove_remains(place.folder)
+    return place, notes
 
 
 def _refuse_unfinished(other: Place, identity: Identity) -> None:
