@@ -26,7 +26,7 @@ demo: $(STAMP)  ## the whole pipeline at small scale on the CPU
 test: $(STAMP)  ## every test, and the checks of form
 	@$(MAKE) --no-print-directory check
 	@echo "== Tests"
-	@$(BIN)/pytest -n 2 --dist loadfile -m "not slurm"
+	@$(BIN)/pytest -n 2 --dist loadfile -m "not slurm and not slurm_long"
 	@echo "== Tests on a real Slurm cluster of two nodes, on this machine"
 	@$(BIN)/pytest -m slurm tests/slurm
 

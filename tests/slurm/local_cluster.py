@@ -156,6 +156,16 @@ class LocalCluster:
         _run("ip", "link", "add", end, "type", "veth", "peer", "name", "eth0", "netns", str(node.pid))
         _run("ip", "link", "set", end, "master", self._bridge, "up")
 
+    def stop_controller(self) -> None:
+        """End the controller, which saves its state; nodes and jobs go on without it."""
+        controller = self._running.pop("slurmctld")
+        controller.terminate()
+        controller.wait()
+
+    def start_controller(self) -> None:
+        """Start the controller again, which knows its jobs."""
+        self._start("slurmctld", "slurmctld", "-D")
+
     def crash_node(self, name: str) -> None:
         """Kill everything that runs on a node."""
         node = self._running.pop(name)

@@ -32,7 +32,7 @@ def slurm(tmp_path: Path) -> Path:
         f"#!{sys.executable}\nimport json, sys\n"
         f"with open({str(record)!r}, 'a') as lines: lines.write(json.dumps(sys.argv[1:]) + '\\n')\nprint(7)\n",
     )
-    program(folder, "squeue", '#!/bin/sh\ncase "$*" in *all*) echo "7|FAILED";; esac\n')
+    program(folder, "squeue", '#!/bin/sh\necho "7|FAILED|amberline|me|NonZeroExitCode|0|gpu|rule_finetune_amberchat"\n')
     program(folder, "scontrol", "#!/bin/sh\necho 'MinJobAge = 300 sec'\n")
     program(folder, "sacctmgr", "#!/bin/sh\necho amber_gpu\n")
     program(folder, "sinfo", "#!/bin/sh\necho cpu; echo gpu\n")
