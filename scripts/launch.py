@@ -21,7 +21,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from amberline.cluster.progress import IDLE_STARTS, is_complete, newest_checkpoint
-from amberline.cluster.slurm import NoAnswer, Outage, SlurmError, requeue, state_of
+from amberline.cluster.slurm import LOOK, NoAnswer, Outage, SlurmError, requeue, state_of
 from amberline.cluster.verdict import SUBMIT_AGAIN
 from amberline.records.files import whole_file
 from amberline.training.place import REQUEUE
@@ -138,10 +138,10 @@ def _wait_for_slurm(job: str) -> None:
     while True:
         try:
             state_of(job)
-            outage.answered()
+            outage.answered(LOOK)
             return
         except SlurmError as error:
-            time.sleep(outage.failed(str(error)))
+            time.sleep(outage.failed(LOOK, str(error)))
 
 
 def _go_on(job: str, steps: int) -> None:
@@ -155,7 +155,7 @@ def _go_on(job: str, steps: int) -> None:
             print(f"launch: after step {steps}, job {job} goes back into the queue and continues", file=sys.stderr)
             return
         except NoAnswer as error:
-            seconds = outage.failed(str(error))
+            seconds = outage.failed(LOOK, str(error))
             if time.monotonic() + seconds > end:
                 print(f"launch: after step {steps}, {SUBMIT_AGAIN} ({error})", file=sys.stderr)
                 return

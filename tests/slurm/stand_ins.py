@@ -32,7 +32,7 @@ SACCT = """\
 
 def program(folder: Path, name: str, text: str) -> None:
     """A stand-in for one command."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / name
     path.write_text(text, encoding="utf-8")
     path.chmod(path.stat().st_mode | stat.S_IXUSR)

@@ -5,8 +5,11 @@ import time
 
 import pytest
 
-from slurm.pipelines import Sleepers
-from slurm.test_outages import SILENCE
+from amberline.cluster.accounts import RECORD
+from amberline.cluster.progress import newest_checkpoint
+from slurm.pipelines import Pipeline, Sleepers, on_slurm, weights
+from slurm.stand_ins import program
+from slurm.test_outages import SILENCE, without
 
 pytestmark = [pytest.mark.slurm_long, pytest.mark.timeout(1800)]
 
@@ -43,3 +46,47 @@ def test_jobs_that_cannot_start_while_the_controller_is_away_are_submitted_again
 def slurm_log(pipeline: Sleepers) -> str:
     """What the logs of all its jobs say."""
     return "".join(log.read_text() for log in pipeline.folder.glob(".snakemake/slurm_logs/**/*.log"))
+
+
+def trained_through(pipeline, cluster, untrained) -> None:
+    """Wait for the pipeline's end, and see that it was one job that trained what is trained without outages."""
+    assert pipeline.end(400) == 0, pipeline.text
+    lines = (untrained.root / "results/demo" / RECORD).read_text().splitlines()
+    assert sum("finetune_amberchat" in line for line in lines) == 2  # the second is ours, the first that of `first`
+
+
+def has_begun(pipeline, project) -> None:
+    """Wait for a training's first checkpoint."""
+    pipeline.until(lambda: newest_checkpoint(project.root / "results/demo/checkpoints", "amberchat") != "")
+
+
+def test_a_training_outlives_its_controller_and_commands_that_fail(first, untrained, cluster, tmp_path):
+    environment, silent = without(tmp_path / "commands", cluster.environment, "squeue")
+    for name in ("scontrol", "sacct"):
+        program(tmp_path / "commands/bin", name, f"#!/bin/sh\necho '{name}: error: no such thing' >&2; exit 1\n")
+    pipeline = Pipeline(untrained, environment, *on_slurm())
+    has_begun(pipeline, untrained)
+    silent.touch()
+    time.sleep(25)
+    silent.unlink()
+    pipeline.until(lambda: pipeline.text.count("Slurm answers again") == 1)
+    cluster.stop_controller()
+    time.sleep(60)
+    cluster.start_controller()
+    trained_through(pipeline, cluster, untrained)
+    assert weights(untrained) == weights(first.project)
+    assert len(SILENCE.findall(pipeline.text)) == 2, pipeline.text
+
+
+def test_an_outage_of_ten_minutes_costs_ten_minutes(first, untrained, cluster):
+    pipeline = Pipeline(untrained, cluster.environment, *on_slurm())
+    has_begun(pipeline, untrained)
+    began = time.monotonic()
+    cluster.stop_controller()
+    time.sleep(600)
+    cluster.start_controller()
+    back = time.monotonic()
+    trained_through(pipeline, cluster, untrained)
+    print(f"away for {back - began:.0f} s, ended {time.monotonic() - back:.0f} s later\n{pipeline.text}")
+    assert weights(untrained) == weights(first.project)
+    assert len(SILENCE.findall(pipeline.text)) == 1, pipeline.text

@@ -30,7 +30,7 @@ from amberline.cluster.accounts import ended_states, note_job
 from amberline.cluster.claim import name_prefix
 from amberline.cluster.progress import IDLE_STARTS, is_complete, newest_checkpoint
 from amberline.cluster.requests import request_of, why_never, why_refused
-from amberline.cluster.slurm import Job, Outage, SlurmError, ask, queued
+from amberline.cluster.slurm import LOOK, Job, Outage, SlurmError, ask, queued
 from amberline.cluster.status import waiting_for, with_progress
 from amberline.cluster.submission import UNAVAILABLE, Refused, Stopped, finder, submit
 from amberline.cluster.verdict import FORGOTTEN, HELD_AFTER_LAUNCH, Verdict, judge
@@ -39,7 +39,7 @@ SLOWEST = 4  # times the first wait between two looks at the queue; it grows whi
 GROWTH = 10  # seconds
 LOOKS = 3  # at a state before it is believed: a job that is put back into the queue may pass through it
 FAULTS = 3  # times that a job is submitted again which Slurm did not start
-FAULT_WAIT = 15  # seconds before that, times the number of faults
+FAULT_WAIT = 2  # times the first wait and the number of faults, before that
 STATUS_SECONDS = (30, 600)  # between two lines that tell what is waited for: if it has changed, and if it has not
 CANCEL_SECONDS = 3  # for each of two questions to Slurm after Ctrl-C
 
@@ -64,11 +64,18 @@ class WatchfulExecutor(plugin.Executor):  # type: ignore[misc]
     stages: Stages
 
     def __init__(self, workflow: Any, logger: Any) -> None:
+        self.logger = logger
         # The thread that looks at the queue is started before __post_init__.
+        self._prepare(workflow.executor_settings.init_seconds_before_status_checks)
+        _leave_job()
+        workflow.executor_settings.jobname_prefix = name_prefix(self.stages.results)
+        super().__init__(workflow, logger)
+
+    def _prepare(self, first_pause: float) -> None:
+        """Begin with no jobs."""
         self._stopping = threading.Event()
-        self._outage = Outage(logger.warning)
-        self._first_pause: float = workflow.executor_settings.init_seconds_before_status_checks
-        self._pause = self._first_pause
+        self._outage = Outage(self.logger.warning)
+        self._first_pause = self._pause = first_pause
         self._looks: Counter[tuple[str, str]] = Counter()  # by Slurm job and state: how often it was seen in it
         self._starts: dict[Any, tuple[str | None, int]] = {}  # by Snakemake job: progress, starts without any
         self._faults: Counter[Any] = Counter()  # by Snakemake job: times that Slurm did not start it
@@ -76,12 +83,9 @@ class WatchfulExecutor(plugin.Executor):  # type: ignore[misc]
         self._running: set[str] = set()  # of these, the ones that have not been reported
         self._logs: dict[str, Mapping[Path, logs.Mark | None]] = {}  # by Slurm job: its logs before it was submitted
         self._failures: list[str] = []
-        self._told: tuple[str, float] = ("", 0.0)  # what is waited for, and when that was said
+        self._told: tuple[str, float] = ("", float("-inf"))  # what is waited for, and when that was said
         self._warned: set[str] = set()  # Slurm jobs that wait for nodes, which was said
         self._signalled = False
-        _leave_job()
-        workflow.executor_settings.jobname_prefix = name_prefix(self.stages.results)
-        super().__init__(workflow, logger)
 
     def get_account_arg(self, job: Any) -> Iterator[str]:
         """Without an account, none is guessed from what was run before."""
@@ -102,7 +106,7 @@ class WatchfulExecutor(plugin.Executor):  # type: ignore[misc]
     def run_job(self, job: Any) -> None:
         """Submit a job, in a thread of its own."""
         stage = _stage(job)
-        seconds = FAULT_WAIT * self._faults[job]
+        seconds = FAULT_WAIT * self._first_pause * self._faults[job]
         if seconds and self._stopping.wait(seconds):
             return
         before = logs.marks(Path(file) for file in job.log)
@@ -164,11 +168,11 @@ class WatchfulExecutor(plugin.Executor):  # type: ignore[misc]
             listed = self._look([info.external_jobid for info in active_jobs])
         except SlurmError as error:
             if not self._stopping.is_set():
-                self._pause = self._outage.failed(str(error))
+                self._pause = self._outage.failed(LOOK, str(error))
             for info in active_jobs:
                 yield info
             return
-        self._outage.answered()
+        self._outage.answered(LOOK)
         waiting = [info for info in active_jobs if not self._reported(info, listed.get(info.external_jobid))]
         for info in waiting:
             yield info

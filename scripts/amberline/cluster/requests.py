@@ -14,9 +14,11 @@ LIMITS = (
     (re.compile(r"(Assoc|QOS)\w*(GRES|Gres)\w*PerJob"), "gpus"),
     (re.compile(r"(Assoc|QOS)\w*(Mem|Memory)\w*PerJob"), "memory"),
     (re.compile(r"(Assoc|QOS)\w*Cpu\w*PerJob"), "cores"),
-    (re.compile(r"BadConstraints"), "constraint"),
     (re.compile(r"AccountNotAllowed|InvalidAccount|QOSNotAllowed|InvalidQOS"), "account"),
 )
+
+# Reasons of jobs that no nodes fit. They are final if none would fit at the best of times: nodes may be down.
+MISFITS = {"PartitionConfig", "PartitionNodeLimit", "BadConstraints"}
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,9 @@ def misfits(asked: Request, nodes: Sequence[Nodes]) -> list[str]:
         )
     elif asked.gpus > most:
         wrong.append(f"{asked.gpus} {named} a node, and the most are {most}: lower {asked.keys}.ranks_per_node")
+    known = set(re.split(r"[,|&]", ",".join(each.features for each in nodes)))
+    if asked.constraint and (unknown := set(re.findall(r"[\w.-]+", asked.constraint)) - known):
+        wrong.append(f"nodes with {', '.join(sorted(unknown))}: change cluster.constraint in slurm/site.yaml")
     return wrong
 
 
@@ -158,10 +163,9 @@ def why_refused(asked: Request) -> str:
 
 def why_never(job: Job, asked: Request) -> str | None:
     """Why Slurm will never start a pending job, and what to change; None if it only has to wait. Raises SlurmError."""
-    if job.reason == "PartitionNodeLimit":
-        # Also the reason while nodes are down. It is final if there are too few of them at the best of times.
-        number = sum(each.number for each in nodes_of(job.partition))
-        return _lower("nodes", job, asked) if asked.nodes > number else None
+    if job.reason in MISFITS:
+        wrong = misfits(asked, nodes_of(job.partition))
+        return f"{job.reason}: partition {job.partition} does not have {'; '.join(wrong)}" if wrong else None
     setting = next((setting for reasons, setting in LIMITS if reasons.search(job.reason)), None)
     return _lower(setting, job, asked) if setting else None
 
@@ -174,7 +178,6 @@ def _lower(setting: str, job: Job, asked: Request) -> str:
         "gpus": (f"{asked.gpus * asked.nodes} GPUs", f"lower {asked.keys}.ranks_per_node"),
         "memory": (f"{asked.memory_mb / 1000:g} GB a node", f"lower {asked.keys}.memory_gb"),
         "cores": (f"{asked.cores} cores a node", f"lower {asked.cores_key}"),
-        "constraint": (f"features {asked.constraint}", "change cluster.constraint in slurm/site.yaml"),
         "account": (f"partition {job.partition}", "change cluster.account in slurm/site.yaml"),
     }[setting]
     other = f", or change {asked.partition_key}" if setting in {"hours", "nodes", "gpus", "memory", "cores"} else ""

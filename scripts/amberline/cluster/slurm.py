@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from threading import Event, Lock
 
 SECONDS = 60  # for an answer; a busy controller takes its time
 LOOK_SECONDS = 20  # for a look at the queue, which is repeated anyway
+LOOK = "squeue"  # the question that is asked again and again
 WAITS = (5, 10, 20, 30)  # seconds between tries while Slurm does not answer; the last one again and again
 
 # What Slurm's commands print when they got no answer, as opposed to a refusal.
@@ -85,33 +87,35 @@ def ask(*command: str, seconds: float = SECONDS, given: str | None = None, stop:
 
 
 class Outage:
-    """Notices when Slurm stops answering and when it answers again, and says each once."""
+    """Notices when Slurm stops answering and when it answers again, and says each once.
+
+    Some questions may be answered and others not: it is over when none is open.
+    """
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
-        self._since: float | None = None
-        self._tries = 0
+        self._since = 0.0
+        self._tries: Counter[str] = Counter()  # of each question that was not answered
         self._lock = Lock()  # jobs are submitted and watched in different threads
 
-    def failed(self, why: str) -> float:
-        """Note that Slurm did not answer. Returns the seconds to wait before the next try."""
+    def failed(self, question: str, why: str) -> float:
+        """Note that a question was not answered. Returns the seconds to wait before it is asked again."""
         with self._lock:
-            seconds = WAITS[min(self._tries, len(WAITS) - 1)]
-            self._tries += 1
-            if self._since is None:
+            seconds = WAITS[min(self._tries.get(question, 0), len(WAITS) - 1)]
+            if not self._tries:
                 self._since = time.monotonic()
                 self._say(
                     f"Slurm does not answer since {datetime.now():%H:%M} ({why}); looking again in {seconds} s, "
                     f"then less often, but at least every {WAITS[-1]} s. Jobs that run are not affected."
                 )
+            self._tries[question] += 1
             return seconds
 
-    def answered(self) -> None:
-        """Note that Slurm answered."""
+    def answered(self, question: str) -> None:
+        """Note that a question was answered."""
         with self._lock:
-            if self._since is not None:
+            if self._tries.pop(question, 0) and not self._tries:
                 self._say(f"Slurm answers again, after {time.monotonic() - self._since:.0f} s.")
-            self._since, self._tries = None, 0
 
 
 def queued(*, name: str | None = None, ended: bool = False, stop: Event | None = None) -> list[Job]:

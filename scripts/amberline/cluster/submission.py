@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Callable
 from threading import Event
 
-from amberline.cluster.slurm import WAITS, NoAnswer, Outage, SlurmError, ask, queued
+from amberline.cluster.slurm import LOOK, WAITS, NoAnswer, Outage, SlurmError, ask, queued
 
 TRIES = 4  # after errors that say neither that Slurm did not answer nor that it does not want the job
 
@@ -38,18 +38,20 @@ def submit(
     while not stop.is_set():
         try:
             printed = ask(*shlex.split(call), given=script, stop=stop)
-            outage.answered()
+            outage.answered(call)
             return _number(printed)
         except NoAnswer as error:
-            seconds = outage.failed(str(error))
+            seconds = outage.failed(call, str(error))
         except SlurmError as error:
             failures += 1
             if REFUSED.search(str(error)) or failures == TRIES:
+                outage.answered(call)
                 raise Refused(str(error)) from None
             seconds = WAITS[failures - 1]
             say(f"{error}. It is tried again in {seconds} s.")
         stop.wait(seconds)
         if (number := _found(find, outage, stop)) is not None:
+            outage.answered(call)
             say(f"sbatch failed, but Slurm has taken the job: it is job {number}.")
             return number
     raise Stopped
@@ -60,10 +62,10 @@ def _found(find: Callable[[], str | None], outage: Outage, stop: Event) -> str |
     while not stop.is_set():
         try:
             found = find()
-            outage.answered()
+            outage.answered(LOOK)
             return found
         except SlurmError as error:
-            stop.wait(outage.failed(str(error)))
+            stop.wait(outage.failed(LOOK, str(error)))
     raise Stopped
 
 
