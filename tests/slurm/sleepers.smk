@@ -9,15 +9,20 @@ from pathlib import Path
 
 sys.path.insert(0, config["scripts"])
 
-from amberline.cluster.claim import claim
+from amberline.cluster.claim import ClaimError, claim
 from amberline.cluster.executor import Stages, watch_jobs
+from amberline.cluster.slurm import SlurmError
+from snakemake.exceptions import WorkflowError
 
 RESULTS = Path(config.get("results", "results"))
 
 if workflow.is_main_process:
     if "--executor" not in sys.argv:
         watch_jobs(Stages(RESULTS, RESULTS / "logs/slurm-jobs.jsonl", lambda job: None, lambda job: "data_hardware"))
-    atexit.register(claim(RESULTS, lambda text: print(text, file=sys.stderr)).release)
+    try:
+        atexit.register(claim(RESULTS, lambda text: print(text, file=sys.stderr)).release)
+    except (ClaimError, SlurmError) as error:
+        raise WorkflowError(str(error)) from None
 
 
 rule all:

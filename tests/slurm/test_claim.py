@@ -157,6 +157,19 @@ def test_a_folder_of_somebody_else_is_named_with_its_owner(folder, monkeypatch):
     assert said.startswith(f"ClaimError: {checkout / folder} belongs to root, and nobody may not write there. Fix: ")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_who_holds_a_folder_is_told_to_those_who_may_not_write_there(monkeypatch):
+    with tempfile.TemporaryDirectory() as closed:
+        monkeypatch.chdir(closed)
+        Path(closed).chmod(0o777)
+        lock = claim(Path("results"), print)
+        said = as_nobody(lambda: claim(Path("results"), print))
+        lock.release()
+        monkeypatch.undo()
+    assert f"results is in use by user {ME} (process {os.getpid()} on {socket.gethostname()}, since 20" in said
+    assert "results belongs to root, and nobody may not write there" in said
+
+
 def as_nobody(act) -> str:
     """What an action of another user raises."""
     reading, writing = os.pipe()

@@ -6,8 +6,9 @@ own machine. The next start must end them first, or two programs would write the
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -37,6 +38,7 @@ def claim(results: Path, say: Callable[[str], None]) -> Lock:
     """
     _check_state(Path(".snakemake"))
     lock = Lock(results, "pipeline.lock.json")
+    before = None
     try:
         results.mkdir(parents=True, exist_ok=True)
         before = lock.holder()
@@ -44,7 +46,7 @@ def claim(results: Path, say: Callable[[str], None]) -> Lock:
     except PlaceError as error:
         raise ClaimError(str(error)) from None
     except PermissionError as error:
-        raise ClaimError(_whose(Path(error.filename or results))) from None
+        raise ClaimError(_held(results, before) + _whose(Path(error.filename or results))) from None
     try:
         if taken_over:
             say(f"The pipeline that wrote to {results} before was killed: its lock is taken over.")
@@ -67,6 +69,16 @@ def _check_state(state: Path) -> None:
     for folder in (state if state.exists() else Path.cwd(), *inside):
         if folder.is_dir() and not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
             raise ClaimError(_whose(folder))
+
+
+def _held(results: Path, holder: Mapping[str, Any] | None) -> str:
+    """Who holds a results folder in which no lock can be written; empty if nobody does."""
+    if holder is None:
+        return ""
+    return (
+        f"{results} is in use by user {holder.get('user')} (process {holder['pid']} on {holder['host']}, since "
+        f"{holder.get('since')}). "
+    )
 
 
 def _whose(path: Path) -> str:

@@ -361,8 +361,7 @@ class WatchfulExecutor(plugin.Executor):  # type: ignore[misc]
         try:
             # Slurm may have taken a job whose number we have not heard.
             with suppress(SlurmError):
-                jobs = ask("squeue", f"--name={self.run_uuid}", "--noheader", "--format=%A", seconds=CANCEL_SECONDS)
-                numbers = set(jobs.split())
+                numbers = {job.number for job in queued(name=self.run_uuid, seconds=CANCEL_SECONDS)}
             if not numbers:
                 return f"{why}: the pipeline ends; none of its Slurm jobs was left."
             ask("scancel", *sorted(numbers), seconds=CANCEL_SECONDS)

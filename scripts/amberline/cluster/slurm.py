@@ -81,8 +81,9 @@ def ask(*command: str, seconds: float = SECONDS, given: str | None = None, stop:
                 process.communicate()
                 raise NoAnswer(f"{name} did not answer within {seconds:g} seconds") from None
     if process.returncode != 0:
-        complaint = complaint.strip() or f"ended with {process.returncode}"
-        raise (NoAnswer if NO_ANSWER.search(complaint) else SlurmError)(f"{name}: {complaint}")
+        complaint = "; ".join(complaint.split("\n")).strip("; ") or f"ended with {process.returncode}"
+        named = complaint if complaint.startswith(command[0]) else f"{name}: {complaint}"
+        raise (NoAnswer if NO_ANSWER.search(complaint) else SlurmError)(named)
     return printed
 
 
@@ -118,7 +119,9 @@ class Outage:
                 self._say(f"Slurm answers again, after {time.monotonic() - self._since:.0f} s.")
 
 
-def queued(*, name: str | None = None, ended: bool = False, stop: Event | None = None) -> list[Job]:
+def queued(
+    *, name: str | None = None, ended: bool = False, seconds: float = LOOK_SECONDS, stop: Event | None = None
+) -> list[Job]:
     """Jobs of all users that wait or run; ended ones too, as long as Slurm remembers them. `name`: only of this name.
 
     Raises SlurmError.
@@ -128,7 +131,7 @@ def queued(*, name: str | None = None, ended: bool = False, stop: Event | None =
     lines = ask(
         *("squeue", "--array", "--noheader", "--format=%i|%T|%j|%u|%r|%S|%P|%k"),
         *options,
-        seconds=LOOK_SECONDS,
+        seconds=seconds,
         stop=stop,
     ).splitlines()
     return [_job(line) for line in lines if line.strip()]
