@@ -7,7 +7,8 @@ import atexit
 
 from amberline.cluster.accounts import RECORD
 from amberline.cluster.claim import ClaimError, claim
-from amberline.cluster.executor import Stages, watch_jobs
+from amberline.cluster.executor import watch_jobs
+from amberline.cluster.ledger import Stages
 from amberline.cluster.slurm import SlurmError, partitions
 
 STAGES = ("amberchat", "sft", "reference", "dpo", "evaluation")

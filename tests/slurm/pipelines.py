@@ -37,7 +37,8 @@ class Pipeline:
         with open(self.printed, "wb") as printed:
             self.process = subprocess.Popen(
                 [
-                    *(Path(sys.executable).with_name("snakemake"), *arguments),
+                    # Programs that are started in the background ignore Ctrl-C, unless they are told not to.
+                    *("env", "--default-signal", Path(sys.executable).with_name("snakemake"), *arguments),
                     *("--configfile", *OVERLAYS, "overlay.yaml", "--", *targets),
                 ],
                 cwd=project.root,

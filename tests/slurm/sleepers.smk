@@ -10,7 +10,8 @@ from pathlib import Path
 sys.path.insert(0, config["scripts"])
 
 from amberline.cluster.claim import ClaimError, claim
-from amberline.cluster.executor import Stages, watch_jobs
+from amberline.cluster.executor import watch_jobs
+from amberline.cluster.ledger import Stages
 from amberline.cluster.slurm import SlurmError
 from snakemake.exceptions import WorkflowError
 

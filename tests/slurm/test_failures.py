@@ -5,7 +5,7 @@ import pytest
 from slurm.conftest import PAIRS
 from slurm.pipelines import RUN
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("trainings"), pytest.mark.timeout(900)]
 
 
 def test_memory_grows_and_errors_are_explained(first, cluster):

@@ -11,7 +11,7 @@ from amberline.cluster.progress import newest_checkpoint
 from dag.conftest import Project
 from slurm.pipelines import Pipeline, on_cluster, weights
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("trainings"), pytest.mark.timeout(1500)]
 
 RULE = "finetune_amberchat"
 

@@ -1,6 +1,7 @@
 """Outages of the controller that take minutes, with -m slurm_long."""
 
 import re
+import signal
 import time
 
 import pytest
@@ -87,3 +88,32 @@ def test_an_outage_of_the_controller_costs_no_more_than_itself(first, untrained,
     print(f"away for {back - began:.0f} s, ended {time.monotonic() - back:.0f} s later\n{pipeline.text}")
     assert weights(untrained) == weights(first.project)
     assert len(SILENCE.findall(pipeline.text)) == 1, pipeline.text
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_training_goes_on_after_its_pipeline_was_ended(first, untrained, cluster, number):
+    pipeline = Pipeline(untrained, cluster.environment, *on_slurm())
+    has_begun(pipeline, untrained)
+    began = time.monotonic()
+    pipeline.process.send_signal(number)
+    assert pipeline.end(20) == 1
+    assert time.monotonic() - began < 10
+    log = untrained.root / "results/demo/logs/finetune_amberchat.log"
+    if number == signal.SIGINT:
+        assert "its Slurm jobs were cancelled" in pipeline.text
+        eventually(lambda: "stopped on request after step" in log.read_text())
+    else:
+        assert "its Slurm jobs run on" in pipeline.text
+        assert cluster.ask("squeue", "--noheader", "--states=RUNNING")
+    following = Pipeline(untrained, cluster.environment, *on_slurm())
+    assert following.end(300) == 0, following.text
+    assert "continuing after step" in log.read_text()
+    assert weights(untrained) == weights(first.project)
+
+
+def eventually(reached) -> None:
+    """Wait for something for half a minute."""
+    end = time.monotonic() + 30
+    while not reached():
+        assert time.monotonic() < end
+        time.sleep(0.2)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from amberline.cluster.executor import Stages, WatchfulExecutor
+from amberline.cluster.ledger import Ledger, Stages
 from amberline.cluster.verdict import FORGOTTEN, SUBMIT_AGAIN, Verdict, judge
 
 OVER_LIMIT = "slurmstepd-node1: error: StepId=5.0 exceeded memory limit (642859008 > 209715200), being killed"
@@ -48,12 +48,10 @@ def test_judges(state, printed, continues, verdict):
     ],
 )
 def test_an_interrupted_job_is_submitted_again_while_it_gets_on(checkpoints, goes_on, monkeypatch):
-    executor = WatchfulExecutor.__new__(WatchfulExecutor)
-    executor._starts = {}
-    executor.stages = Stages(Path(), Path(), lambda job: (Path("checkpoints"), "sft"), lambda job: "")
+    ledger = Ledger(Stages(Path(), Path(), lambda job: (Path("checkpoints"), "sft"), lambda job: ""))
     seen = iter(checkpoints)
-    monkeypatch.setattr("amberline.cluster.executor.newest_checkpoint", lambda *_: next(seen))
-    assert [executor._may_go_on("job") for _ in checkpoints] == goes_on
+    monkeypatch.setattr("amberline.cluster.ledger.newest_checkpoint", lambda *_: next(seen))
+    assert [ledger.may_go_on("job") for _ in checkpoints] == goes_on
 
 
 LAUNCH = "srun: error: Task launch for StepId=10.0 failed on node node1: Communication connection failure"

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from amberline.cluster import logs, requests, slurm, submission
-from amberline.cluster.executor import Stages, WatchfulExecutor
+from amberline.cluster.executor import WatchfulExecutor
+from amberline.cluster.ledger import Stages
 from amberline.cluster.requests import Nodes, Request, misfits, request_of, why_never, why_refused
 from amberline.cluster.slurm import Job, NoAnswer, Outage, SlurmError, ask, queued
 from amberline.cluster.status import waiting_for, with_progress

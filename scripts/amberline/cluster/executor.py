@@ -11,14 +11,11 @@ import signal
 import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-import psutil
 import snakemake_executor_plugin_slurm as plugin
 from snakemake_executor_plugin_slurm.submit_string import get_submit_command
 from snakemake_executor_plugin_slurm.utils import get_job_wildcards, set_gres_string
@@ -28,7 +25,9 @@ from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
 from amberline.cluster import logs
 from amberline.cluster.accounts import ended_states, note_job
 from amberline.cluster.claim import name_prefix
-from amberline.cluster.progress import IDLE_STARTS, is_complete, newest_checkpoint
+from amberline.cluster.endings import cancelled, end_children, left_behind
+from amberline.cluster.ledger import FAULTS, Ledger, Stages
+from amberline.cluster.progress import IDLE_STARTS
 from amberline.cluster.requests import request_of, why_never, why_refused
 from amberline.cluster.slurm import LOOK, Job, Outage, SlurmError, ask, queued
 from amberline.cluster.status import waiting_for, with_progress
@@ -37,25 +36,12 @@ from amberline.cluster.verdict import FORGOTTEN, HELD_AFTER_LAUNCH, Verdict, jud
 
 SLOWEST = 4  # times the first wait between two looks at the queue; it grows while nothing ends
 GROWTH = 10  # seconds
-LOOKS = 3  # at a state before it is believed: a job that is put back into the queue may pass through it
-FAULTS = 3  # times that a job is submitted again which Slurm did not start
 FAULT_WAIT = 2  # times the first wait and the number of faults, before that
 STATUS_SECONDS = (30, 600)  # between two lines that tell what is waited for: if it has changed, and if it has not
-CANCEL_SECONDS = 3  # for each of two questions to Slurm after Ctrl-C
 
 ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "OUT_OF_MEMORY", "TIMEOUT"}
 # Something may come after these, or nothing.
 PERHAPS_ENDED = {"PREEMPTED", "NODE_FAIL", FORGOTTEN}
-
-
-@dataclass(frozen=True)
-class Stages:
-    """What the executor has to know of the pipeline's stages."""
-
-    results: Path
-    record: Path  # of submitted jobs
-    training: Callable[[Any], tuple[Path, str] | None]  # of a Snakemake job: folder of checkpoints, stage
-    keys: Callable[[Any], str]  # of a Snakemake job: the settings of what it asks for
 
 
 class WatchfulExecutor(plugin.Executor):  # type: ignore[misc]
@@ -76,12 +62,7 @@ class WatchfulExecutor(plugin.Executor):  # type: ignore[misc]
         self._stopping = threading.Event()
         self._outage = Outage(self.logger.warning)
         self._first_pause = self._pause = first_pause
-        self._looks: Counter[tuple[str, str]] = Counter()  # by Slurm job and state: how often it was seen in it
-        self._starts: dict[Any, tuple[str | None, int]] = {}  # by Snakemake job: progress, starts without any
-        self._faults: Counter[Any] = Counter()  # by Snakemake job: times that Slurm did not start it
-        self._known: dict[str, str] = {}  # numbers of submitted Slurm jobs, and their stages
-        self._running: set[str] = set()  # of these, the ones that have not been reported
-        self._logs: dict[str, Mapping[Path, logs.Mark | None]] = {}  # by Slurm job: its logs before it was submitted
+        self._ledger = Ledger(self.stages)
         self._failures: list[str] = []
         self._told: tuple[str, float] = ("", float("-inf"))  # what is waited for, and when that was said
         self._warned: set[str] = set()  # Slurm jobs that wait for nodes, which was said
@@ -98,7 +79,7 @@ class WatchfulExecutor(plugin.Executor):  # type: ignore[misc]
 
     def run_jobs(self, jobs: list[Any]) -> None:
         """Called by Snakemake, in its main thread, with jobs to submit."""
-        if not self._running and threading.current_thread() is threading.main_thread():
+        if not self._ledger.known and threading.current_thread() is threading.main_thread():
             # Snakemake's own handler, which it sets after this executor is made, waits until all jobs have ended.
             signal.signal(signal.SIGTERM, self._on_signal)
         super().run_jobs(jobs)
@@ -106,32 +87,28 @@ class WatchfulExecutor(plugin.Executor):  # type: ignore[misc]
     def run_job(self, job: Any) -> None:
         """Submit a job, in a thread of its own."""
         stage = _stage(job)
-        seconds = FAULT_WAIT * self._first_pause * self._faults[job]
+        seconds = FAULT_WAIT * self._first_pause * self._ledger.faults[job]
         if seconds and self._stopping.wait(seconds):
             return
         before = logs.marks(Path(file) for file in job.log)
         try:
             call, script, log = self._sbatch(job)
-            find = finder(self.run_uuid, _comment(job), lambda: set(self._known), self._stopping)
+            find = finder(self.run_uuid, _comment(job), lambda: set(self._ledger.known), self._stopping)
             number = submit(
                 call, script, find, self._outage, lambda text: self.logger.warning(f"{stage}: {text}"), self._stopping
             )
         except Stopped:
             return
         except Refused as error:
-            why = (
-                why_refused(request_of(job, self.stages.keys(job)))
-                if UNAVAILABLE.search(str(error))
-                else ("Fix: compare slurm/site.yaml with `sinfo -o '%P %l %D %c %m %G'`.")
-            )
+            why = "Fix: compare slurm/site.yaml with `sinfo -o '%P %l %D %c %m %G'`."
+            if UNAVAILABLE.search(str(error)):
+                why = why_refused(request_of(job, self.stages.keys(job)))
             self._fails(SubmittedJobInfo(job), f"Slurm does not take the job {stage}: {error}. {why}\n")
             return
         except Exception as error:  # as the plugin does: whatever goes wrong here is an error of this job
             self._fails(SubmittedJobInfo(job), f"{stage} cannot be submitted: {error}\n")
             return
-        self._known[number] = stage
-        self._running.add(number)
-        self._logs[number] = before
+        self._ledger.submitted(number, stage, before)
         log = log.with_name(f"{number}.log")
         self.logger.info(f"Job {job.jobid} is Slurm job {number} (log: {log}).")
         self.report_job_submission(SubmittedJobInfo(job, external_jobid=number, aux={"slurm_logfile": log}))
@@ -149,7 +126,7 @@ class WatchfulExecutor(plugin.Executor):  # type: ignore[misc]
             "partition": self.get_partition_arg(job),
             "workdir": self.workflow.workdir_init,
         }
-        call = get_submit_command(job, parameters, settings=self.workflow.executor_settings)
+        call = get_submit_command(job, parameters, self.workflow.executor_settings, self._failed_nodes)
         return f"{call}{set_gres_string(job)} /dev/stdin", f"#!/bin/sh\n{self.format_job_exec(job)}", log
 
     def report_job_submission(self, job_info: Any, register_job: bool = True) -> None:
@@ -200,7 +177,7 @@ class WatchfulExecutor(plugin.Executor):  # type: ignore[misc]
         number, state = info.external_jobid, job.state if job else FORGOTTEN
         if state == "COMPLETED":
             self._succeeds(info)
-        elif state in ENDED or (state in PERHAPS_ENDED and self._seen(number, state)):
+        elif state in ENDED or (state in PERHAPS_ENDED and self._ledger.seen(number, state)):
             # Outputs are written last, and removed by a job that fails.
             if state == FORGOTTEN and all(Path(file).exists() for file in info.job.output):
                 self._succeeds(info)
@@ -212,18 +189,13 @@ class WatchfulExecutor(plugin.Executor):  # type: ignore[misc]
             return False
         return True
 
-    def _seen(self, number: str, state: str) -> bool:
-        """Whether a job was seen so often in a state, or with a reason, that it is believed."""
-        self._looks[number, state] += 1
-        return self._looks[number, state] >= LOOKS
-
     def _never_starts(self, info: Any, job: Job) -> bool:
         """Whether a pending job can never start; it is then taken out of the queue."""
         held = HELD_AFTER_LAUNCH.search(job.reason)
         request = request_of(info.job, self.stages.keys(info.job))
         try:
             why = None if held else why_never(job, request)
-            if not (held or why) or not self._seen(job.number, job.reason):
+            if not (held or why) or not self._ledger.seen(job.number, job.reason):
                 return False
             ask("scancel", job.number)
         except SlurmError:
@@ -242,7 +214,7 @@ class WatchfulExecutor(plugin.Executor):  # type: ignore[misc]
             if number not in self._warned and (line := logs.waits_for_nodes(log)):
                 self._warned.add(number)
                 self.logger.warning(f"Slurm job {number} ({_stage(info.job)}) waits for its nodes: {line}")
-        line, (before, when), now = waiting_for(jobs, self._known), self._told, time.monotonic()
+        line, (before, when), now = waiting_for(jobs, self._ledger.known), self._told, time.monotonic()
         if jobs and now - when >= STATUS_SECONDS[line == before]:
             self._told = (line, now)
             self.logger.info(with_progress(line, self._progress(waiting, listed)))
@@ -253,7 +225,7 @@ class WatchfulExecutor(plugin.Executor):  # type: ignore[misc]
         for info in waiting:
             job = listed.get(info.external_jobid)
             if job and job.state == "RUNNING":
-                log = logs.own_log(self._logs.get(job.number, {}), job.started)
+                log = self._ledger.own_log(job.number, job.started)
                 if log and (text := logs.progress_in(log)):
                     found[_stage(info.job)] = text
         return found
@@ -261,7 +233,7 @@ class WatchfulExecutor(plugin.Executor):  # type: ignore[misc]
     # Ends of jobs
 
     def _succeeds(self, info: Any) -> None:
-        self._running.discard(info.external_jobid)
+        self._ledger.running.discard(info.external_jobid)
         if not self.workflow.executor_settings.keep_successful_logs:
             with suppress(OSError):
                 Path(info.aux["slurm_logfile"]).unlink(missing_ok=True)
@@ -270,13 +242,13 @@ class WatchfulExecutor(plugin.Executor):  # type: ignore[misc]
     def _ended(self, info: Any, state: str, started: float | None) -> None:
         """Submit a job again that was interrupted; else tell what happened, and Snakemake whether to retry."""
         job, number, log = info.job, info.external_jobid, Path(info.aux["slurm_logfile"])
-        own = logs.own_log(self._logs.get(number, {}), started)
+        own = self._ledger.own_log(number, started)
         printed = "\n".join([*logs.end_of(log), *(logs.end_of(own) if own else [])])
         verdict, why = judge(state, printed, continues=self.stages.training(job) is not None, started=logs.started(own))
         if verdict is Verdict.FAULT:
             self._after_fault(info, why)
             return
-        if verdict is Verdict.AGAIN and self._may_go_on(job):
+        if verdict is Verdict.AGAIN and self._ledger.may_go_on(job):
             self._again(info, why)
             return
         if verdict is Verdict.AGAIN:
@@ -289,8 +261,7 @@ class WatchfulExecutor(plugin.Executor):  # type: ignore[misc]
 
     def _after_fault(self, info: Any, why: str) -> None:
         """Submit a job again which Slurm did not start, unless that was done too often."""
-        self._faults[info.job] += 1
-        if self._faults[info.job] <= FAULTS:
+        if self._ledger.may_be_started_again(info.job):
             self._again(info, why)
             return
         why += f", {FAULTS + 1} times. Fix: ask the cluster's administrators, then type the same command"
@@ -298,28 +269,18 @@ class WatchfulExecutor(plugin.Executor):  # type: ignore[misc]
         self._fails(info, f"Slurm job {info.external_jobid} ({_stage(info.job)}) {why}.\n{logs.quoted(None, log)}")
 
     def _again(self, info: Any, why: str) -> None:
-        self._running.discard(info.external_jobid)
+        self._ledger.running.discard(info.external_jobid)
         self.logger.warning(f"Slurm job {info.external_jobid} ({_stage(info.job)}) {why}: it is submitted again.")
         self._submit_job(info.job)
 
     def _fails(self, info: Any, message: str, *, final: bool = True) -> None:
         """Tell Snakemake of a failure; a final one is not tried again."""
-        self._running.discard(info.external_jobid)
+        self._ledger.running.discard(info.external_jobid)
         if final:
             info.job.attempt = info.job.restart_times + 1  # Snakemake retries while it is less
+        if info.job.attempt > info.job.restart_times:
             self._failures.append(_summary(message, info.job))
         self.report_job_error(info, message)
-
-    def _may_go_on(self, job: Any) -> bool:
-        """Whether the job got further since it was last interrupted, or has a chance left to."""
-        training = self.stages.training(job)
-        if training is not None and is_complete(*training):
-            return True
-        now = newest_checkpoint(*training) if training else None
-        before, idle = self._starts.get(job, ("", 0))
-        idle = 0 if now and now != before else idle + 1
-        self._starts[job] = (now, idle)
-        return idle < IDLE_STARTS
 
     # The end of the pipeline
 
@@ -335,8 +296,8 @@ class WatchfulExecutor(plugin.Executor):  # type: ignore[misc]
             signal.signal(number, signal.SIG_IGN)
         self._stopping.set()
         self._job_submission_executor.shutdown(wait=True, cancel_futures=True)
-        line = self._left_behind() if self._signalled else self._cancelled(why)
-        _end_children()
+        line = left_behind(self._ledger) if self._signalled else cancelled(self.run_uuid, self._ledger, why)
+        end_children()
         super().shutdown()
         self.logger.warning(line)
 
@@ -346,35 +307,6 @@ class WatchfulExecutor(plugin.Executor):  # type: ignore[misc]
         super().shutdown()
         if self._failures:
             self.logger.error("Failed:\n" + "\n".join(f"  {line}" for line in self._failures))
-
-    def _left_behind(self) -> str:
-        jobs = self._named(self._running)
-        return f"SIGTERM: the pipeline ends; {jobs}. The same command cancels what still runs then, and goes on."
-
-    def _named(self, numbers: set[str]) -> str:
-        listed = ", ".join(f"{number} ({self._known.get(number, '?')})" for number in sorted(numbers, key=int))
-        return f"its Slurm jobs run on: {listed}" if numbers else "no Slurm jobs were left"
-
-    def _cancelled(self, why: str) -> str:
-        """Cancel the pipeline's jobs. Returns what to say."""
-        numbers = set(self._running)
-        try:
-            # Slurm may have taken a job whose number we have not heard.
-            with suppress(SlurmError):
-                numbers = {job.number for job in queued(name=self.run_uuid, seconds=CANCEL_SECONDS)}
-            if not numbers:
-                return f"{why}: the pipeline ends; none of its Slurm jobs was left."
-            ask("scancel", *sorted(numbers), seconds=CANCEL_SECONDS)
-        except SlurmError as error:
-            return (
-                f"{why}: the pipeline ends, but {', '.join(sorted(numbers))} could not be cancelled ({error}). "
-                f"Fix: scancel --name={self.run_uuid}, or type the same command, which cancels them first."
-            )
-        listed = ", ".join(f"{number} ({self._known.get(number, '?')})" for number in sorted(numbers, key=int))
-        return (
-            f"{why}: the pipeline ends, its Slurm jobs were cancelled: {listed}. Trainings write a checkpoint before "
-            "they end. Type the same command to go on."
-        )
 
 
 def watch_jobs(stages: Stages) -> None:
@@ -408,10 +340,3 @@ def _summary(message: str, job: Any) -> str:
     """The first line of a failure's message, and where the program's log is."""
     line = message.splitlines()[0]
     return f"{line} Log: {', '.join(job.log)}" if job.log else line
-
-
-def _end_children() -> None:
-    """End the programs that run beside this process."""
-    for child in psutil.Process(os.getpid()).children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            child.terminate()
