@@ -28,7 +28,7 @@ test: $(STAMP)  ## every test, and the checks of form
 	@echo "== Tests"
 	@$(BIN)/pytest -n 2 --dist loadfile -m "not slurm and not slurm_long"
 	@echo "== Tests on two real Slurm clusters of two nodes each, on this machine"
-	@$(BIN)/pytest -n 2 --dist loadgroup -m slurm tests/slurm
+	@$(BIN)/pytest -n 2 --dist loadfile -m slurm tests/slurm
 
 check: $(STAMP)
 	@echo "== Form: ruff, snakefmt, mypy"

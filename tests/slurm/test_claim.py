@@ -48,6 +48,7 @@ def queue(monkeypatch, results):
         Job("3", "RUNNING", "amberline", "", ME),  # the pipeline itself, as slurm/submit.sh starts it
         Job("4", "RUNNING", "other", "rule_train_dpo", ME),
     ]
+    monkeypatch.setattr(claiming.shutil, "which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr(claiming, "queued", lambda: jobs)
     monkeypatch.setattr(claiming, "cancel", lambda left: [jobs.remove(job) for job in left])
     return jobs
@@ -84,7 +85,17 @@ def test_without_an_answer_nothing_is_started_if_there_may_be_jobs(results, monk
     with pytest.raises(SlurmError, match=r"may still write to .*, so nothing was started\. Fix: type the same command"):
         claim(results, print)
     (results / RECORD).unlink()
-    claim(results, print)  # a machine without Slurm
+    claim(results, print)  # no job was ever submitted for these results
+
+
+@pytest.mark.parametrize("commands", [None, "squeue: error: fetch_config: DNS SRV lookup failed"])
+def test_results_of_a_cluster_can_be_used_on_a_machine_without_one(results, monkeypatch, commands):
+    def unknown():
+        raise SlurmError(commands)
+
+    monkeypatch.setattr(claiming, "queued", unknown)
+    monkeypatch.setattr(claiming.shutil, "which", lambda name: commands and "/usr/bin/squeue")
+    claim(results, print)
 
 
 def test_a_second_start_is_told_who_holds_the_folder(results):

@@ -10,7 +10,7 @@ import pytest
 from slurm.pipelines import Sleepers
 from slurm.stand_ins import program
 
-pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("sleepers"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
 
 LOCAL = ("--cores", "1")
 

@@ -1,4 +1,7 @@
-"""Interrupted in every way that a cluster knows, a training ends with the weights of one that was left in peace."""
+"""Interrupted in every way that a cluster knows, a training ends with the weights of one that was left in peace.
+
+A stage that lacks memory gets more; one that fails by itself is not tried again, and says why; others go on.
+"""
 
 import json
 import os
@@ -9,9 +12,10 @@ import pytest
 from amberline.cluster.accounts import RECORD
 from amberline.cluster.progress import newest_checkpoint
 from dag.conftest import Project
-from slurm.pipelines import Pipeline, on_cluster, weights
+from slurm.conftest import PAIRS
+from slurm.pipelines import RUN, Pipeline, on_cluster, weights
 
-pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("trainings"), pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1500)]
 
 RULE = "finetune_amberchat"
 
@@ -122,7 +126,7 @@ def test_a_hard_life_leaves_no_trace_in_the_weights(first, untrained, alone, clu
     # By somebody who means it.
     cluster.ask("scancel", third)
     assert pipeline.end() == 1
-    assert f"Slurm job {third} was cancelled" in pipeline.text
+    assert f"Slurm job {third} ({RULE}) was cancelled" in pipeline.text
     assert not training.jobs()
 
     pipeline = on_cluster(untrained, cluster, {"cluster": local_disk})
@@ -141,3 +145,26 @@ def submitted(project: Project) -> list[dict[str, str]]:
 def test_two_nodes_give_the_weights_of_one_machine(first, alone):
     assert alone.end() == 0, alone.text
     assert weights(alone.project) == weights(first.project)
+
+
+def test_memory_grows_and_errors_are_explained(first, cluster):
+    printed = first.text
+    assert first.process.returncode == 1, printed
+    assert (first.project.root / RUN).exists(), printed
+
+    assert "ran out of memory" in printed
+    assert (first.project.root / PAIRS).exists(), printed
+    assert asked_memory(cluster, "select_safe_pairs_wildcards_test") == ["1000M", "1500M"]
+
+    assert asked_memory(cluster, "tokenise_preferences_wildcards_test") == ["1000M"]  # submitted once
+    message = printed[printed.index("Error in rule tokenise_preferences") :]
+    assert "failed.\nThe last lines of results/demo/logs/tokenise_preferences-test.log:" in message
+    assert "    line 39: the file safe-pairs-test.json is torn; mend it" in message
+    assert "line 2:" not in message
+    assert ".snakemake/slurm_logs/rule_tokenise_preferences/" in message
+
+
+def asked_memory(cluster, rule: str) -> list[str]:
+    """The memory of each job that was submitted for a rule, oldest first."""
+    lines = cluster.ask("squeue", "--states=all", "--sort=i", "--noheader", "--format=%k %m").splitlines()
+    return [line.split()[1] for line in lines if line.startswith(f"rule_{rule} ")]

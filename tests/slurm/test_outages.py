@@ -11,7 +11,7 @@ import pytest
 from slurm.pipelines import Sleepers
 from slurm.stand_ins import program
 
-pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("sleepers"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 
 SILENCE = re.compile(r"Slurm does not answer since \d\d:\d\d \(.*\); looking again in 5 s")
 

@@ -105,7 +105,6 @@ def test_a_partition_that_the_cluster_does_not_have_stops_everything(project, sl
 
 
 @pytest.mark.slurm
-@pytest.mark.xdist_group("sleepers")
 @pytest.mark.parametrize("case", [case for case in CASES if "features" not in case])
 def test_a_real_cluster_accepts_it(cluster, case, tmp_path):
     _, expected = CASES[case]

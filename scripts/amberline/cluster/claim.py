@@ -6,6 +6,7 @@ own machine. The next start must end them first, or two programs would write the
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from amberline.training.place import Lock, PlaceError, user_name
 
 PREFIX = "amberline_"  # begins the names of all Slurm jobs that are submitted
 VARIABLE = "AMBERLINE_RESULTS"  # in the environment of every program of a pipeline: its results folder
+NO_CLUSTER = "DNS SRV lookup failed"  # printed by Slurm's commands on a machine that knows of no cluster
 SECONDS = 120  # for programs to end by themselves: a training writes a checkpoint
 
 
@@ -137,11 +139,13 @@ def _quietly(end: Callable[[], None]) -> None:
 
 def _end_jobs(results: Path, say: Callable[[str], None]) -> None:
     """Cancel Slurm jobs that an earlier pipeline left in the queue. Raises ClaimError, SlurmError."""
-    if not (results / RECORD).exists():
-        return  # no job was ever submitted for these results
+    if not (results / RECORD).exists() or shutil.which("squeue") is None:
+        return  # no job was ever submitted for these results, or not from here
     try:
         left = [job for job in queued() if job.name.startswith(name_prefix(results))]
     except SlurmError as error:
+        if NO_CLUSTER in str(error):
+            return
         raise SlurmError(
             f"{error}. Slurm jobs of an earlier start may still write to {results}, so nothing was started. "
             "Fix: type the same command again when squeue answers"
