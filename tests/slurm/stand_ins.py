@@ -50,7 +50,6 @@ def slurm_of_stand_ins(folder: Path, **commands: str) -> None:
         "squeue": "echo '7|RUNNING|n|me|None|N/A|cpu|rule_sleep'",
         "scontrol": "echo 'MinJobAge = 300 sec'",
         "sinfo": "echo cpu; echo gpu",
-        "sacctmgr": "echo amber_gpu",
         "sacct": "exit 0",
         "scancel": "exit 0",
     }

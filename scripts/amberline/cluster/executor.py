@@ -7,6 +7,7 @@ failed job where its log is, not what is in it.
 
 import asyncio
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -68,12 +69,16 @@ class WatchfulExecutor(plugin.Executor):  # type: ignore[misc]
         self._warned: set[str] = set()  # Slurm jobs that wait for nodes, which was said
         self._signalled = False
 
+    # The plugin asks Slurm for accounts and partitions without a timeout, and gives the job up without an answer.
+    # sbatch checks an account itself, and takes the default partition where none is named.
+
     def get_account_arg(self, job: Any) -> Iterator[str]:
-        """Without an account, none is guessed from what was run before."""
-        if job.resources.get("slurm_account"):
-            yield from super().get_account_arg(job)
-        else:
-            yield ""
+        """The option that names the account; without an account, none is guessed from what was run before."""
+        yield _option("-A", job.resources.get("slurm_account"))
+
+    def get_partition_arg(self, job: Any) -> str:
+        """The option that names the partition."""
+        return _option("-p", job.resources.get("slurm_partition"))
 
     # Submission
 
@@ -100,7 +105,10 @@ class WatchfulExecutor(plugin.Executor):  # type: ignore[misc]
         except Stopped:
             return
         except Refused as error:
-            why = "Fix: compare slurm/site.yaml with `sinfo -o '%P %l %D %c %m %G'`."
+            why = (
+                "Fix: compare slurm/site.yaml with `sinfo -o '%P %l %D %c %m %G'`, its account with "
+                "`sacctmgr show associations user=$USER`."
+            )
             if UNAVAILABLE.search(str(error)):
                 why = why_refused(request_of(job, self.stages.keys(job)))
             self._fails(SubmittedJobInfo(job), f"Slurm does not take the job {stage}: {error}. {why}\n")
@@ -323,6 +331,11 @@ def _leave_job() -> None:
     if "SLURM_JOB_ID" in os.environ:
         for name in [name for name in os.environ if name.startswith("SLURM_") and name != "SLURM_CONF"]:
             del os.environ[name]
+
+
+def _option(name: str, value: Any) -> str:
+    """An option of sbatch; empty without a value."""
+    return f" {name} {shlex.quote(str(value))}" if value else ""
 
 
 def _stage(job: Any) -> str:
