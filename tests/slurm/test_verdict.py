@@ -74,8 +74,16 @@ def test_what_slurm_did_not_start_is_no_failure_of_the_program(line):
     )
     assert verdict is Verdict.FAULT
     assert why == f"was not started by Slurm ({line})"
-    # The same lines are no excuse for a program that has started.
-    assert judge("FAILED", f"{line}\n{OURS}", continues=False, started=True)[0] is Verdict.FINAL
+
+
+def test_a_launch_that_failed_on_one_node_is_no_failure_of_the_other():
+    printed = f"tokens are read from copies in /local\n{LAUNCH}\nsrun: error: node1: task 0: Killed\nlaunch: sft failed"
+    assert judge("FAILED", printed, continues=True, started=True)[0] is Verdict.FAULT
+
+
+def test_a_program_that_has_started_is_not_excused_by_what_slurm_said_before():
+    waited = "srun: Job 7 step creation temporarily disabled, retrying (Requested nodes are busy)"
+    assert judge("FAILED", f"{waited}\n{OURS}", continues=False, started=True)[0] is Verdict.FINAL
 
 
 def test_what_a_program_prints_about_slurm_is_not_slurms(tmp_path):

@@ -25,12 +25,16 @@ MEMORY = re.compile(
 )
 # As start_ranks.py tells of a rank that did not end by itself: a machine's fault, or somebody's kill.
 KILLED = re.compile(r"was killed by SIG(KILL|TERM|ABRT|BUS|SEGV)")
-# As Slurm tells that it could not start a job's program. What the program itself prints is never looked at for this.
-NOT_STARTED = re.compile(
+# As Slurm tells that it could not start all of a job's processes; others may have begun.
+LAUNCH_FAILED = re.compile(
     r"task launch .*failed|application launch failed|job credential (expired|revoked)|invalid job credential"
-    r"|step creation temporarily disabled|unable to (confirm allocation|create step)|unable to contact slurm controller"
-    r"|socket timed out|communication connection failure|zero bytes were transmitted|node failure"
-    r"|unable to launch|batch launch|prolog (error|failure)|timed out waiting for .*launch",
+    r"|unable to (confirm allocation|create step)|unable to launch|batch launch|prolog (error|failure)",
+    re.I,
+)
+# The same, if nothing has begun: a program that has may go on after such a line.
+NO_CONTACT = re.compile(
+    r"step creation temporarily disabled|unable to contact slurm controller|socket timed out|node failure"
+    r"|communication connection failure|zero bytes were transmitted|timed out waiting for .*launch",
     re.I,
 )
 # Slurm's own lines among those of programs.
@@ -46,7 +50,7 @@ def judge(state: str, printed: str, *, continues: bool, started: bool = True) ->
     `started` that its program printed something of its own.
     """
     again_or_more = Verdict.AGAIN if continues else Verdict.MORE
-    fault = None if started else _fault(printed)
+    fault = _fault(printed, started)
     signs = (
         (state == "OUT_OF_MEMORY" or MEMORY.search(printed), Verdict.MORE, "ran out of memory"),
         (state == "TIMEOUT", again_or_more, "reached its time limit"),
@@ -60,7 +64,8 @@ def judge(state: str, printed: str, *, continues: bool, started: bool = True) ->
     return next(((verdict, why) for sign, verdict, why in signs if sign), (Verdict.FINAL, "failed"))
 
 
-def _fault(printed: str) -> str | None:
+def _fault(printed: str, started: bool) -> str | None:
     """The last line in which Slurm says that it could not start the program."""
-    lines = [line for line in printed.splitlines() if SLURM_LINE.match(line) and NOT_STARTED.search(line)]
-    return lines[-1] if lines else None
+    lines = [line for line in printed.splitlines() if SLURM_LINE.match(line)]
+    faults = [line for line in lines if LAUNCH_FAILED.search(line) or (not started and NO_CONTACT.search(line))]
+    return faults[-1] if faults else None

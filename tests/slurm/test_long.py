@@ -1,4 +1,4 @@
-"""Outages of the controller that take minutes, with -m slurm_long."""
+"""Trials that take minutes together, on a real cluster, with -m slurm_long."""
 
 import re
 import signal
@@ -11,6 +11,7 @@ from amberline.cluster.progress import newest_checkpoint
 from slurm.pipelines import Pipeline, Sleepers, on_slurm, weights
 from slurm.stand_ins import program
 from slurm.test_outages import SILENCE, without
+from slurm.test_slurm_faults import once
 
 pytestmark = [pytest.mark.slurm_long, pytest.mark.timeout(1800)]
 
@@ -117,3 +118,30 @@ def eventually(reached) -> None:
     while not reached():
         assert time.monotonic() < end
         time.sleep(0.2)
+
+
+def test_a_job_that_dies_before_its_program_is_not_explained_by_an_older_log(cluster, tmp_path):
+    environment = once(tmp_path, cluster.environment, "srun", 'echo "no such file: sh" >&2; exit 1')
+    log = tmp_path / "project/results/logs/sleep-0.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("an error of last week\n")
+    pipeline = Sleepers(tmp_path / "project", environment)
+    assert pipeline.end(60) == 1
+    assert "an error of last week" not in pipeline.text
+    assert "no such file: sh" in pipeline.text.split("The last lines of ")[1]
+
+
+def test_a_program_that_fails_is_explained_by_its_own_log(cluster, tmp_path):
+    pipeline = Sleepers(tmp_path / "project", cluster.environment, seconds=0, ends="echo sleep is broken; exit 3")
+    assert pipeline.end(60) == 1
+    [job] = pipeline.submitted()
+    assert "The last lines of results/logs/sleep-0.log:\n    sleep is broken\n" in pipeline.text
+    summary = pipeline.text.split("\nFailed:\n")[1].splitlines()[0]
+    assert summary == f"  Slurm job {job} (sleep 0) failed. Log: results/logs/sleep-0.log"
+
+
+def test_the_pipeline_as_a_job_is_not_told_that_this_is_wrong(cluster, tmp_path):
+    environment = {**cluster.environment, "SLURM_JOB_ID": "4711", "SLURM_NTASKS": "7"}
+    pipeline = Sleepers(tmp_path / "project", environment, seconds=1)
+    assert pipeline.end(60) == 0, pipeline.text
+    assert "not recommended" not in pipeline.text

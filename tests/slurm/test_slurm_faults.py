@@ -72,26 +72,6 @@ def test_a_job_that_slurm_did_not_start_is_submitted_again(cluster, tmp_path):
     assert f"Slurm job {first} (sleep 0) was not started by Slurm (srun: error: Task launch" in pipeline.text
 
 
-def test_a_job_that_dies_before_its_program_is_not_explained_by_an_older_log(cluster, tmp_path):
-    environment = once(tmp_path, cluster.environment, "srun", 'echo "no such file: sh" >&2; exit 1')
-    log = tmp_path / "project/results/logs/sleep-0.log"
-    log.parent.mkdir(parents=True)
-    log.write_text("an error of last week\n")
-    pipeline = Sleepers(tmp_path / "project", environment)
-    assert pipeline.end(60) == 1
-    assert "an error of last week" not in pipeline.text
-    assert "no such file: sh" in pipeline.text.split("The last lines of ")[1]
-
-
-def test_a_program_that_fails_is_explained_by_its_own_log(cluster, tmp_path):
-    pipeline = Sleepers(tmp_path / "project", cluster.environment, seconds=0, ends="echo sleep is broken; exit 3")
-    assert pipeline.end(60) == 1
-    [job] = pipeline.submitted()
-    assert "The last lines of results/logs/sleep-0.log:\n    sleep is broken\n" in pipeline.text
-    summary = pipeline.text.split("\nFailed:\n")[1].splitlines()[0]
-    assert summary == f"  Slurm job {job} (sleep 0) failed. Log: results/logs/sleep-0.log"
-
-
 @pytest.mark.parametrize("next_start", [LOCAL, (*LOCAL, "--unlock")])
 def test_after_a_kill_nothing_overtakes_what_was_left(cluster, tmp_path, next_start):
     killed = Sleepers(tmp_path / "project", cluster.environment, seconds=600)
@@ -121,10 +101,3 @@ def test_after_a_kill_of_a_local_start_its_programs_are_ended(cluster, tmp_path)
     assert following.end(60) == 0, following.text
     assert "A killed pipeline left programs that still write to results" in following.text
     assert not [each for each in programs if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
-
-
-def test_the_pipeline_as_a_job_is_not_told_that_this_is_wrong(cluster, tmp_path):
-    environment = {**cluster.environment, "SLURM_JOB_ID": "4711", "SLURM_NTASKS": "7"}
-    pipeline = Sleepers(tmp_path / "project", environment, seconds=1)
-    assert pipeline.end(60) == 0, pipeline.text
-    assert "not recommended" not in pipeline.text
