@@ -145,3 +145,27 @@ def test_the_pipeline_as_a_job_is_not_told_that_this_is_wrong(cluster, tmp_path)
     pipeline = Sleepers(tmp_path / "project", environment, seconds=1)
     assert pipeline.end(60) == 0, pipeline.text
     assert "not recommended" not in pipeline.text
+
+
+def test_a_partition_that_is_down_is_waited_for(cluster, tmp_path):
+    cluster.ask("scontrol", "update", "PartitionName=cpu", "State=DOWN")
+    try:
+        pipeline = Sleepers(tmp_path / "project", cluster.environment, seconds=1)
+        pipeline.until(lambda: "PartitionDown, the partition is down" in pipeline.text)
+        time.sleep(15)
+    finally:
+        cluster.ask("scontrol", "update", "PartitionName=cpu", "State=UP")
+    assert pipeline.end(60) == 0, pipeline.text
+    assert len(pipeline.submitted()) == 1
+
+
+def test_a_node_that_is_away_when_a_job_starts_costs_time_alone(cluster, tmp_path):
+    """The job starts on the other one, or again when the node has come back."""
+    cluster.crash_node("node2")
+    try:
+        pipeline = Sleepers(tmp_path / "project", cluster.environment, jobs=4, seconds=2)
+        time.sleep(40)
+    finally:
+        cluster.start_node("node2")
+    assert pipeline.end(120) == 0, pipeline.text
+    print(pipeline.text)
