@@ -34,7 +34,7 @@ SlurmdUser=root
 AuthType=auth/munge
 CredType=cred/munge
 # A job that was put back into the queue waits until its old credentials have expired.
-AuthInfo=socket={folder}/munge/socket,cred_expire=8
+AuthInfo=socket={folder}/munge/socket,cred_expire=6
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool/%n
 SlurmctldPidFile={folder}/slurmctld.pid

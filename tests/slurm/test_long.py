@@ -8,8 +8,9 @@ import pytest
 
 from amberline.cluster.accounts import RECORD
 from amberline.cluster.progress import newest_checkpoint
-from slurm.pipelines import Pipeline, Sleepers, on_slurm, weights
+from slurm.pipelines import Pipeline, Sleepers, on_cluster, on_slurm, weights
 from slurm.stand_ins import program
+from slurm.test_interruptions import RULE, Training
 from slurm.test_outages import SILENCE, without
 from slurm.test_slurm_faults import once
 
@@ -169,3 +170,24 @@ def test_a_node_that_is_away_when_a_job_starts_costs_time_alone(cluster, tmp_pat
         cluster.start_node("node2")
     assert pipeline.end(120) == 0, pipeline.text
     print(pipeline.text)
+
+
+def test_a_cluster_that_cancels_and_a_user_who_does_leave_no_trace_in_the_weights(first, untrained, cluster):
+    training = Training(untrained, cluster)
+    pipeline = on_cluster(untrained, cluster, {"cluster": {"training_partition": "cancelled"}})
+    # By a job of a higher priority, on a cluster that does not requeue.
+    displaced = training.gets_on(pipeline)
+    training.is_displaced()
+    training.is_interrupted(pipeline, displaced)
+    job = training.gets_on(pipeline)
+    assert f"Slurm job {displaced} ({RULE}) had to make room for others: it is submitted again." in pipeline.text
+    assert job != displaced
+    # By somebody who means it.
+    cluster.ask("scancel", job)
+    assert pipeline.end() == 1
+    assert f"Slurm job {job} ({RULE}) was cancelled" in pipeline.text
+    assert not training.jobs()
+
+    pipeline = on_cluster(untrained, cluster)
+    assert pipeline.end() == 0, pipeline.text
+    assert weights(untrained) == weights(first.project)
