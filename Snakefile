@@ -37,3 +37,4 @@ rule all:
 
 
 check_targets()
+prepare(command_line())

@@ -151,7 +151,10 @@ def command_line():
 
 
 def prepare(options):
-    """Before anything runs: use our executor for Slurm, and take the results folder, ending what was left there."""
+    """Before anything runs: use our executor for Slurm, and take the results folder, ending what was left there.
+
+    Called by the Snakefile when all else is in order.
+    """
     if options is None:
         return
     slurm = options.executor == "slurm"
@@ -166,6 +169,3 @@ def prepare(options):
     except (ClaimError, ConfigurationError, SlurmError) as error:
         raise WorkflowError(str(error)) from None
     atexit.register(lock.release)
-
-
-prepare(command_line())
