@@ -26,9 +26,9 @@ demo: $(STAMP)  ## the whole pipeline at small scale on the CPU
 test: $(STAMP)  ## every test, and the checks of form
 	@$(MAKE) --no-print-directory check
 	@echo "== Tests"
-	@$(BIN)/pytest -n 2 --dist loadfile -m "not slurm"
-	@echo "== Tests on a real Slurm cluster of two nodes, on this machine"
-	@$(BIN)/pytest -m slurm tests/slurm
+	@$(BIN)/pytest -n 2 --dist loadfile -m "not slurm and not slurm_long"
+	@echo "== Tests on two real Slurm clusters of two nodes each, on this machine"
+	@$(BIN)/pytest -n 2 --dist loadfile -m slurm tests/slurm
 
 check: $(STAMP)
 	@echo "== Form: ruff, snakefmt, mypy"

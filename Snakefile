@@ -42,6 +42,7 @@ rule all:
 
 
 check_targets()
+prepare(command_line())
 
 
 onstart:

@@ -6,17 +6,18 @@ On a single machine the same rules apply: Snakemake then looks at threads alone.
 import atexit
 
 from amberline.cluster.accounts import RECORD
+from amberline.cluster.claim import ClaimError, claim
 from amberline.cluster.executor import watch_jobs
-from amberline.cluster.leftovers import claim
-from amberline.cluster.progress import newest_checkpoint
+from amberline.cluster.ledger import Stages
 from amberline.cluster.slurm import SlurmError, partitions
 from amberline.core.digests import value_digest
 from amberline.core.files import whole_file
-from amberline.training.place import PlaceError
 
 STAGES = ("amberchat", "sft", "reference", "dpo", "evaluation")
 # Rules that continue from a checkpoint, and the stage whose checkpoints they are.
 CONTINUED = {"finetune_amberchat": "amberchat", "finetune_preferred": "sft", "train_dpo": "dpo"}
+# Rules that run a model, and the stage under `hardware` that says where; all others ask for data_hardware.
+ON_HARDWARE = {**CONTINUED, "score_reference": "reference", "evaluate": "evaluation", "sample_answers": "evaluation"}
 
 
 def growing(amount):
@@ -111,10 +112,16 @@ if CLUSTER.modules:
     shell.prefix(f"module load {' '.join(CLUSTER.modules)}; set -euo pipefail; ")
 
 
-def progress(job):
-    """What changes while a job gets on: its newest checkpoint. None for jobs that start from the beginning."""
+def training(job):
+    """The folder of a job's checkpoints and its stage; None for jobs that start from the beginning."""
     stage = CONTINUED.get(job.rule.name)
-    return newest_checkpoint(Path(f"{RESULTS}/checkpoints{job.wildcards.get('variant', '')}"), stage) if stage else None
+    return (Path(f"{RESULTS}/checkpoints{job.wildcards.get('variant', '')}"), stage) if stage else None
+
+
+def hardware_keys(job):
+    """The settings that say what a job asks for."""
+    stage = ON_HARDWARE.get(job.rule.name)
+    return f"hardware.{stage}" if stage else "data_hardware"
 
 
 def check_partitions(known):
@@ -141,22 +148,38 @@ def submit_with_settings():
     workflow.config_settings.config_args = [f"submitted={file}"]
 
 
-def prepare_for_slurm():
-    """Before Slurm jobs are submitted: let there be one pipeline in this folder, and no jobs of an earlier one."""
-    if not workflow.is_main_process or os.path.basename(sys.argv[0]) != "snakemake":
+# With one of these options Snakemake changes nothing in the results folder.
+LOOKS_ONLY = (
+    *("dryrun", "lint", "list_rules", "list_target_rules", "dag", "rulegraph", "filegraph", "d3dag", "summary"),
+    *("detailed_summary", "list_changes", "list_input_changes", "list_params_changes", "list_untracked", "report"),
+    *("print_compilation", "containerize", "export_cwl", "generate_unit_tests", "archive", "list_conda_envs"),
+)
+
+
+def command_line():
+    """The options that a user gave to Snakemake; None in its jobs, and in programs that use it as a library."""
+    by_name = os.path.basename(sys.argv[0]) == "snakemake" or sys.argv[0].endswith("/snakemake/__main__.py")
+    if not (workflow.is_main_process and by_name):
+        return None
+    return parse_args(sys.argv[1:])[1]
+
+
+def prepare(options):
+    """Before anything runs: use our executor for Slurm, and take the results folder, ending what was left there.
+
+    Called by the Snakefile when all else is in order.
+    """
+    if options is None:
         return
-    _, arguments = parse_args(sys.argv[1:])
-    if arguments.executor != "slurm":
-        return
-    watch_jobs(progress, Path(RESULTS, RECORD))
-    if arguments.dryrun:
+    slurm = options.executor == "slurm"
+    if slurm:
+        watch_jobs(Stages(Path(RESULTS), Path(RESULTS, RECORD), training, hardware_keys))
+    if any(getattr(options, option) for option in LOOKS_ONLY):
         return
     try:
-        check_partitions(partitions())
-        lock = claim(Path.cwd(), "amberline_", lambda text: print(text, file=sys.stderr))
-    except (ConfigurationError, PlaceError, SlurmError) as error:
+        if slurm and not options.unlock:
+            check_partitions(partitions())
+        lock = claim(Path(RESULTS), lambda text: print(text, file=sys.stderr))
+    except (ClaimError, ConfigurationError, SlurmError) as error:
         raise WorkflowError(str(error)) from None
     atexit.register(lock.release)
-
-
-prepare_for_slurm()

@@ -13,17 +13,20 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
-from amberline.cluster.progress import IDLE_STARTS, newest_checkpoint
-from amberline.cluster.slurm import SlurmError, requeue, states
+from amberline.cluster.progress import IDLE_STARTS, is_complete, newest_checkpoint
+from amberline.cluster.slurm import LOOK, NoAnswer, Outage, SlurmError, requeue, state_of
 from amberline.cluster.verdict import SUBMIT_AGAIN
 from amberline.core.files import whole_file
 from amberline.training.place import REQUEUE
+
+PATIENCE = 60  # seconds for Slurm to answer when a job is to go back into the queue: its time is nearly over
 
 
 def main(
@@ -43,15 +46,22 @@ def main(
     if job:
         _check_progress(checkpoints, stage, job)
         _check_gpus(device, ranks_per_node)
-    marker = checkpoints / f"{stage}.requeue.json"
-    marker.unlink(missing_ok=True)
+    marker, report = checkpoints / f"{stage}.requeue.json", checkpoints / f"{stage}.torchrun.log"
+    for old in (marker, report):
+        old.unlink(missing_ok=True)
+    if job and nodes > 1:
+        _wait_for_slurm(job)
     # torchrun hears Ctrl-C as well, and ends the ranks: wait for that.
     signal.signal(signal.SIGINT, lambda *_: None)
     # torchrun would take some options of the program for abbreviations of its own, were it not for the two dashes.
-    command = [*_ranks(job, nodes, ranks_per_node, cpus_per_rank, _nearby(scratch)), "--", *program]
+    start = [*_nearby(scratch), "python", "scripts/start_ranks.py", str(report)]
+    command = [*_ranks(job, nodes, ranks_per_node, cpus_per_rank, start), "--", *program]
     done = subprocess.run(command, check=False, env={**os.environ, "OMP_NUM_THREADS": str(cpus_per_rank)})
     if not marker.exists():
-        raise typer.Exit(done.returncode if done.returncode >= 0 else 128 - done.returncode)
+        status = done.returncode if done.returncode >= 0 else 128 - done.returncode
+        if status not in {0, REQUEUE}:
+            print(f"launch: {stage} failed{_see_also(report)}; the reason is above", file=sys.stderr)
+        raise typer.Exit(status)
     if job:
         _go_on(job, json.loads(marker.read_text(encoding="utf-8"))["steps"])
     raise typer.Exit(REQUEUE)
@@ -62,11 +72,16 @@ def _nearby(scratch: str | None) -> list[str]:
     return ["python", "scripts/with_tokens_nearby.py", "--scratch", scratch, "--"] if scratch else []
 
 
-def _ranks(job: str | None, nodes: int, ranks_per_node: int, cpus_per_rank: int, nearby: Sequence[str]) -> list[str]:
-    """The command that starts a program's ranks; `nearby` goes before it on each node."""
+def _see_also(report: Path) -> str:
+    """Where torchrun's own report is, if it wrote one."""
+    return f" (torchrun's report: {report})" if report.exists() else ""
+
+
+def _ranks(job: str | None, nodes: int, ranks_per_node: int, cpus_per_rank: int, start: Sequence[str]) -> list[str]:
+    """The command that starts a program's ranks; `start` is the part that starts those of a node."""
     # The ranks are signalled themselves. torchrun, which would kill them half a minute later, shall not act on TERM.
     signals = ("--signals_to_handle", "SIGINT,SIGHUP,SIGQUIT")
-    torchrun = [*nearby, "torchrun", *signals, "--nproc-per-node", str(ranks_per_node)]
+    torchrun = [*start, *signals, "--nproc-per-node", str(ranks_per_node)]
     if nodes == 1:
         return [*torchrun, "--standalone"]
     if job is None or shutil.which("srun") is None:
@@ -96,7 +111,12 @@ def _check_gpus(device: str, asked: int) -> None:
 
 
 def _check_progress(checkpoints: Path, stage: str, job: str) -> None:
-    """Stop a Slurm job that is started over and over without getting any further."""
+    """Stop a Slurm job that is started over and over without getting any further.
+
+    A training that has its final weights has nothing more to write than a summary, and is let go on.
+    """
+    if is_complete(checkpoints, stage):
+        return
     file = checkpoints / f"{stage}.starts.json"
     now = {"job": job, "newest": newest_checkpoint(checkpoints, stage), "idle": 0}
     before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
@@ -112,15 +132,37 @@ def _check_progress(checkpoints: Path, stage: str, job: str) -> None:
         )
 
 
+def _wait_for_slurm(job: str) -> None:
+    """Wait until Slurm answers: without it, srun could not start the ranks, and the job would lose its nodes."""
+    outage = Outage(lambda text: print(f"launch: {text}", file=sys.stderr))
+    while True:
+        try:
+            state_of(job)
+            outage.answered(LOOK)
+            return
+        except SlurmError as error:
+            time.sleep(outage.failed(LOOK, str(error)))
+
+
 def _go_on(job: str, steps: int) -> None:
     """Put this job back into the queue, unless it is being cancelled, or Slurm has put it there."""
-    try:
-        if states().get(job) != "RUNNING":
+    outage, end = Outage(lambda text: print(f"launch: {text}", file=sys.stderr)), time.monotonic() + PATIENCE
+    while True:
+        try:
+            if state_of(job) != "RUNNING":
+                return
+            requeue(job)
+            print(f"launch: after step {steps}, job {job} goes back into the queue and continues", file=sys.stderr)
             return
-        requeue(job)
-        print(f"launch: after step {steps}, job {job} goes back into the queue and continues", file=sys.stderr)
-    except SlurmError as error:
-        print(f"launch: after step {steps}, {SUBMIT_AGAIN} ({error})", file=sys.stderr)
+        except NoAnswer as error:
+            seconds = outage.failed(LOOK, str(error))
+            if time.monotonic() + seconds > end:
+                print(f"launch: after step {steps}, {SUBMIT_AGAIN} ({error})", file=sys.stderr)
+                return
+            time.sleep(seconds)
+        except SlurmError as error:
+            print(f"launch: after step {steps}, {SUBMIT_AGAIN} ({error})", file=sys.stderr)
+            return
 
 
 def _stop(reason: str) -> NoReturn:

@@ -34,7 +34,7 @@ SlurmdUser=root
 AuthType=auth/munge
 CredType=cred/munge
 # A job that was put back into the queue waits until its old credentials have expired.
-AuthInfo=socket={folder}/munge/socket,cred_expire=5
+AuthInfo=socket={folder}/munge/socket,cred_expire=6
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool/%n
 SlurmctldPidFile={folder}/slurmctld.pid
@@ -155,6 +155,16 @@ class LocalCluster:
         end = f"{self._bridge}n{number}"
         _run("ip", "link", "add", end, "type", "veth", "peer", "name", "eth0", "netns", str(node.pid))
         _run("ip", "link", "set", end, "master", self._bridge, "up")
+
+    def stop_controller(self) -> None:
+        """End the controller, which saves its state; nodes and jobs go on without it."""
+        controller = self._running.pop("slurmctld")
+        controller.terminate()
+        controller.wait()
+
+    def start_controller(self) -> None:
+        """Start the controller again, which knows its jobs."""
+        self._start("slurmctld", "slurmctld", "-D")
 
     def crash_node(self, name: str) -> None:
         """Kill everything that runs on a node."""

@@ -10,7 +10,8 @@ from typing import ClassVar
 
 import yaml
 
-from dag.conftest import Project
+from amberline.cluster.accounts import RECORD
+from dag.conftest import ROOT, Project
 from slurm.local_cluster import LocalCluster
 
 RUN = "results/demo/training/amberchat/run.json"
@@ -36,7 +37,8 @@ class Pipeline:
         with open(self.printed, "wb") as printed:
             self.process = subprocess.Popen(
                 [
-                    *(Path(sys.executable).with_name("snakemake"), *arguments),
+                    # Programs that are started in the background ignore Ctrl-C, unless they are told not to.
+                    *("env", "--default-signal", Path(sys.executable).with_name("snakemake"), *arguments),
                     *("--configfile", *OVERLAYS, "overlay.yaml", "--", *targets),
                 ],
                 cwd=project.root,
@@ -67,6 +69,41 @@ class Pipeline:
             assert self.process.poll() is None, self.text
             assert time.monotonic() < end, self.text
             time.sleep(0.2)
+
+
+class Sleepers(Pipeline):
+    """A pipeline whose jobs sleep; see sleepers.smk."""
+
+    def __init__(self, folder: Path, environment: dict[str, str], *arguments: str, **config: object):
+        self.folder = folder
+        folder.mkdir(exist_ok=True)
+        self.printed = folder / f"printed-{time.monotonic_ns()}.txt"
+        given = {"scripts": ROOT / "scripts", "seconds": 4, "ends": "true", **config}
+        arguments = arguments or on_slurm()
+        with open(self.printed, "wb") as printed:
+            self.process = subprocess.Popen(
+                [
+                    *("env", "--default-signal", Path(sys.executable).with_name("snakemake")),
+                    *("--snakefile", ROOT / "tests/slurm/sleepers.smk", *arguments),
+                    *("--config", *(f"{name}={value}" for name, value in given.items())),
+                ],
+                cwd=folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=printed,
+                stderr=printed,
+            )
+        self.started.append(self)
+
+    def submitted(self) -> list[str]:
+        """The numbers of its jobs."""
+        record = self.folder / "results" / RECORD
+        return [json.loads(line)["job"] for line in record.read_text().splitlines()] if record.exists() else []
+
+
+def on_slurm() -> tuple[str, ...]:
+    """The options of a start on a cluster, which looks at the queue often."""
+    return ("--profile", str(ROOT / "slurm"), "--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "5")
 
 
 def on_cluster(project: Project, cluster: LocalCluster, overlay: dict | None = None, targets=(RUN,)) -> Pipeline:

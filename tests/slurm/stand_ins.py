@@ -32,7 +32,7 @@ SACCT = """\
 
 def program(folder: Path, name: str, text: str) -> None:
     """A stand-in for one command."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / name
     path.write_text(text, encoding="utf-8")
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
@@ -41,3 +41,17 @@ def program(folder: Path, name: str, text: str) -> None:
 def printing(text: str) -> str:
     """A program that prints a text, whatever it is asked."""
     return f"#!/bin/sh\ncat <<'END'\n{text}END\n"
+
+
+def slurm_of_stand_ins(folder: Path, **commands: str) -> None:
+    """Stand-ins for all of Slurm: one job, number 7, that runs for ever. `commands` are shell texts of some of them."""
+    texts = {
+        "sbatch": "echo 7",
+        "squeue": "echo '7|RUNNING|n|me|None|N/A|cpu|rule_sleep'",
+        "scontrol": "echo 'MinJobAge = 300 sec'",
+        "sinfo": "echo cpu; echo gpu",
+        "sacct": "exit 0",
+        "scancel": "exit 0",
+    }
+    for name, text in {**texts, **commands}.items():
+        program(folder, name, f"#!/bin/sh\n{text}\n")

@@ -36,8 +36,8 @@ def launch(folder: Path, program: str, *options: str, **environment: str) -> sub
 
 @pytest.fixture
 def one_rank(tmp_path, monkeypatch):
-    """torchrun takes seconds to start; this one starts a single process at once."""
-    stand_in = tmp_path / "bin/torchrun"
+    """torchrun takes seconds to start; this `python start_ranks.py` starts a single process at once."""
+    stand_in = tmp_path / "bin/python"
     stand_in.parent.mkdir()
     stand_in.write_text(f"#!/bin/sh\nfor last; do :; done\nexec {sys.executable} $last\n")
     stand_in.chmod(0o755)
@@ -108,6 +108,45 @@ def test_a_job_that_gets_no_further_is_stopped_and_one_that_does_is_not(tmp_path
     assert "started 3 times without writing a new checkpoint" in done.stderr
     start("6")  # somebody has looked at it, and started anew
     assert idle() == 0
+
+    # With its final weights it has only a summary to write, however often it is interrupted.
+    checkpoint(tmp_path, "stage-0123/final", 2)
+    for _ in range(4):
+        assert "without writing" not in start("6").stderr
+    # But those of another run of the stage, with other settings, are not its own.
+    checkpoint(tmp_path, "stage-4567/step-00000010", 3)
+    for _ in range(3):
+        done = start("6")
+    assert "without writing" in done.stderr
+
+
+FAILS = """
+import os, signal, sys, time
+if os.environ["RANK"] == "1":
+    time.sleep(30)
+HOW
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        (
+            "print('stage: results/sft is in use by process 4711', file=sys.stderr); sys.exit(1)",
+            "stage: results/sft is",
+        ),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "rank 0 on "),
+    ],
+)
+def test_the_reason_of_a_failure_is_the_last_thing_on_the_screen(tmp_path, how, reason):
+    done = launch(tmp_path, FAILS.replace("HOW", how), "--ranks-per-node", "2")
+    assert done.returncode != 0
+    *_, said, last = done.stderr.splitlines()
+    assert said.startswith(reason)
+    report = tmp_path / "stage.torchrun.log"
+    assert last == f"launch: stage failed (torchrun's report: {report}); the reason is above"
+    assert "ChildFailedError" not in done.stderr
+    assert "exitcode" in report.read_text()
 
 
 def checkpoint(folder: Path, name: str, when: int) -> None:

@@ -32,9 +32,8 @@ def slurm(tmp_path: Path) -> Path:
         f"#!{sys.executable}\nimport json, sys\n"
         f"with open({str(record)!r}, 'a') as lines: lines.write(json.dumps(sys.argv[1:]) + '\\n')\nprint(7)\n",
     )
-    program(folder, "squeue", '#!/bin/sh\ncase "$*" in *all*) echo "7|FAILED";; esac\n')
+    program(folder, "squeue", '#!/bin/sh\necho "7|FAILED|amberline|me|NonZeroExitCode|0|gpu|rule_finetune_amberchat"\n')
     program(folder, "scontrol", "#!/bin/sh\necho 'MinJobAge = 300 sec'\n")
-    program(folder, "sacctmgr", "#!/bin/sh\necho amber_gpu\n")
     program(folder, "sinfo", "#!/bin/sh\necho cpu; echo gpu\n")
     for name in ("sacct", "scancel"):
         program(folder, name, "#!/bin/sh\nexit 0\n")
@@ -77,6 +76,10 @@ CASES = {
     "any GPU with some features, an account": (
         {"cluster": {"gpu_model": None, "account": "amber_gpu", "constraint": "nvlink&80g"}},
         f"-A amber_gpu -p gpu -t 1440 -C nvlink&80g --mem 480000 --nodes=1 {REST} --gres=gpu:8",
+    ),
+    "the default partition": (
+        {"cluster": {"training_partition": None}},
+        f"-t 1440 --mem 480000 --nodes=1 {REST} --gres=gpu:a100:8",
     ),
     "two nodes": (
         {"hardware": {"amberchat": {"nodes": 2}}},

@@ -68,6 +68,15 @@ def sacct(numbers: Sequence[str]) -> str:
     )
 
 
+def ended_states(numbers: Sequence[str]) -> dict[str, str]:
+    """The states of some jobs, by number, as far as Slurm's accounts have them. Raises SlurmError."""
+    rows = ask(
+        *("sacct", f"--jobs={','.join(numbers)}", "--allocations", "--parsable2", "--noheader", "--format=JobID,State"),
+        seconds=SECONDS,
+    ).splitlines()
+    return {number: state.split()[0] for number, state in (row.split("|", 1) for row in rows)}
+
+
 def _starts(printed: str) -> Iterator[Start]:
     """Each start of each job: its own row, and behind it those of its steps."""
     start: Start = []

@@ -12,3 +12,10 @@ def newest_checkpoint(checkpoints: Path, stage: str) -> str:
     # A checkpoint may be removed, as one too many, while we look.
     found = {mark.stat().st_mtime_ns: str(mark.parent) for mark in marks if mark.exists()}
     return found[max(found)] if found else ""
+
+
+def is_complete(checkpoints: Path, stage: str) -> bool:
+    """Whether the run of a stage that was started last has its final weights, and only a summary to write."""
+    # A start changes the folder: it writes its lock there.
+    runs = {folder.stat().st_mtime_ns: folder for folder in checkpoints.glob(f"{stage}-*") if folder.is_dir()}
+    return bool(runs) and (runs[max(runs)] / "final/checkpoint.json").exists()

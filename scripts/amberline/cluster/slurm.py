@@ -1,16 +1,37 @@
-"""The few things that we ask of Slurm ourselves. Snakemake's executor submits the jobs."""
+"""The few things that we ask of Slurm ourselves. No question blocks for longer than its timeout."""
 
+import os
+import re
+import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from datetime import datetime
+from threading import Event, Lock
 
 SECONDS = 60  # for an answer; a busy controller takes its time
+LOOK_SECONDS = 20  # for a look at the queue, which is repeated anyway
+LOOK = "squeue"  # the question that is asked again and again
+WAITS = (5, 10, 20, 30)  # seconds between tries while Slurm does not answer; the last one again and again
+
+# What Slurm's commands print when they got no answer, as opposed to a refusal.
+NO_ANSWER = re.compile(
+    r"unable to contact slurm controller|socket timed out|connection (refused|timed out|reset)|zero bytes were transm"
+    r"|unable to establish|controller in standby|no route to host|network is unreachable|temporarily un"
+    r"|protocol authentication|munge|transport endpoint|communication (connection )?failure",
+    re.I,
+)
 
 
 class SlurmError(Exception):
     """Slurm refused, or did not answer."""
+
+
+class NoAnswer(SlurmError):
+    """Slurm did not answer. It may have done what it was asked for all the same."""
 
 
 @dataclass(frozen=True)
@@ -21,49 +42,130 @@ class Job:
     state: str  # as squeue spells it: PENDING, RUNNING, …
     name: str
     comment: str
-    folder: Path  # in which it runs
+    user: str
+    reason: str = "None"  # why it waits
+    started: float | None = None  # seconds since 1970, of its last start
+    partition: str = ""
 
 
-def ask(*command: str, seconds: float = SECONDS) -> str:
-    """What a Slurm command prints within some seconds. Raises SlurmError."""
-    name = " ".join(word for word in command if not word.startswith("-"))
+def ask(*command: str, seconds: float = SECONDS, given: str | None = None, stop: Event | None = None) -> str:
+    """What a Slurm command prints within some seconds, or until `stop` is set. `given` is its standard input.
+
+    Raises NoAnswer without an answer, SlurmError at a refusal.
+    """
+    name = " ".join(word for word in command if not word.startswith("-")) if len(command) < 8 else command[0]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds)
-    except subprocess.TimeoutExpired:
-        raise SlurmError(f"{name} did not answer within {seconds:g} seconds") from None
+        # In a session of its own: a Ctrl-C that is meant for us does not reach it, and all of it can be killed.
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE if given is not None else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            env={**os.environ, "SLURM_TIME_FORMAT": "%s"},
+            start_new_session=True,
+        )
     except OSError as error:
-        raise SlurmError(f"{name}: {error}") from None
-    if done.returncode != 0:
-        raise SlurmError(f"{name}: {done.stderr.strip() or f'ended with {done.returncode}'}")
-    return done.stdout
+        raise NoAnswer(f"{name}: {error}") from None
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            printed, complaint = process.communicate(given, timeout=0.25)
+            break
+        except subprocess.TimeoutExpired:
+            given = None
+            if (stop is not None and stop.is_set()) or time.monotonic() > end:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.communicate()
+                raise NoAnswer(f"{name} did not answer within {seconds:g} seconds") from None
+    if process.returncode != 0:
+        complaint = "; ".join(complaint.split("\n")).strip("; ") or f"ended with {process.returncode}"
+        named = complaint if complaint.startswith(command[0]) else f"{name}: {complaint}"
+        raise (NoAnswer if NO_ANSWER.search(complaint) else SlurmError)(named)
+    return printed
 
 
-def queued() -> list[Job]:
-    """My jobs that wait or run."""
-    lines = ask("squeue", "--me", "--noheader", "--format=%A|%T|%j|%k|%Z").splitlines()
-    fields = (line.split("|", 4) for line in lines)
-    return [Job(number, state, name, comment, Path(folder)) for number, state, name, comment, folder in fields]
+class Outage:
+    """Notices when Slurm stops answering and when it answers again, and says each once.
+
+    Some questions may be answered and others not: it is over when none is open.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._since = 0.0
+        self._tries: Counter[str] = Counter()  # of each question that was not answered
+        self._lock = Lock()  # jobs are submitted and watched in different threads
+
+    def failed(self, question: str, why: str) -> float:
+        """Note that a question was not answered. Returns the seconds to wait before it is asked again."""
+        with self._lock:
+            seconds = WAITS[min(self._tries.get(question, 0), len(WAITS) - 1)]
+            if not self._tries:
+                self._since = time.monotonic()
+                self._say(
+                    f"Slurm does not answer since {datetime.now():%H:%M} ({why}); looking again in {seconds} s, "
+                    f"then less often, but at least every {WAITS[-1]} s. Jobs that run are not affected."
+                )
+            self._tries[question] += 1
+            return seconds
+
+    def answered(self, question: str) -> None:
+        """Note that a question was answered."""
+        with self._lock:
+            if self._tries.pop(question, 0) and not self._tries:
+                self._say(f"Slurm answers again, after {time.monotonic() - self._since:.0f} s.")
 
 
-def states() -> dict[str, str]:
-    """The state of each of my jobs that Slurm still knows, ended ones too."""
-    lines = ask("squeue", "--me", "--states=all", "--noheader", "--format=%A|%T").splitlines()
-    return dict(line.strip().split("|", 1) for line in lines)
+def queued(
+    *, name: str | None = None, ended: bool = False, seconds: float = LOOK_SECONDS, stop: Event | None = None
+) -> list[Job]:
+    """Jobs of all users that wait or run; ended ones too, as long as Slurm remembers them. `name`: only of this name.
+
+    Raises SlurmError.
+    """
+    options = [f"--name={name}"] if name else []
+    options += ["--states=all"] if ended else []
+    lines = ask(
+        *("squeue", "--array", "--noheader", "--format=%i|%T|%j|%u|%r|%S|%P|%k"),
+        *options,
+        seconds=seconds,
+        stop=stop,
+    ).splitlines()
+    return [_job(line) for line in lines if line.strip()]
+
+
+def _job(line: str) -> Job:
+    number, state, name, user, reason, started, partition, comment = line.strip().split("|", 7)
+    when = float(started) if started.isdigit() else None
+    return Job(number, state, name, comment, user, reason, when, partition)
 
 
 def partitions() -> list[str]:
-    """Names of the partitions that I see."""
+    """Names of the partitions that I see. Raises SlurmError."""
     return sorted(set(ask("sinfo", "--noheader", "--format=%R").split()))
 
 
 def cancel(jobs: Sequence[Job]) -> None:
-    """Cancel jobs and wait until none of their processes is left."""
+    """Cancel jobs and wait until none of their processes is left. Raises SlurmError."""
     ask("scancel", *(job.number for job in jobs))
     numbers = {job.number for job in jobs}
     while numbers & {job.number for job in queued()}:
         time.sleep(1)
 
 
+def state_of(number: str) -> str | None:
+    """The state of one job; None if Slurm does not know it any more. Raises SlurmError."""
+    try:
+        return ask("squeue", f"--jobs={number}", "--noheader", "--format=%T", seconds=LOOK_SECONDS).strip() or None
+    except NoAnswer:
+        raise
+    except SlurmError:
+        return None  # Invalid job id
+
+
 def requeue(number: str) -> None:
-    """Put a running job back into the queue; it starts again from the beginning of its script."""
+    """Put a running job back into the queue; it starts again from the beginning of its script. Raises SlurmError."""
     ask("scontrol", "requeue", number)

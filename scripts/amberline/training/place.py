@@ -8,6 +8,7 @@ is not thrown away in silence. A finished run is stale: the recipe says whether 
 stops before its first step, and a person says whether it goes on.
 """
 
+import getpass
 import json
 import os
 import shlex
@@ -18,10 +19,9 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from amberline.core.digests import value_digest
 from amberline.core.files import whole_file
@@ -304,19 +304,19 @@ class Lock:
     belonged to the Slurm job that this is, requeued; or Slurm does not know its job any more.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / "lock.json"
+    def __init__(self, folder: Path, name: str = "lock.json") -> None:
+        self._path = folder / name
 
     def acquire(self) -> str | None:
         """Take the lock. Returns a note when a stale one was taken over. Raises PlaceError when another run has it."""
         note = None
         while not self._create():
-            holder = self._holder()
+            holder = self.holder()
             if holder is not None and not _gone(holder):
                 raise PlaceError(
                     f"{self._path.parent} is in use by process {holder['pid']} on {holder['host']}"
-                    f"{_job(holder)}: two runs may not write there at once. Wait for it, or stop it; if you know that "
-                    f"it is gone, delete {self._path} and start again"
+                    f"{_details(holder)}: two runs may not write there at once. Fix: wait for it, or stop it; if you "
+                    f"know that it is gone, delete {self._path} and start again"
                 )
             self._clear(holder)
             note = "an interrupted run's lock was found and taken over"
@@ -324,7 +324,7 @@ class Lock:
 
     def release(self) -> None:
         """Give the lock back."""
-        holder = self._holder()
+        holder = self.holder()
         if holder is not None and (holder["host"], holder["pid"]) == (socket.gethostname(), os.getpid()):
             self._path.unlink(missing_ok=True)
 
@@ -346,8 +346,12 @@ class Lock:
         mine = {
             "host": socket.gethostname(),
             "pid": os.getpid(),
-            "started": psutil.Process().create_time(),
+            "started": _start_of(os.getpid()),
             "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
+            # For people.
+            "user": user_name(),
+            "folder": str(Path.cwd()),
+            "since": f"{datetime.now():%Y-%m-%d %H:%M}",
         }
         try:
             # Linked into place, so that it is there with its content or not at all.
@@ -360,7 +364,8 @@ class Lock:
             draft.unlink(missing_ok=True)
         return True
 
-    def _holder(self) -> dict[str, Any] | None:
+    def holder(self) -> dict[str, Any] | None:
+        """Who holds the lock: host, pid, slurm_job_id, user, folder, since. None if nobody does."""
         return self._read(self._path)
 
     @staticmethod
@@ -372,18 +377,41 @@ class Lock:
         return holder
 
 
-def _job(holder: Mapping[str, Any]) -> str:
-    return f" (Slurm job {holder['slurm_job_id']})" if holder["slurm_job_id"] else ""
+def user_name() -> str:
+    """Whose process this is; a number where the machine has no name for it."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
+def _details(holder: Mapping[str, Any]) -> str:
+    """What else is known of a lock's holder, in brackets."""
+    job, user, since = holder["slurm_job_id"], holder.get("user"), holder.get("since")
+    known = [f"Slurm job {job}" if job else "", f"user {user}" if user else "", f"since {since}" if since else ""]
+    return f" ({', '.join(filter(None, known))})" if any(known) else ""
+
+
+def _start_of(pid: int) -> str | None:
+    """When a process of this machine was started, told without a clock: boot id and ticks. None if it has ended.
+
+    No other process of any time has the same number and the same start.
+    """
+    try:
+        # The second field is the program's name in brackets, which may have any characters.
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # A process that nobody waited for stays listed after its end.
+    return None if fields[0] in "ZX" else f"{boot}:{fields[19]}"
 
 
 def _gone(holder: Mapping[str, Any]) -> bool:
     job = holder["slurm_job_id"]
     if holder["host"] == socket.gethostname():
-        try:
-            # A process id may have been given to another process since.
-            return bool(abs(psutil.Process(holder["pid"]).create_time() - holder["started"]) > 1)
-        except psutil.NoSuchProcess:
-            return True
+        # A process id may have been given to another process since.
+        return bool(_start_of(holder["pid"]) != holder["started"])
     if job is None:
         return False
     if job == os.environ.get("SLURM_JOB_ID"):
@@ -391,5 +419,10 @@ def _gone(holder: Mapping[str, Any]) -> bool:
     squeue = shutil.which("squeue")
     if squeue is None:
         return False
-    listed = subprocess.run([squeue, "--noheader", f"--jobs={job}"], capture_output=True, text=True, check=False)
+    try:
+        listed = subprocess.run(
+            [squeue, "--noheader", f"--jobs={job}"], capture_output=True, text=True, check=False, timeout=20
+        )
+    except subprocess.TimeoutExpired:
+        return False
     return "Invalid job id" in listed.stderr or (listed.returncode == 0 and not listed.stdout.strip())

@@ -1,0 +1,45 @@
+"""What becomes of a pipeline's Slurm jobs, and of the programs beside it, when it is told to end."""
+
+import os
+from contextlib import suppress
+
+import psutil
+
+from amberline.cluster.ledger import Ledger
+from amberline.cluster.slurm import SlurmError, ask, queued
+
+SECONDS = 3  # for each of two questions to Slurm: the pipeline is to end at once
+
+
+def left_behind(ledger: Ledger) -> str:
+    """What to say when jobs are left to run on."""
+    jobs = f"its Slurm jobs run on: {ledger.named(ledger.running)}" if ledger.running else "no Slurm jobs were left"
+    return f"SIGTERM: the pipeline ends; {jobs}. The same command cancels what still runs then, and goes on."
+
+
+def cancelled(run: str, ledger: Ledger, why: str) -> str:
+    """Cancel all jobs with the name of this run. Returns what to say."""
+    numbers = set(ledger.running)
+    # Slurm may have taken a job whose number we have not heard.
+    with suppress(SlurmError):
+        numbers = {job.number for job in queued(name=run, seconds=SECONDS)}
+    if not numbers:
+        return f"{why}: the pipeline ends; none of its Slurm jobs was left."
+    try:
+        ask("scancel", *sorted(numbers), seconds=SECONDS)
+    except SlurmError as error:
+        return (
+            f"{why}: the pipeline ends, but {', '.join(sorted(numbers))} could not be cancelled ({error}). "
+            f"Fix: scancel --name={run}, or type the same command, which cancels them first."
+        )
+    return (
+        f"{why}: the pipeline ends, its Slurm jobs were cancelled: {ledger.named(numbers)}. Trainings write a "
+        "checkpoint before they end. Type the same command to go on."
+    )
+
+
+def end_children() -> None:
+    """End the programs that run beside this process."""
+    for child in psutil.Process(os.getpid()).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            child.terminate()

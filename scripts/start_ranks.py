@@ -1,0 +1,67 @@
+"""Start a program's ranks on this node with torchrun, and keep torchrun's own text in a file.
+
+    python scripts/start_ranks.py REPORT [OPTIONS OF TORCHRUN] -- PROGRAM …
+
+After a failure torchrun prints some hundred lines: what it did, the ranks' exit codes, its own traceback. The reason is
+none of them, and was printed by a rank before. So those lines go into REPORT, and the reason stays the last thing on
+the screen. How a program is started changes no result, so this file is no input of the rules that use it.
+"""
+
+import logging
+import socket
+import sys
+from pathlib import Path
+
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.rendezvous.api import RendezvousError
+from torch.distributed.run import parse_args, run
+
+from amberline.training.place import REQUEUE
+
+
+def main() -> int:
+    """Run torchrun's arguments. Returns the exit status: that of the rank that failed first."""
+    report = Path(sys.argv[1])
+    report.parent.mkdir(parents=True, exist_ok=True)
+    _log_to(report)
+    try:
+        run(parse_args(sys.argv[2:]))
+    except ChildFailedError as error:
+        return _failed(error, report)
+    except RendezvousError as error:
+        print(
+            f"The nodes did not find each other ({error}). Fix: set NCCL_SOCKET_IFNAME and GLOO_SOCKET_IFNAME to a "
+            "network that all nodes share; ports 20000 to 29999 must be open between nodes",
+            file=sys.stderr,
+        )
+        return 1
+    except SignalException as signalled:
+        return 128 + signalled.sigval
+    return 0
+
+
+def _log_to(report: Path) -> None:
+    """Have torchrun log to a file, which is there only if it has something to say."""
+    handler = logging.FileHandler(report, delay=True, encoding="utf-8")
+    handler.setFormatter(logging.Formatter(f"%(asctime)s {socket.gethostname()} %(levelname)s %(name)s: %(message)s"))
+    for name in [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "torch"]:
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+
+
+def _failed(error: ChildFailedError, report: Path) -> int:
+    """Note torchrun's report. A rank that was killed could not say so itself; the others have."""
+    rank, failure = error.get_first_failure()
+    if failure.exitcode == REQUEUE:
+        return REQUEUE
+    with open(report, "a", encoding="utf-8") as file:
+        file.write(f"{error}\n")
+    if failure.exitcode < 0:
+        print(f"rank {rank} on {socket.gethostname()} was killed by {failure.signal_name()}", file=sys.stderr)
+        return 128 - failure.exitcode
+    return int(failure.exitcode)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
