@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from amberline.core.settings import Kind
-from amberline.recipe.check import check_configuration, leaves
+from amberline.core.settings import Kind, leaves
+from amberline.recipe.check import check_configuration
 
 PAGE = Counter(write_report=1, all=1)
 EVALUATION = PAGE | Counter(evaluate=4, sample_answers=1)

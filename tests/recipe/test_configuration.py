@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from amberline.core.settings import Settings
-from amberline.recipe.check import ConfigurationError, check_cluster, check_configuration, deviations, leaves
+from amberline.core.settings import Settings, leaves
+from amberline.recipe.check import ConfigurationError, check_cluster, check_configuration, deviations
 from amberline.recipe.cluster import Cluster
 from amberline.recipe.config import Config, schema
 

@@ -1,5 +1,6 @@
 """The kinds of value that a configuration is made of."""
 
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from typing import Annotated, Any, ClassVar
 
@@ -71,3 +72,15 @@ class DescriptionSettings(Settings):
     """What is said of the data, and where a copy of it is."""
 
     kind = Kind.DESCRIPTION
+
+
+def leaves(values: Mapping[str, Any], *, inner: bool = False, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The dotted path and the value of every leaf of a nested mapping; with `inner`, of every inner node too."""
+    for key, value in values.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            if inner:
+                yield path, value
+            yield from leaves(value, inner=inner, prefix=f"{path}.")
+        else:
+            yield path, value

@@ -10,7 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from amberline.core.digests import file_digest
-from amberline.core.settings import Kind
+from amberline.core.settings import Kind, leaves
 from amberline.objectives.settings import Training
 from amberline.recipe.cluster import Cluster
 from amberline.recipe.config import Config, explain
@@ -75,18 +75,6 @@ def _known_keys() -> Iterator[str]:
     """Every key of the published config.yaml, dotted."""
     published = yaml.safe_load(Path(__file__).parents[3].joinpath("config.yaml").read_text(encoding="utf-8"))
     return (path for path, _ in leaves(published, inner=True))
-
-
-def leaves(values: Mapping[str, Any], *, inner: bool = False, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The dotted path and the value of every leaf of a nested mapping; with `inner`, of every inner node too."""
-    for key, value in values.items():
-        path = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            if inner:
-                yield path, value
-            yield from leaves(value, inner=inner, prefix=f"{path}.")
-        else:
-            yield path, value
 
 
 def _faults(config: Config) -> Iterator[str]:

@@ -8,7 +8,7 @@ from jinja2 import Environment, StrictUndefined
 
 from amberline.core.digests import canonical, value_digest
 from amberline.core.manifests import Manifest
-from amberline.recipe.check import leaves
+from amberline.core.settings import leaves
 from amberline.recipe.export import CardSource, CardText
 
 PROMPTING = {
