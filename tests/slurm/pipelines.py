@@ -117,7 +117,7 @@ def on_cluster(project: Project, cluster: LocalCluster, overlay: dict | None = N
     )
 
 
-def weights(project: Project) -> dict[str, str]:
-    """sha256 of the files that the final weights lie in."""
-    files = json.loads((project.root / RUN).read_text())["final_weights_sha256"]
-    return {name: digest for name, digest in files.items() if name.endswith(".distcp")}
+def weights(project: Project) -> str:
+    """Digest of the final weights."""
+    digest: str = json.loads((project.root / RUN).read_text())["weights_sha256"]
+    return digest
