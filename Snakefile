@@ -41,7 +41,7 @@ rule all:
         rules.ambersafe.input,
 
 
-check_targets()
+check_targets(command_line())
 prepare(command_line())
 
 

@@ -156,14 +156,6 @@ LOOKS_ONLY = (
 )
 
 
-def command_line():
-    """The options that a user gave to Snakemake; None in its jobs, and in programs that use it as a library."""
-    by_name = os.path.basename(sys.argv[0]) == "snakemake" or sys.argv[0].endswith("/snakemake/__main__.py")
-    if not (workflow.is_main_process and by_name):
-        return None
-    return parse_args(sys.argv[1:])[1]
-
-
 def prepare(options):
     """Before anything runs: use our executor for Slurm, and take the results folder, ending what was left there.
 

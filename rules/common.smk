@@ -144,14 +144,18 @@ def sources_of(parts):
     return found + ([] if CONFIG.base_model.tiny else [described("base_model", CONFIG.base_model)])
 
 
-def check_targets():
+def command_line():
+    """The options that a user gave to Snakemake; None in its jobs, and in programs that use it as a library."""
+    by_name = os.path.basename(sys.argv[0]) == "snakemake" or sys.argv[0].endswith("/snakemake/__main__.py")
+    if not (workflow.is_main_process and by_name):
+        return None
+    return parse_args(sys.argv[1:])[1]
+
+
+def check_targets(options):
     """Stop at a target that is no rule and no file that a rule makes, with the nearest one that is."""
-    if not workflow.is_main_process or os.path.basename(sys.argv[0]) != "snakemake":
-        return
-    # Snakemake knows its targets only after it has read the rules; its own parser tells them now.
-    _, arguments = parse_args(sys.argv[1:])
     names = [rule.name for rule in workflow.rules]
-    for target in arguments.targets:
+    for target in options.targets if options else ():
         try:
             check_target(target, names, RESULTS)
         except ConfigurationError as error:

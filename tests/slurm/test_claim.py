@@ -205,7 +205,7 @@ def test_the_claim_ends_with_its_process_whatever_the_clock_says(results):
         [
             *(sys.executable, "-c"),
             "import sys; sys.path.insert(0, sys.argv[1])\n"
-            "from pathlib import Path; from amberline.training.place import Lock\n"
+            "from pathlib import Path; from amberline.core.locks import Lock\n"
             "Lock(Path(sys.argv[2]), 'pipeline.lock.json').acquire(); print('held', flush=True); sys.stdin.read()\n",
             *(str(Path(__file__).parents[2] / "scripts"), str(results)),
         ],

@@ -15,7 +15,7 @@ import psutil
 
 from amberline.cluster.accounts import RECORD
 from amberline.cluster.slurm import Job, SlurmError, cancel, queued
-from amberline.training.place import Lock, PlaceError, user_name
+from amberline.core.locks import Lock, LockError, user_name
 
 PREFIX = "amberline_"  # begins the names of all Slurm jobs that are submitted
 VARIABLE = "AMBERLINE_RESULTS"  # in the environment of every program of a pipeline: its results folder
@@ -45,7 +45,7 @@ def claim(results: Path, say: Callable[[str], None]) -> Lock:
         results.mkdir(parents=True, exist_ok=True)
         before = lock.holder()
         taken_over = lock.acquire() is not None
-    except PlaceError as error:
+    except LockError as error:
         raise ClaimError(str(error)) from None
     except PermissionError as error:
         raise ClaimError(_held(results, before) + _whose(Path(error.filename or results))) from None

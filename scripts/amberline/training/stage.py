@@ -16,6 +16,7 @@ from tqdm import tqdm
 from amberline.batches.layout import lay_out
 from amberline.batches.plan import BatchPlan, PlanError, Step, plan_batches, target_weights
 from amberline.core.files import whole_file
+from amberline.core.locks import LockError
 from amberline.core.tensors import weights_digest
 from amberline.data.tokens import BadTokens
 from amberline.hub.model_names import ModelError
@@ -42,6 +43,7 @@ FAILURES = (
     BadTokens,
     CheckpointError,
     FirstRankFailed,
+    LockError,
     LostProcess,
     ModelError,
     ObjectiveError,
@@ -98,8 +100,7 @@ def train_stage(stage: Stage, ranks: Ranks) -> Finished | None:
         if is_loss_of_process(error):
             raise LostProcess(
                 f"process {ranks.rank} has lost touch with another one, which was killed, has failed or hangs: its own "
-                "message may be above, and torchrun names it below. Checkpoints are good; start the same command again "
-                "to go on"
+                "message may be above. Checkpoints are good; start the same command again to go on"
             ) from error
         raise
     finally:
