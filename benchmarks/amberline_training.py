@@ -29,7 +29,7 @@ COMMON = {"epochs": 1, "precision": "float32", "tf32": False, "evaluation": {"ev
 
 def split(settings: dict) -> dict[str, str]:
     """Settings as the programs take them: what determines the weights, and the rest."""
-    kept = {name: settings[name] for name in ("checkpoints", "evaluation", "guards")}
+    kept = {name: settings[name] for name in ("checkpoints", "evaluation", "monitors")}
     rest = {name: value for name, value in settings.items() if name not in {*kept, "export_dtype"}}
     tracking = {"wandb_project": None, "wandb_mode": "offline"}
     return {

@@ -22,7 +22,7 @@ from amberline.hub.model_names import ModelError
 from amberline.objectives.rewards import ahead, preference_metrics
 from amberline.recipe.evaluation import Measures
 from amberline.recipe.hardware import Hardware
-from amberline.training.ranks import FirstRankFailed, join, leave
+from amberline.training.ranks import FirstRankFailed, destroy_ranks, init_ranks
 from amberline.training.scoring import PAIR, SEQUENCE, Frozen, ScoringError, load_frozen, score
 
 
@@ -54,7 +54,7 @@ def main(
 ) -> None:
     """Measure a finished model on data that it never saw."""
     asked, machine = Measures.model_validate_json(settings), Hardware.model_validate_json(hardware)
-    ranks = join(machine.device, machine.cpus_per_rank)
+    ranks = init_ranks(machine.device, machine.cpus_per_rank)
     if asked.tf32 and machine.device == "cuda":
         torch.set_float32_matmul_precision("high")
     try:
@@ -65,16 +65,16 @@ def main(
         count = min(asked.pairs or len(rows), len(rows))
         rows, scored = rows.select(range(count)), scored.select(range(count))
         frozen = load_frozen(model, machine, asked.precision, ranks)
-        figures: dict[str, Any] = {
+        metrics: dict[str, Any] = {
             "model": model.name,
             **perplexity(frozen, open_tokens(conversations)),
             "pairs": count,
         }
         kept = np.column_stack([scored["chosen_logp"][:], scored["rejected_logp"][:]])
-        figures |= rewards(score(frozen, rows, PAIR), kept, asked.beta)
+        metrics |= rewards(score(frozen, rows, PAIR), kept, asked.beta)
         if ranks.first:
             with whole_file(output) as partial:
-                partial.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+                partial.write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
             inputs = {"model": model, "conversations": conversations, "pairs": pairs, "reference": reference}
             write_manifest(
                 output, kind="evaluation", files=[output], inputs=inputs, settings=asked.model_dump(), facts={}
@@ -84,7 +84,7 @@ def main(
             print(f"evaluate: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
     finally:
-        leave()
+        destroy_ranks()
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from amberline.cluster.progress import IDLE_STARTS, is_complete, newest_checkpoi
 from amberline.cluster.slurm import LOOK, NoAnswer, Outage, SlurmError, requeue, state_of
 from amberline.cluster.verdict import SUBMIT_AGAIN
 from amberline.core.files import whole_file
-from amberline.training.place import REQUEUE
+from amberline.training.run_directory import REQUEUE
 
 PATIENCE = 60  # seconds for Slurm to answer when a job is to go back into the queue: its time is nearly over
 

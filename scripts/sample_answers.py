@@ -1,4 +1,4 @@
-"""Let finished models answer test prompts: a few lines to read beside the figures."""
+"""Let finished models answer test prompts: a few lines to read beside the metrics."""
 
 import json
 import sys

@@ -14,7 +14,7 @@ from amberline.core.manifests import ManifestError, verify, write_manifest
 from amberline.data.tokens import LOGPS, BadTokens, open_tokens, token_files, write_tokens
 from amberline.hub.model_names import ModelError
 from amberline.recipe.hardware import Hardware
-from amberline.training.ranks import FirstRankFailed, join, leave
+from amberline.training.ranks import FirstRankFailed, destroy_ranks, init_ranks
 from amberline.training.scoring import PAIR, ScoringError, load_frozen, score
 
 
@@ -33,7 +33,7 @@ def main(
     if precision not in {"bfloat16", "float32"}:
         raise typer.BadParameter(f"found {precision!r}; allowed are bfloat16 and float32", param_hint="--precision")
     machine = Hardware.model_validate_json(hardware)
-    ranks = join(machine.device, machine.cpus_per_rank)
+    ranks = init_ranks(machine.device, machine.cpus_per_rank)
     if tf32 and machine.device == "cuda":
         torch.set_float32_matmul_precision("high")
     try:
@@ -59,7 +59,7 @@ def main(
             print(f"score_reference: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
     finally:
-        leave()
+        destroy_ranks()
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous.api import RendezvousError
 from torch.distributed.run import parse_args, run
 
-from amberline.training.place import REQUEUE
+from amberline.training.run_directory import REQUEUE
 
 
 def main() -> int:

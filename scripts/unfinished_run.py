@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from amberline.core.locks import LockError
-from amberline.training.place import PlaceError, allow_to_continue, discard
+from amberline.training.run_directory import RunDirectoryError, allow_to_continue, discard
 
 app = typer.Typer(add_completion=False, help=__doc__)
 Folder = Annotated[Path, typer.Argument(help="run directory, results/checkpoints/STAGE-DIGEST")]
@@ -24,7 +24,7 @@ def continue_run(folder: Folder) -> None:
     """Let the run go on with the code and packages that it was refused for; its manifest will say from which step."""
     try:
         step = allow_to_continue(folder)
-    except (LockError, PlaceError) as error:
+    except (LockError, RunDirectoryError) as error:
         sys.exit(f"unfinished_run: {error}")
     print(f"{folder} goes on after step {step:,} when the pipeline is started again.")
 
@@ -34,7 +34,7 @@ def discard_run(folder: Folder) -> None:
     """Delete the run and its checkpoints, so that the training starts afresh."""
     try:
         discard(folder)
-    except (LockError, PlaceError) as error:
+    except (LockError, RunDirectoryError) as error:
         sys.exit(f"unfinished_run: {error}")
     print(f"{folder} is deleted. The training starts afresh when the pipeline is started again.")
 

@@ -190,19 +190,19 @@ RUNTIME = {
         "training": {
             "checkpoints": {"every_steps": 7, "keep": 4},
             "evaluation": {"every_examples": 80, "examples": 20},
-            "guards": {"action": "stop", "loss_spike": 9.0},
+            "monitors": {"action": "stop", "loss_spike": 9.0},
         }
     },
     "ambersafe": {
         "sft": {
             "checkpoints": {"every_steps": 7, "keep": 4},
             "evaluation": {"every_examples": 80, "examples": 20},
-            "guards": {"action": "stop", "loss_spike": 9.0},
+            "monitors": {"action": "stop", "loss_spike": 9.0},
         },
         "dpo": {
             "checkpoints": {"every_steps": 7, "keep": 4},
             "evaluation": {"every_examples": 80, "examples": 20},
-            "guards": {"action": "stop", "loss_spike": 9.0, "reward_accuracy": 0.1, "reward_margin": -1.0},
+            "monitors": {"action": "stop", "loss_spike": 9.0, "reward_accuracy": 0.1, "reward_margin": -1.0},
         },
     },
     "tracking": {"wandb_project": "mine", "wandb_mode": "online"},

@@ -208,7 +208,7 @@ def test_faults_name_file_and_row(tmp_path: Path, monkeypatch, fault: str, chunk
         assert caught.value.row == row
     if row:
         assert f"row {row}:" in message
-    assert caught.value.mend
+    assert caught.value.fix
 
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:

@@ -221,7 +221,7 @@ def test_refusals_say_the_mend(hub: HubServer, output: Path, case: str) -> None:
     changes, answer, message = REFUSED[case]
     hub.answers = [answer] if answer else []
     assert message in refusal(output, **changes)
-    assert hub.slept == [], "what time does not mend is not tried again"
+    assert hub.slept == [], "what time does not fix is not tried again"
 
 
 def test_no_network(output: Path, monkeypatch) -> None:

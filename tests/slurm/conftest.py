@@ -14,14 +14,14 @@ from slurm.pipelines import RUN, Pipeline, on_cluster
 PAIRS = "results/demo/data/safe-pairs-test.json.manifest.json"
 PAIR_TOKENS = "results/demo/tokens/dpo-test/manifest.json"
 
-# More than the gigabyte that a job is given first; and a fault such as no second attempt can mend.
+# More than the gigabyte that a job is given first; and a fault such as no second attempt can fix.
 HOG = """\
     hog = bytearray(900 * 2**20)
     import time; time.sleep(4)
 """
 FAULT = """\
     for number in range(40):
-        print(f"line {number}: the file safe-pairs-test.json is torn; mend it")
+        print(f"line {number}: the file safe-pairs-test.json is torn; fix it")
     raise SystemExit(1)
 """
 

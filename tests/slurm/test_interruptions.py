@@ -97,7 +97,7 @@ def test_memory_grows_and_errors_are_explained(first, cluster):
     assert asked_memory(cluster, "tokenise_preferences_wildcards_test") == ["1000M"]  # submitted once
     message = printed[printed.index("Error in rule tokenise_preferences") :]
     assert "failed.\nThe last lines of results/demo/logs/tokenise_preferences-test.log:" in message
-    assert "    line 39: the file safe-pairs-test.json is torn; mend it" in message
+    assert "    line 39: the file safe-pairs-test.json is torn; fix it" in message
     assert "line 2:" not in message
     assert ".snakemake/slurm_logs/rule_tokenise_preferences/" in message
 

@@ -14,12 +14,12 @@ from amberline.objectives.base import Objective
 from amberline.objectives.settings import Training
 from amberline.recipe.tracking import Tracking
 from amberline.training.checkpoints import Checkpoints
-from amberline.training.guards import CurveWatch
 from amberline.training.loop import Run, train
 from amberline.training.metrics import Metrics, read_metrics
+from amberline.training.monitors import Monitor
 from amberline.training.optimizers import make_optimizer
-from amberline.training.place import Identity, Place
 from amberline.training.ranks import Ranks
+from amberline.training.run_directory import Identity, RunDirectory
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
@@ -49,7 +49,7 @@ def train_alone(
     tracking = Tracking(wandb_project=None, wandb_mode="offline")
     run = Run(
         ranks=ALONE,
-        place=Place(folder, "test", Identity({}, {}, "", {}, {})),
+        directory=RunDirectory(folder, "test", Identity({}, {}, "", {}, {})),
         settings=settings,
         config=read_config(model_folder),
         model=model,
@@ -61,7 +61,7 @@ def train_alone(
         keep_gathered=True,
         checkpoints=Checkpoints(folder, 1, plan.digest, ALONE, print),
         metrics=Metrics(folder, "test", tracking, 0, plan.steps),
-        watch=CurveWatch(settings.guards),
+        watch=Monitor(settings.monitors),
     )
     train(run, 0)
     assert run.metrics is not None

@@ -34,7 +34,7 @@ class Orpo(Objective):
     Settings = OrpoSettings
     rows_are = "pairs"
 
-    figures = ("rewards/accuracies",)  # logged beside the loss
+    metrics = ("rewards/accuracies",)  # logged beside the loss
     settings: OrpoSettings
 
     def sizes(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -63,7 +63,7 @@ class Orpo(Objective):
         chosen, rejected = self._means(model, micro_batch)
         shares = F.pad(micro_batch.columns["shares"], (0, len(chosen) - len(micro_batch.examples)))
         right = (chosen > rejected).double()
-        return Contribution((shares * self._losses(chosen, rejected)).sum(), {self.figures[0]: (shares * right).sum()})
+        return Contribution((shares * self._losses(chosen, rejected)).sum(), {self.metrics[0]: (shares * right).sum()})
 
     def example_losses(self, model: nn.Module, micro_batch: MicroBatch) -> torch.Tensor:
         return self._losses(*self._means(model, micro_batch))

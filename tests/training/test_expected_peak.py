@@ -18,7 +18,7 @@ from amberline.model.load import load_model
 from amberline.model.packed import pack
 from amberline.objectives.sft import SFTSettings
 from amberline.recipe.hardware import Hardware
-from amberline.training.choices import allocated_peak, choose, expected_peak
+from amberline.training.autotune import allocated_peak, choose, expected_peak
 from amberline.training.optimizers import make_optimizer
 
 LENGTH = 512  # tokens of a document, all of them targets but the first

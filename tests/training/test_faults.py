@@ -40,13 +40,13 @@ def finishes(started: Launch) -> str:
     return started.text()
 
 
-def place(folder: Path) -> Path:
+def directory(folder: Path) -> Path:
     (found,) = (folder / "checkpoints").glob("amberchat-*")
     return found
 
 
 def assert_good_checkpoints(folder: Path, steps: list[int]) -> None:
-    found = complete(place(folder))
+    found = complete(directory(folder))
     assert [checkpoint.step for checkpoint in found] == steps
     assert all(verified(checkpoint) for checkpoint in found)
 
@@ -56,7 +56,7 @@ def test_nan_gradient_on_one_rank(world: World, tmp_path: Path) -> None:
     assert text.count("amberchat: the gradient of step 9 is not finite") == 1
     assert "stopped before the update" in text
     assert "Traceback" not in text
-    report = json.loads((place(tmp_path) / "not-finite-00000009.json").read_text())
+    report = json.loads((directory(tmp_path) / "not-finite-00000009.json").read_text())
     assert len(report["examples"]) == 8
     assert {example["process"] for example in report["examples"]} == {0, 1}
     assert all(example["id"].startswith("row-") for example in report["examples"])
@@ -67,7 +67,7 @@ def test_nan_gradient_on_one_rank(world: World, tmp_path: Path) -> None:
 
 def test_infinite_loss(world: World, tmp_path: Path) -> None:
     text = failed(run(world, tmp_path, plant="infinite_loss_on_rank_0"))
-    report = json.loads((place(tmp_path) / "not-finite-00000009.json").read_text())
+    report = json.loads((directory(tmp_path) / "not-finite-00000009.json").read_text())
     assert len(report["not_finite"]) == 1
     assert f"the loss of step 9 is not finite (in {report['not_finite'][0]!r})" in text
     assert_good_checkpoints(tmp_path, [3, 6])
@@ -93,8 +93,8 @@ def test_examples_without_targets_among_others_change_nothing(world: World, tmp_
 
 def test_a_corrupt_shard(world: World, tmp_path: Path) -> None:
     finishes(run(world, tmp_path))
-    shutil.rmtree(place(tmp_path) / "final")
-    shard = place(tmp_path) / "step-00000020" / "__1_0.distcp"
+    shutil.rmtree(directory(tmp_path) / "final")
+    shard = directory(tmp_path) / "step-00000020" / "__1_0.distcp"
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
     shard.write_bytes(content)
@@ -102,7 +102,7 @@ def test_a_corrupt_shard(world: World, tmp_path: Path) -> None:
     text = finishes(run(world, tmp_path))
     assert "step-00000020 is damaged (__1_0.distcp is not as it was written)" in text
     assert "continuing after step 18" in text
-    assert (place(tmp_path) / "damaged-step-00000020").is_dir()
+    assert (directory(tmp_path) / "damaged-step-00000020").is_dir()
     assert_good_checkpoints(tmp_path, [18, 20])
     assert (tmp_path / "metrics.jsonl").read_bytes() == metrics
 
@@ -110,11 +110,11 @@ def test_a_corrupt_shard(world: World, tmp_path: Path) -> None:
 def test_a_torn_checkpoint(world: World, tmp_path: Path) -> None:
     """A folder without its marker, as a file system may leave it, and a partial one, as a kill leaves it."""
     finishes(run(world, tmp_path))
-    shutil.rmtree(place(tmp_path) / "final")
-    (place(tmp_path) / "step-00000020" / "checkpoint.json").unlink()
-    shutil.copytree(place(tmp_path) / "step-00000018", place(tmp_path) / "step-00000019.partial-1-2")
+    shutil.rmtree(directory(tmp_path) / "final")
+    (directory(tmp_path) / "step-00000020" / "checkpoint.json").unlink()
+    shutil.copytree(directory(tmp_path) / "step-00000018", directory(tmp_path) / "step-00000019.partial-1-2")
     assert "continuing after step 18" in finishes(run(world, tmp_path))
-    assert not list(place(tmp_path).glob("*.partial*"))
+    assert not list(directory(tmp_path).glob("*.partial*"))
     assert_good_checkpoints(tmp_path, [18, 20])
 
 
@@ -122,7 +122,7 @@ def test_files_that_cannot_grow(world: World, tmp_path: Path) -> None:
     text = failed(run(world, tmp_path, plant="files_cannot_grow"))
     assert "amberchat: the checkpoint after step 9 could not be written" in text
     assert "The earlier checkpoints are good: step-00000003, step-00000006" in text
-    assert not list(place(tmp_path).glob("*.partial*"))
+    assert not list(directory(tmp_path).glob("*.partial*"))
     assert_good_checkpoints(tmp_path, [3, 6])
     assert "continuing after step 6" in finishes(run(world, tmp_path))
 
@@ -138,10 +138,10 @@ def test_a_full_disk(world: World, tmp_path: Path) -> None:
         assert "could not be written" in text
         assert "MiB were free" in text
         assert "Traceback" not in text
-        found = complete(place(tmp_path))
+        found = complete(directory(tmp_path))
         assert found
         assert all(verified(checkpoint) for checkpoint in found)
-        assert not list(place(tmp_path).glob("*.partial*"))
+        assert not list(directory(tmp_path).glob("*.partial*"))
         subprocess.run(["mount", "-o", "remount,size=50m", str(small)], check=True)
         assert f"continuing after step {found[-1].step}" in finishes(run(world, tmp_path))
     finally:
@@ -153,7 +153,7 @@ def test_a_changed_dataset(world: World, tmp_path: Path) -> None:
     import numpy as np
 
     finishes(run(world, tmp_path))
-    first = place(tmp_path)
+    first = directory(tmp_path)
     rng = np.random.default_rng(1)
     tokens = write_sequences(tmp_path / "tokens", [random_sequence(rng, 60) for _ in range(36)])
     text = finishes(run(replace(world, conversations=tokens), tmp_path))
@@ -176,8 +176,8 @@ def test_a_dataset_that_is_not_what_its_manifest_says(world: World, tmp_path: Pa
 
 def test_a_plan_that_is_not_that_of_the_checkpoint(world: World, tmp_path: Path) -> None:
     finishes(run(world, tmp_path))
-    shutil.rmtree(place(tmp_path) / "final")
-    marker = place(tmp_path) / "step-00000020" / "checkpoint.json"
+    shutil.rmtree(directory(tmp_path) / "final")
+    marker = directory(tmp_path) / "step-00000020" / "checkpoint.json"
     marker.write_text(json.dumps(json.loads(marker.read_text()) | {"plan": "0" * 64}))
     assert "was made with other batches than these" in failed(run(world, tmp_path))
 

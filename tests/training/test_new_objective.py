@@ -20,7 +20,7 @@ from golden_model import golden_model
 SHARED = {
     key: value for key, value in RECIPE.items() if key not in {"loss", "beta", "label_smoothing", "reference_free"}
 }
-del SHARED["guards"]["reward_accuracy"], SHARED["guards"]["reward_margin"]
+del SHARED["monitors"]["reward_accuracy"], SHARED["monitors"]["reward_margin"]
 ORPO = SHARED | {"strength": 0.1}
 SIDES = ("chosen", "rejected")
 

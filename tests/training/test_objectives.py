@@ -83,14 +83,14 @@ def test_dpo(changes: dict[str, Any], world: World, moved: Any, pair_logps: list
         chosen_rewards.append(settings.beta * (policy["chosen"] - scored["chosen_logp"]))
         rejected_rewards.append(settings.beta * (policy["rejected"] - scored["rejected_logp"]))
     near = lambda value: pytest.approx(float(value), rel=1e-5, abs=1e-5)  # noqa: E731
-    figures = {name: float(value) for name, value in contribution.figures.items()}
+    metrics = {name: float(value) for name, value in contribution.metrics.items()}
     assert contribution.loss.item() == near(sum(losses) / 4)
-    assert figures["rewards/chosen"] == near(np.mean(chosen_rewards))
-    assert figures["rewards/rejected"] == near(np.mean(rejected_rewards))
-    assert figures["rewards/margins"] == near(np.mean(np.subtract(chosen_rewards, rejected_rewards)))
-    assert figures["rewards/accuracies"] == np.mean(np.greater(chosen_rewards, rejected_rewards))
+    assert metrics["rewards/chosen"] == near(np.mean(chosen_rewards))
+    assert metrics["rewards/rejected"] == near(np.mean(rejected_rewards))
+    assert metrics["rewards/margins"] == near(np.mean(np.subtract(chosen_rewards, rejected_rewards)))
+    assert metrics["rewards/accuracies"] == np.mean(np.greater(chosen_rewards, rejected_rewards))
     for side in ("chosen", "rejected"):
-        assert figures[f"logps/{side}"] == near(np.mean([policy[side] for policy in pair_logps]))
+        assert metrics[f"logps/{side}"] == near(np.mean([policy[side] for policy in pair_logps]))
 
 
 def test_one_definition_of_rewards_for_training_and_evaluation() -> None:
@@ -111,7 +111,7 @@ def test_dpo_starts_at_no_margin(world: World, model: Any) -> None:
     batch = objective.micro_batch(ROWS, [0.25] * 4, STEP)
     contribution = objective(model, batch)
     assert contribution.loss.item() == pytest.approx(np.log(2), abs=1e-6)
-    assert abs(float(contribution.figures["rewards/margins"])) < 1e-5
+    assert abs(float(contribution.metrics["rewards/margins"])) < 1e-5
     with torch.no_grad():
         assert objective.distance_from_reference(model, batch) < 1e-5
 
@@ -138,8 +138,8 @@ def test_an_empty_micro_batch_adds_zeros(number: int, world: World, model: Any) 
     contribution = objective(model, objective.micro_batch([], [], STEP))
     contribution.loss.backward()
     assert contribution.loss.item() == 0
-    assert set(contribution.figures) == set(objective.figures)
-    assert all(float(value) == 0 for value in contribution.figures.values())
+    assert set(contribution.metrics) == set(objective.metrics)
+    assert all(float(value) == 0 for value in contribution.metrics.values())
     gradients = [parameter.grad for parameter in model.parameters()]
     assert all(gradient is not None and not gradient.any() for gradient in gradients)
     model.zero_grad()
@@ -151,9 +151,9 @@ def test_micro_batches_add_up(number: int, world: World, moved: Any) -> None:
     together = objective(moved, objective.micro_batch(ROWS, [0.25] * 4, STEP))
     apart = [objective(moved, objective.micro_batch([row], [0.25], STEP)) for row in ROWS]
     assert sum(each.loss.item() for each in apart) == pytest.approx(together.loss.item(), rel=1e-6)
-    for name in objective.figures:
-        total = float(sum(each.figures[name] for each in apart))
-        assert total == pytest.approx(float(together.figures[name]), rel=1e-6, abs=1e-6)
+    for name in objective.metrics:
+        total = float(sum(each.metrics[name] for each in apart))
+        assert total == pytest.approx(float(together.metrics[name]), rel=1e-6, abs=1e-6)
 
 
 @pytest.mark.parametrize("number", [0, 1])

@@ -31,7 +31,7 @@ def arguments(program: str, world: World, folder: Path, **hardware: Any) -> dict
     return world.arguments(program, folder, SETTINGS[program], **hardware) | heldout
 
 
-def place(folder: Path) -> Path:
+def directory(folder: Path) -> Path:
     (found,) = (folder / "checkpoints").glob("*-" + "?" * 16)
     return found
 
@@ -54,7 +54,7 @@ def flat(tree: dict[str, Any], prefix: str = "") -> Any:
 def assert_same_state(one: Path, other: Path) -> None:
     """Weights, optimizer, random state of the last checkpoint, the final weights, and the curve."""
     for name in (f"step-{STEPS:08d}", "final"):
-        mine, theirs = state(place(one) / name), state(place(other) / name)
+        mine, theirs = state(directory(one) / name), state(directory(other) / name)
         assert mine.keys() == theirs.keys()
         assert len(mine) > 20
         for key, value in mine.items():
@@ -133,8 +133,8 @@ def test_another_number_of_processes(
     started = launch(after, arguments("chat", world, tmp_path), tmp_path / "log")
     assert started.wait() == [0] * after, started.text()
     assert "continuing after step" in started.text()
-    whole = state(place(uninterrupted("chat", 2)) / "final")
-    for name, weight in state(place(tmp_path) / "final").items():
+    whole = state(directory(uninterrupted("chat", 2)) / "final")
+    for name, weight in state(directory(tmp_path) / "final").items():
         assert float((weight - whole[name]).abs().max()) < 2e-6, name
 
 
@@ -152,7 +152,7 @@ def test_asked_to_stop(
     (requeue,) = (tmp_path / "checkpoints").glob("*.requeue.json")
     assert requeue.name == "amberchat.requeue.json"
     done = json.loads(requeue.read_text())["steps"]
-    assert done == steps_done(tmp_path) == complete(place(tmp_path))[-1].step
+    assert done == steps_done(tmp_path) == complete(directory(tmp_path))[-1].step
     assert f"stopped on request after step {done}" in started.text()
     assert not (tmp_path / "run.json").exists()
     started = launch(2, arguments("chat", world, tmp_path), tmp_path / "log")
@@ -162,7 +162,7 @@ def test_asked_to_stop(
 
 
 def test_newest_checkpoints_are_kept(uninterrupted: Callable[[str, int], Path]) -> None:
-    folder = place(uninterrupted("chat", 2))
+    folder = directory(uninterrupted("chat", 2))
     assert [checkpoint.step for checkpoint in complete(folder)] == [39, 40]
     assert not list(folder.glob("*.partial*"))
     assert not (folder / "lock.json").exists()

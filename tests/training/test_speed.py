@@ -13,7 +13,7 @@ from amberline.model.estimates import Rates, optimizer_seconds, passes_seconds
 from amberline.objectives.sft import SFTSettings
 from amberline.recipe.hardware import Hardware
 from amberline.training import speed
-from amberline.training.choices import choose
+from amberline.training.autotune import choose
 from amberline.training.ranks import Ranks
 
 MODEL = LlamaConfig(vocab_size=320, hidden_size=64, intermediate_size=172, num_hidden_layers=2, num_attention_heads=4)

@@ -53,7 +53,7 @@ CHAT = changed(
     tf32=False,
     checkpoints__every_steps=3,
     checkpoints__keep=2,
-    guards__loss_spike=None,
+    monitors__loss_spike=None,
 )
 PREFERRED = changed(
     RECIPE["ambersafe"]["sft"],
@@ -81,7 +81,7 @@ DPO = changed(
 
 def split(settings: dict[str, Any], stale: str = "ask") -> dict[str, str]:
     """Settings as the programs take them: what determines the weights, and the rest."""
-    kept = {name: value for name, value in settings.items() if name in {"checkpoints", "evaluation", "guards"}}
+    kept = {name: value for name, value in settings.items() if name in {"checkpoints", "evaluation", "monitors"}}
     rest = {name: value for name, value in settings.items() if name not in kept}
     tracking = {"wandb_project": None, "wandb_mode": "offline"}
     return {

@@ -47,16 +47,16 @@ EMPTY_ARRAY = b"[\n]\n"
 
 
 class BadFile(Exception):
-    """A file cannot be read as records: file, row (from 1; 0: the file as a whole), what is wrong, the mend."""
+    """A file cannot be read as records: file, row (from 1; 0: the file as a whole), what is wrong, the fix."""
 
-    def __init__(self, file: Path | str, row: int, what: str, mend: str) -> None:
-        super().__init__(file, row, what, mend)
-        self.file, self.row, self.what, self.mend = file, row, what, mend
+    def __init__(self, file: Path | str, row: int, what: str, fix: str) -> None:
+        super().__init__(file, row, what, fix)
+        self.file, self.row, self.what, self.fix = file, row, what, fix
 
     def __str__(self) -> str:
         """The message for the user."""
         where = f"{self.file}, row {self.row}" if self.row else f"{self.file}"
-        return f"{where}: {self.what}. {self.mend}"
+        return f"{where}: {self.what}. {self.fix}"
 
 
 class Record(NamedTuple):
@@ -226,13 +226,13 @@ class _Text:
         """The file ends inside a value."""
         self.bad("the file ends in the middle of its JSON: it was cut short", "Get it again.")
 
-    def bad(self, what: str, mend: str) -> NoReturn:
+    def bad(self, what: str, fix: str) -> NoReturn:
         """Raise BadFile for the current row."""
-        raise BadFile(self.path, self.row, what, mend)
+        raise BadFile(self.path, self.row, what, fix)
 
 
 def _breaks_off(error: json.JSONDecodeError) -> bool:
-    """Whether the text ends before its JSON does, so that more of it might mend the error."""
+    """Whether the text ends before its JSON does, so that more of it might fix the error."""
     rest = error.doc[error.pos :]
     return (
         not rest.strip(" \t\r\n")
@@ -283,9 +283,9 @@ def _open(path: Path) -> IO[bytes] | gzip.GzipFile:
         return lzma.open(path)
     if head.startswith(b"\x1f\x8b"):
         return gzip.open(path)
-    for start, (what, mend) in IMPOSTORS.items():
+    for start, (what, fix) in IMPOSTORS.items():
         if head.lstrip().startswith(start) if start == b"<" else head.startswith(start):
-            raise BadFile(path, 0, what, mend)
+            raise BadFile(path, 0, what, fix)
     return path.open("rb")
 
 

@@ -25,7 +25,7 @@ SHAPES: Mapping[str, Shape] = {
     "pku_test": "pku",
 }
 
-V0_MEND = (
+V0_FIX = (
     "Pin revision ff7ba91063016c78a225b0f74e1c0860bb18230f and round0/train.jsonl.xz or round0/test.jsonl.xz: "
     "the hub's main branch is v1 since 2024-06."
 )
@@ -34,7 +34,7 @@ GLUED_EVOL_ROWS = 250_000
 
 
 class SourceError(Exception):
-    """A raw file is not what the configuration says: one message with the mend."""
+    """A raw file is not what the configuration says: one message with the fix."""
 
 
 @dataclass
@@ -130,7 +130,7 @@ def verify_source(name: str, source: Source, file: Path, called: str) -> Finding
     try:
         _count(name, file, findings)
     except BadFile as fault:
-        raise BadFile(called, fault.row, fault.what, fault.mend) from None
+        raise BadFile(called, fault.row, fault.what, fault.fix) from None
     except SourceError as error:
         raise SourceError(f"{called}: {error}") from None
     if source.rows is not None and findings.rows != source.rows:
@@ -182,11 +182,11 @@ def _diagnosis(name: str, file: Path) -> str:
         # The first record tells a git-LFS pointer, a web page, and which PKU-SafeRLHF it is.
         first = next(read_records(file), None)
         if SHAPES[name] == "pku" and first and isinstance(first.value, dict) and columns_version(first.value) == "v1":
-            return f"Its rows are PKU-SafeRLHF v1, not v0. {V0_MEND}"
+            return f"Its rows are PKU-SafeRLHF v1, not v0. {V0_FIX}"
         if name == "evol_instruct" and (rows := sum(1 for _ in read_records(file))) >= GLUED_EVOL_ROWS:
             return _glued(rows)
     except BadFile as fault:
-        return f"Moreover, {fault.what}. {fault.mend}"
+        return f"Moreover, {fault.what}. {fault.fix}"
     return f"Get it again, or correct sources.{name} in the configuration."
 
 

@@ -40,7 +40,7 @@ SHA256_DIGITS = 64
 
 
 class HubError(Exception):
-    """A file could not be had from the hub: one message with the mend."""
+    """A file could not be had from the hub: one message with the fix."""
 
 
 class CutShort(Exception):
@@ -166,7 +166,7 @@ def _size(path: Path) -> int:
 
 
 def retrying(progress: Callable[[], int]) -> Retrying:
-    """Retry what time may mend, until FRUITLESS_ATTEMPTS in a row brought nothing that `progress` counts."""
+    """Retry what time may fix, until FRUITLESS_ATTEMPTS in a row brought nothing that `progress` counts."""
     patience = _Patience(progress)
     return Retrying(
         retry=retry_if_exception(_may_pass),
@@ -229,16 +229,16 @@ def _retry_after(error: HfHubHTTPError) -> float | None:
 
 @contextmanager
 def explained(wanted: HubFile) -> Iterator[None]:
-    """Turn what `huggingface_hub` and the network raise into HubError with the mend."""
+    """Turn what `huggingface_hub` and the network raise into HubError with the fix."""
     try:
         yield
     except Exception as error:
-        if mend := _mend(error, wanted):
-            raise HubError(f"{wanted}: {mend}") from error
+        if fix := _fix(error, wanted):
+            raise HubError(f"{wanted}: {fix}") from error
         raise
 
 
-def _mend(error: BaseException, wanted: HubFile) -> str | None:  # noqa: PLR0911
+def _fix(error: BaseException, wanted: HubFile) -> str | None:  # noqa: PLR0911
     """What to tell the user; None for errors that are none of the hub or the network."""
     status = error.response.status_code if isinstance(error, HfHubHTTPError) and error.response is not None else None
     match error:

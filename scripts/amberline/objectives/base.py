@@ -50,7 +50,7 @@ class Contribution:
     """What a micro-batch adds. Summed over all micro-batches of all processes, these are the metrics of the step."""
 
     loss: torch.Tensor  # scalar with a graph behind it
-    figures: Mapping[str, torch.Tensor] = field(default_factory=dict)  # scalars, by the names they are logged under
+    metrics: Mapping[str, torch.Tensor] = field(default_factory=dict)  # scalars, by the names they are logged under
 
 
 class Objective(ABC):
@@ -60,9 +60,9 @@ class Objective(ABC):
     rows_are: ClassVar[Literal["sequences", "pairs"]]  # what rows of the token folder hold
     needs_reference: ClassVar[bool] = False  # whether it needs the log-probabilities of a reference model
 
-    figures: tuple[str, ...] = ()  # names of what is logged besides `loss`
+    metrics: tuple[str, ...] = ()  # names of what is logged besides `loss`
     log_probabilities = True  # whether the loss is made of log-probabilities, which keep their softmax
-    preferences = False  # whether figures include rewards/accuracies and rewards/margins, which guards may watch
+    preferences = False  # whether metrics include rewards/accuracies and rewards/margins, which monitors may watch
 
     def __init__(self, settings: Training, tokens: Dataset, reference: Dataset | None = None) -> None:
         """`reference` has the log-probabilities of the rows of `tokens`, for objectives that need them."""

@@ -23,7 +23,7 @@ from amberline.objectives.base import (
     count_targets,
 )
 from amberline.objectives.rewards import preference_metrics
-from amberline.objectives.settings import PreferenceGuards, Training
+from amberline.objectives.settings import PreferenceMonitors, Training
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +38,7 @@ SIDES = ("chosen", "rejected")
 class DPOSettings(Training):
     """Settings of direct preference optimisation."""
 
-    guards: PreferenceGuards = Field(
+    monitors: PreferenceMonitors = Field(
         description="rules that watch the curve; a value that is not finite always stops the run"
     )
     loss_normalization: Literal["sum_per_sequence"] = Field(description="how token losses become the loss of a step")
@@ -59,7 +59,7 @@ class DPO(Objective):
     rows_are = "pairs"
     needs_reference = True
 
-    figures = (
+    metrics = (
         *(f"rewards/{name}" for name in ("chosen", "rejected", "accuracies", "margins")),
         *(f"logps/{side}" for side in SIDES),
     )
@@ -101,7 +101,7 @@ class DPO(Objective):
         return MicroBatch(tuple(examples), pack(documents or [PADDING_DOCUMENT, PADDING_DOCUMENT]), columns)
 
     def __call__(self, model: nn.Module, micro_batch: MicroBatch) -> Contribution:
-        """The loss of the pairs' share of the step, and the field's figures."""
+        """The loss of the pairs' share of the step, and the field's metrics."""
         import torch
 
         shares = micro_batch.columns["shares"]

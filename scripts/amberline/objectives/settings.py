@@ -65,7 +65,7 @@ class HeldoutEvaluation(RuntimeSettings):
     examples: Count = Field(description="held-out examples used each time")
 
 
-class Guards(RuntimeSettings):
+class Monitors(RuntimeSettings):
     """Rules that watch the curve. A loss or gradient that is not finite stops the run in any case."""
 
     action: Literal["warn", "stop"] = Field(description="what happens when a rule of these is broken")
@@ -74,7 +74,7 @@ class Guards(RuntimeSettings):
     )
 
 
-class PreferenceGuards(Guards):
+class PreferenceMonitors(Monitors):
     """Rules for training on preferences."""
 
     reward_accuracy: Fraction | None = Field(
@@ -108,7 +108,9 @@ class Training(ResultSettings):
     tf32: Flag = Field(description="let float32 matrix products on CUDA use tf32")
     checkpoints: Checkpoints = Field(description="how often the training state is written")
     evaluation: HeldoutEvaluation = Field(description="evaluation during training")
-    guards: Guards = Field(description="rules that watch the curve; a value that is not finite always stops the run")
+    monitors: Monitors = Field(
+        description="rules that watch the curve; a value that is not finite always stops the run"
+    )
 
     @model_validator(mode="after")
     def _micro_batches_fill_the_batch(self) -> "Training":

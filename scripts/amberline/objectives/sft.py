@@ -34,7 +34,7 @@ class SFT(Objective):
         super().__init__(settings, tokens, reference)
         # Only sums of whole sequences are log-probabilities of something.
         self.log_probabilities = settings.loss_normalization == "sum_per_sequence"
-        self.figures = ("logps/chosen",) if self.log_probabilities else ()
+        self.metrics = ("logps/chosen",) if self.log_probabilities else ()
 
     def micro_batch(self, examples: Sequence[int], weights: Sequence[float], step: Step) -> MicroBatch:
         """Examples end to end; each is a document."""

@@ -1,4 +1,4 @@
-"""What can be known to be wrong before any job starts, said in a way that mends it."""
+"""What can be known to be wrong before any job starts, said in a way that fixes it."""
 
 import difflib
 import os
@@ -22,7 +22,7 @@ HASHED_AT_START = 64 * 2**20
 
 
 class ConfigurationError(Exception):
-    """The configuration or a target is wrong. The message names it, what was found, what is allowed, and the mend."""
+    """The configuration or a target is wrong. The message names it, what was found, what is allowed, and the fix."""
 
 
 def check_configuration(values: Mapping[str, Any], *, files: bool = True) -> Config:
@@ -48,7 +48,7 @@ def check_cluster(values: Mapping[str, Any] | None) -> Cluster:
         lines = "\n".join(f"  - cluster.{fault}" for fault in explain(error))
         raise ConfigurationError(
             f"the description of the cluster is wrong, nothing was started:\n{lines}\n"
-            "Mend slurm/site.yaml (every key is explained there), or the file given with --configfile."
+            "Fix: correct slurm/site.yaml (every key is explained there), or the file given with --configfile."
         ) from None
 
 
@@ -56,7 +56,7 @@ def _message(faults: Sequence[str]) -> str:
     lines = "\n".join(f"  - {fault}" for fault in faults)
     return (
         f"the configuration is wrong, nothing was started:\n{lines}\n"
-        "Mend the file given with --configfile, or config.yaml (every key is explained there)."
+        "Fix: correct the file given with --configfile, or config.yaml (every key is explained there)."
     )
 
 

@@ -11,7 +11,9 @@ from amberline.recipe.tracking import Tracking
 class TrainingRuntime(RuntimeSettings):
     """Settings of what a training keeps, watches and tells on the way."""
 
-    training: dict[str, Any] = Field(description="checkpoints, evaluation and guards, as under the training's settings")
+    training: dict[str, Any] = Field(
+        description="checkpoints, evaluation and monitors, as under the training's settings"
+    )
     tracking: Tracking = Field(description="where curves go, as under tracking in config.yaml")
     stale: Literal["ask", "retrain", "keep"] = Field(
         description="what becomes of a finished run that was made with other code or packages"

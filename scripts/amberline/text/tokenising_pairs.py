@@ -20,7 +20,7 @@ from amberline.text.preferences import Sequences, encode_prompt_and_responses, j
 from amberline.text.tokenizers import Ids, Tokenizer, remembered_tokenizer
 
 BATCH_PROMPTS = 1000
-MEND = 'It should be {prompt: {"responses": [...], "pairs": [[chosen, rejected], ...], "sft_target": ...}}.'
+FIX = 'It should be {prompt: {"responses": [...], "pairs": [[chosen, rejected], ...], "sft_target": ...}}.'
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ def read_prompts(path: Path) -> list[Prompt]:
     except (OSError, orjson.JSONDecodeError) as error:
         raise BadFile(path, 0, f"it cannot be read as JSON ({error})", "Make the pairs again.") from None
     if not isinstance(grouped, dict) or not grouped:
-        raise BadFile(path, 0, "it is not a JSON object of prompts", MEND)
+        raise BadFile(path, 0, "it is not a JSON object of prompts", FIX)
     return [_prompt(path, index, text, value) for index, (text, value) in enumerate(grouped.items())]
 
 
@@ -67,7 +67,7 @@ def _prompt(path: Path, index: int, text: str, value: Any) -> Prompt:
             return Prompt(index, text, responses, pairs, target)
     except (KeyError, TypeError, ValueError):
         pass
-    raise BadFile(path, index + 1, "the prompt's responses, pairs and sft_target are not whole", MEND)
+    raise BadFile(path, index + 1, "the prompt's responses, pairs and sft_target are not whole", FIX)
 
 
 def batches(prompts: Sequence[Prompt]) -> Iterator[list[Prompt]]:

@@ -40,7 +40,7 @@ class CheckpointError(Exception):
 
 
 class Checkpoints:
-    """The checkpoints of a place."""
+    """The checkpoints of a directory."""
 
     def __init__(self, folder: Path, keep: int, plan: str, ranks: Ranks, log: Callable[[str], None]) -> None:
         self._folder = folder
@@ -143,7 +143,7 @@ class Checkpoints:
         self.failure = failure
 
     def _token(self) -> str:
-        """A name that no other run of this place uses, so that a leftover process can never write into ours."""
+        """A name that no other run of this directory uses, so that a leftover process can never write into ours."""
         token = [f"{os.getpid()}-{time.time_ns()}"]
         if self._ranks.world > 1:
             dist.broadcast_object_list(token, src=0, group=self._ranks.saving)

@@ -21,11 +21,11 @@ from amberline.objectives.base import MicroBatch, Objective
 from amberline.objectives.settings import Training
 from amberline.training.checkpoints import Checkpoints
 from amberline.training.gradients import clip, squared_gradients, synchronise
-from amberline.training.guards import CurveWatch, TrainingStopped, is_sound
 from amberline.training.metrics import Line, Metrics
+from amberline.training.monitors import Monitor, TrainingStopped, is_sound
 from amberline.training.optimizers import learning_rates, set_learning_rate
-from amberline.training.place import Place
 from amberline.training.ranks import Ranks
+from amberline.training.run_directory import RunDirectory
 from amberline.training.signals import StopRequest
 from amberline.training.speed import peak_flops
 
@@ -44,7 +44,7 @@ class Run:
     """All that the loop works with."""
 
     ranks: Ranks
-    place: Place
+    directory: RunDirectory
     settings: Training
     config: LlamaConfig
     model: nn.Module
@@ -56,7 +56,7 @@ class Run:
     keep_gathered: bool  # parameters between the micro-batches of a step
     checkpoints: Checkpoints
     metrics: Metrics | None  # on the first process only
-    watch: CurveWatch
+    watch: Monitor
 
 
 def train(run: Run, start: int) -> int:
@@ -82,8 +82,8 @@ def train(run: Run, start: int) -> int:
                 reading = reader.submit(_micro_batches, run, number + 1)
 
             sums = _forward_and_backward(run, micro_batches)
-            # One exchange a step, in which all processes learn the same figures, and whether one of them has to stop.
-            loss, *figures, squares, stops, failures = run.ranks.add(
+            # One all-gather a step: loss, metrics, squared gradient norm, stop and failure flags.
+            loss, *metrics, squares, stops, failures = run.ranks.add(
                 [*sums, squared_gradients(run.model), stop.received is not None, run.checkpoints.failure is not None]
             )
             norm = math.sqrt(squares)
@@ -95,7 +95,7 @@ def train(run: Run, start: int) -> int:
             run.optimizer.zero_grad()
 
             line = _line(run, number, step) | {"loss": loss, "grad_norm": norm, "learning_rate": rate(number)}
-            line |= zip(run.objective.figures, figures, strict=True)
+            line |= zip(run.objective.metrics, metrics, strict=True)
             if run.metrics:
                 run.metrics.training(line, _timing(run, step, number, time.perf_counter() - began))
             if failures:
@@ -125,29 +125,29 @@ def _lay_out(run: Run, objective: Objective, step: Step, lengths: list[int]) -> 
 
 
 def _forward_and_backward(run: Run, micro_batches: list[MicroBatch]) -> list[float]:
-    """Accumulate gradients. Returns the sums of this process: the loss, then the objective's figures."""
-    sums = torch.zeros(1 + len(run.objective.figures), dtype=torch.float64, device=run.ranks.device)
+    """Accumulate gradients. Returns the sums of this process: the loss, then the objective's metrics."""
+    sums = torch.zeros(1 + len(run.objective.metrics), dtype=torch.float64, device=run.ranks.device)
     for number, micro_batch in enumerate(micro_batches):
         synchronise(run.model, last=number + 1 == len(micro_batches), keep_gathered=run.keep_gathered)
         contribution = run.objective(run.model, micro_batch.to(run.ranks.device))
         contribution.loss.backward()
-        figures = [contribution.loss.detach(), *(contribution.figures[name] for name in run.objective.figures)]
-        sums += torch.stack([figure.double() for figure in figures])
-    values: list[float] = sums.tolist()
-    return values
+        values = [contribution.loss.detach(), *(contribution.metrics[name] for name in run.objective.metrics)]
+        sums += torch.stack([value.double() for value in values])
+    totals: list[float] = sums.tolist()
+    return totals
 
 
 @torch.no_grad()
 def _evaluate(run: Run, heldout: Heldout, steps_done: int) -> None:
-    """The objective's figures on held-out examples."""
-    sums = torch.zeros(1 + len(heldout.objective.figures), dtype=torch.float64, device=run.ranks.device)
+    """The objective's metrics on held-out examples."""
+    sums = torch.zeros(1 + len(heldout.objective.metrics), dtype=torch.float64, device=run.ranks.device)
     for micro_batch in _lay_out(run, heldout.objective, heldout.step, heldout.lengths):
         contribution = heldout.objective(run.model, micro_batch.to(run.ranks.device))
-        figures = [contribution.loss, *(contribution.figures[name] for name in heldout.objective.figures)]
-        sums += torch.stack([figure.double() for figure in figures])
+        values = [contribution.loss, *(contribution.metrics[name] for name in heldout.objective.metrics)]
+        sums += torch.stack([value.double() for value in values])
     totals = run.ranks.add(sums.tolist())
     if run.metrics:
-        names = ("loss", *heldout.objective.figures)
+        names = ("loss", *heldout.objective.metrics)
         run.metrics.heldout(
             {"step": steps_done, **{f"heldout/{name}": total for name, total in zip(names, totals, strict=True)}}
         )
@@ -183,7 +183,7 @@ def _stop_unsound(run: Run, number: int, loss: float, norm: float, micro_batches
     examples = [example for each in run.ranks.gather(here) for example in each]
     guilty = [example["id"] for example in examples if not math.isfinite(float(example["loss"]))]
     what = "loss" if not math.isfinite(loss) else "gradient"
-    report = run.place.folder / f"not-finite-{number + 1:08d}.json"
+    report = run.directory.folder / f"not-finite-{number + 1:08d}.json"
     if run.ranks.first:
         found = {"step": number + 1, "loss": repr(loss), "grad_norm": repr(norm), "not_finite": guilty}
         with whole_file(report) as partial:
@@ -196,11 +196,11 @@ def _stop_unsound(run: Run, number: int, loss: float, norm: float, micro_batches
 
 
 def _watch(run: Run, line: Line) -> None:
-    """Apply the rules on the curve; all processes see the same figures and decide alike."""
+    """Apply the rules on the curve; all processes see the same metrics and decide alike."""
     for sentence in run.watch.judge(line):
-        if run.settings.guards.action == "stop":
+        if run.settings.monitors.action == "stop":
             run.checkpoints.wait()
-            raise TrainingStopped(f"step {line['step']}: {sentence}; stopped, because guards.action is stop")
+            raise TrainingStopped(f"step {line['step']}: {sentence}; stopped, because monitors.action is stop")
         if run.metrics:
             run.metrics.warn(f"step {line['step']}: {sentence}")
 

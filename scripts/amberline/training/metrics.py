@@ -33,19 +33,19 @@ class Metrics:
         self._wandb = _start_wandb(folder, name, tracking)
         self._bar = tqdm(total=steps, initial=start, unit="step", desc=name, dynamic_ncols=True)
 
-    def training(self, figures: Line, timing: Line) -> None:
+    def training(self, metrics: Line, timing: Line) -> None:
         """A training step."""
-        _append(self._metrics, figures)
+        _append(self._metrics, metrics)
         _append(self._timings, timing)
-        self._track({f"train/{key}": value for key, value in (figures | timing).items()}, figures["step"])
-        self._bar.set_postfix({key: f"{figures[key]:.4g}" for key in ("loss", "rewards/margins") if key in figures})
+        self._track({f"train/{key}": value for key, value in (metrics | timing).items()}, metrics["step"])
+        self._bar.set_postfix({key: f"{metrics[key]:.4g}" for key in ("loss", "rewards/margins") if key in metrics})
         self._bar.update()
 
-    def heldout(self, figures: Line) -> None:
+    def heldout(self, metrics: Line) -> None:
         """An evaluation on held-out examples."""
-        _append(self._metrics, figures)
-        self._track(figures, figures["step"])
-        tqdm.write(f"step {figures['step']}: held-out loss {figures['heldout/loss']:.4f}", file=sys.stderr)
+        _append(self._metrics, metrics)
+        self._track(metrics, metrics["step"])
+        tqdm.write(f"step {metrics['step']}: held-out loss {metrics['heldout/loss']:.4f}", file=sys.stderr)
 
     def warn(self, sentence: str) -> None:
         """Something that a person should look at."""

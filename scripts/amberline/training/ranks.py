@@ -82,8 +82,8 @@ class Ranks:
         return value
 
 
-def join(device: str, threads: int) -> Ranks:
-    """Become one of the processes that torchrun started, or the only one. `device` is cuda or cpu."""
+def init_ranks(device: str, threads: int) -> Ranks:
+    """Initialise the process group that torchrun has prepared, or none for a single process. `device`: cuda or cpu."""
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     torch.set_num_threads(threads)
     if device == "cuda":
@@ -105,7 +105,7 @@ def join(device: str, threads: int) -> Ranks:
     )
 
 
-def leave() -> None:
-    """Let go of the other processes."""
+def destroy_ranks() -> None:
+    """Destroy the process group."""
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -16,8 +16,8 @@ from amberline.objectives.registry import load_objective, objective_file
 from amberline.objectives.settings import Training
 from amberline.recipe.hardware import Hardware
 from amberline.recipe.runtime import TrainingRuntime
-from amberline.training.place import REQUEUE, Identity, place_of
-from amberline.training.ranks import join, leave
+from amberline.training.ranks import destroy_ranks, init_ranks
+from amberline.training.run_directory import REQUEUE, Identity, run_directory_of
 from amberline.training.stage import FAILURES, Finished, Stage, complain, train_stage, write_summary
 
 
@@ -62,11 +62,11 @@ def train_as_asked(request: Request) -> None:
     around = TrainingRuntime.model_validate_json(request.runtime)
     objective = load_objective(request.objective)
     settings = objective.Settings.model_validate({**json.loads(request.settings), **around.training})
-    ranks = join(machine.device, machine.cpus_per_rank)
+    ranks = init_ranks(machine.device, machine.cpus_per_rank)
     try:
         identity = ranks.from_first(lambda: _identity(request, settings))
         stage = Stage(
-            place=place_of(request.checkpoints, request.name, identity),
+            directory=run_directory_of(request.checkpoints, request.name, identity),
             model=request.model,
             objective=_open(objective, settings, request.data),
             heldout=_open(objective, settings, request.watched) if request.watched else None,
@@ -84,7 +84,7 @@ def train_as_asked(request: Request) -> None:
         complain(request.name, error, ranks)
         raise typer.Exit(1) from None
     finally:
-        leave()
+        destroy_ranks()
 
 
 def _open(objective: type[Objective], settings: Training, data: Data) -> Objective:
@@ -137,8 +137,8 @@ def _determining(settings: Training) -> dict[str, Any]:
 def _describe(request: Request, settings: Training, finished: Finished) -> None:
     """Write the summary, the curve, and the manifest that says which code and packages made the weights."""
     summary = write_summary(finished, request.run, request.metrics)
-    asked = finished.place.identity
-    made = Identity.read(finished.place.folder) or asked
+    asked = finished.directory.identity
+    made = Identity.read(finished.directory.folder) or asked
     facts: dict[str, Any] = {**summary, "objective": request.objective}
     facts |= {"made_with": made.made_with(), "earlier": list(made.earlier)}
     if made != asked:

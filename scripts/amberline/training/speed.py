@@ -10,7 +10,7 @@ from amberline.batches.plan import BatchPlan
 from amberline.model import estimates
 from amberline.model.estimates import Rates
 from amberline.objectives.settings import Training
-from amberline.training.choices import Choices, compute_bytes, moments
+from amberline.training.autotune import Choices, compute_bytes, moments
 from amberline.training.ranks import Ranks
 
 # Dense peak of the matrix units in FLOP/s, by a part of the device's name. Makers' data sheets.

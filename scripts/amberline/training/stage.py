@@ -27,15 +27,15 @@ from amberline.objectives.base import Objective, ObjectiveError
 from amberline.objectives.settings import Training
 from amberline.recipe.hardware import Hardware
 from amberline.recipe.tracking import Tracking
+from amberline.training.autotune import choose, expected_peak
 from amberline.training.checkpoint_files import read_marker, verified
 from amberline.training.checkpoints import CheckpointError, Checkpoints
-from amberline.training.choices import choose, expected_peak
-from amberline.training.guards import CurveWatch, TrainingStopped
 from amberline.training.loop import Heldout, Run, train
 from amberline.training.metrics import Metrics, read_metrics
+from amberline.training.monitors import Monitor, TrainingStopped
 from amberline.training.optimizers import make_optimizer
-from amberline.training.place import Place, PlaceError, enter, leave_place
 from amberline.training.ranks import FirstRankFailed, LostProcess, Ranks, is_loss_of_process
+from amberline.training.run_directory import RunDirectory, RunDirectoryError, enter, release
 from amberline.training.speed import expected_step_seconds
 
 # What a program reports as one message: see `complain`.
@@ -47,7 +47,7 @@ FAILURES = (
     LostProcess,
     ModelError,
     ObjectiveError,
-    PlaceError,
+    RunDirectoryError,
     PlanError,
     TrainingStopped,
     OSError,
@@ -60,7 +60,7 @@ LONELY = (LostProcess, ModelError, OSError)
 class Stage:
     """What a program asks for."""
 
-    place: Place
+    directory: RunDirectory
     model: Path  # Hugging Face folder to start from
     objective: Objective
     heldout: Objective | None
@@ -74,7 +74,7 @@ class Stage:
 class Finished:
     """A finished run."""
 
-    place: Place
+    directory: RunDirectory
     weights: str  # digest of the final weights
 
 
@@ -83,19 +83,19 @@ def train_stage(stage: Stage, ranks: Ranks) -> Finished | None:
 
     Returns None after a signal: the state is saved, and the same command goes on from there. Raises one of FAILURES.
     """
-    place, notes = ranks.from_first(lambda: enter(stage.place, stage.stale))
+    directory, notes = ranks.from_first(lambda: enter(stage.directory, stage.stale))
     try:
         say(ranks, *notes)
-        if ranks.from_first(lambda: _is_finished(place)):
+        if ranks.from_first(lambda: _is_finished(directory)):
             say(ranks, "already finished: the final weights are there")
-        elif place.kept:
+        elif directory.kept:
             raise CheckpointError(
-                f"{place.final} is to be kept, and its files are not as they were written. Fix: train again, with "
+                f"{directory.final} is to be kept, and its files are not as they were written. Fix: train again, with "
                 "--config stale=retrain"
             )
-        elif not _train(replace(stage, place=place), ranks):
+        elif not _train(replace(stage, directory=directory), ranks):
             return None
-        return Finished(place, _weights_digest(place, ranks))
+        return Finished(directory, _weights_digest(directory, ranks))
     except RuntimeError as error:
         if is_loss_of_process(error):
             raise LostProcess(
@@ -105,7 +105,7 @@ def train_stage(stage: Stage, ranks: Ranks) -> Finished | None:
         raise
     finally:
         if ranks.first:
-            leave_place(place)
+            release(directory)
 
 
 def _train(stage: Stage, ranks: Ranks) -> bool:
@@ -148,7 +148,7 @@ def _train(stage: Stage, ranks: Ranks) -> bool:
     )
     optimizer = make_optimizer(model, settings.optimizer)
     checkpoints = Checkpoints(
-        stage.place.folder, settings.checkpoints.keep, plan.digest, ranks, lambda text: say(ranks, text)
+        stage.directory.folder, settings.checkpoints.keep, plan.digest, ranks, lambda text: say(ranks, text)
     )
     start = 0
     if (found := checkpoints.newest()) is not None:
@@ -163,10 +163,10 @@ def _train(stage: Stage, ranks: Ranks) -> bool:
     )
     metrics = None
     if ranks.first:
-        metrics = Metrics(stage.place.folder, stage.place.stage, stage.tracking, start, plan.steps)
+        metrics = Metrics(stage.directory.folder, stage.directory.stage, stage.tracking, start, plan.steps)
     run = Run(
         ranks=ranks,
-        place=stage.place,
+        directory=stage.directory,
         settings=settings,
         config=config,
         model=model,
@@ -189,7 +189,7 @@ def _train(stage: Stage, ranks: Ranks) -> bool:
         if metrics:
             metrics.close()
     if done < plan.steps and ranks.first:
-        _ask_to_requeue(stage.place, done)
+        _ask_to_requeue(stage.directory, done)
     return done == plan.steps
 
 
@@ -201,10 +201,10 @@ def _largest_micro_batch(plan: BatchPlan, budget: int, world: int) -> tuple[int,
     return max((int(lengths[each].sum()), int(targets[each].sum())) for each in micro_batches)
 
 
-def _watch(stage: Stage, ranks: Ranks, start: int) -> CurveWatch:
+def _watch(stage: Stage, ranks: Ranks, start: int) -> Monitor:
     """Rules on the curve, with the steps before a resume in mind."""
-    watch = CurveWatch(stage.settings.guards)
-    lines = ranks.from_first(lambda: read_metrics(stage.place.metrics))
+    watch = Monitor(stage.settings.monitors)
+    lines = ranks.from_first(lambda: read_metrics(stage.directory.metrics))
     for line in lines:
         if "loss" in line and line["step"] <= start:
             watch.remember(line)
@@ -218,26 +218,26 @@ def _heldout(stage: Stage) -> Heldout | None:
         return None
     lengths, targets = (sizes[:wanted] for sizes in stage.heldout.sizes())
     if not targets.any():
-        raise PlanError("the held-out examples have no token with loss: set evaluation.examples to 0, or mend them")
+        raise PlanError("the held-out examples have no token with loss: set evaluation.examples to 0, or fix them")
     per_sequence = stage.settings.loss_normalization == "sum_per_sequence"
     weights = target_weights(targets, "sum_per_sequence" if per_sequence else "token_mean", 1)
     return Heldout(stage.heldout, Step(np.arange(len(lengths)), weights, int(targets.sum())), lengths.tolist())
 
 
-def _is_finished(place: Place) -> bool:
-    marker = read_marker(place.final)
+def _is_finished(directory: RunDirectory) -> bool:
+    marker = read_marker(directory.final)
     return marker is not None and verified(marker)
 
 
-def _ask_to_requeue(place: Place, steps: int) -> None:
-    with whole_file(place.requeue) as partial:
-        partial.write_text(json.dumps({"place": place.folder.name, "steps": steps}) + "\n", encoding="utf-8")
+def _ask_to_requeue(directory: RunDirectory, steps: int) -> None:
+    with whole_file(directory.requeue) as partial:
+        partial.write_text(json.dumps({"directory": directory.folder.name, "steps": steps}) + "\n", encoding="utf-8")
     print(f"stopped on request after step {steps}; start the same command again to go on", file=sys.stderr)
 
 
-def _weights_digest(place: Place, ranks: Ranks) -> str:
+def _weights_digest(directory: RunDirectory, ranks: Ranks) -> str:
     """Digest of the final weights; each process reads its part of the tensors, one at a time."""
-    weights = DigestedWeights(CheckpointWeights(place.final))
+    weights = DigestedWeights(CheckpointWeights(directory.final))
     for name in sorted(weights.shapes())[ranks.rank :: ranks.world]:
         weights.read([name])
     parts = ranks.gather(weights.digests)
@@ -246,15 +246,15 @@ def _weights_digest(place: Place, ranks: Ranks) -> str:
 
 def write_summary(finished: Finished, run: Path, metrics: Path) -> Mapping[str, Any]:
     """Write `run`, which says where the final weights are and what they are, and the curve. Returns what it says."""
-    place = finished.place
-    marker = read_marker(place.final)
+    directory = finished.directory
+    marker = read_marker(directory.final)
     if marker is None:
-        raise CheckpointError(f"there are no final weights in {place.final}")
-    lines = [line for line in read_metrics(place.metrics) if "loss" in line]
+        raise CheckpointError(f"there are no final weights in {directory.final}")
+    lines = [line for line in read_metrics(directory.metrics) if "loss" in line]
     summary = {
-        "stage": place.stage,
+        "stage": directory.stage,
         # Relative to this file, so that results can be moved as a whole.
-        "final_weights": os.path.relpath(place.final, run.parent),
+        "final_weights": os.path.relpath(directory.final, run.parent),
         "weights_sha256": finished.weights,
         "steps": marker.step,
         "examples": sum(line["examples"] for line in lines),
@@ -263,7 +263,7 @@ def write_summary(finished: Finished, run: Path, metrics: Path) -> Mapping[str, 
         "final_metrics": lines[-1],
     }
     with whole_file(metrics) as partial:
-        shutil.copyfile(place.metrics, partial)
+        shutil.copyfile(directory.metrics, partial)
     with whole_file(run) as partial:
         partial.write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return summary

@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 
 from amberline.core.locks import LockError
-from amberline.training.place import (
+from amberline.training.run_directory import (
     Identity,
-    Place,
-    PlaceError,
+    RunDirectory,
+    RunDirectoryError,
     allow_to_continue,
     discard,
     enter,
-    leave_place,
-    place_of,
+    release,
+    run_directory_of,
 )
 
 SETTINGS = {"learning_rate": 1e-3, "optimizer": {"name": "adamw"}}
@@ -33,25 +33,25 @@ def identity(**changes: Any) -> Identity:
     return Identity(**(base | changes))
 
 
-def place(tmp_path: Path, stage: str = "sft", **changes: Any) -> Place:
-    return place_of(tmp_path, stage, identity(**changes))
+def directory(tmp_path: Path, stage: str = "sft", **changes: Any) -> RunDirectory:
+    return run_directory_of(tmp_path, stage, identity(**changes))
 
 
-def opened(wanted: Place, stale: str = "ask") -> Place:
+def opened(wanted: RunDirectory, stale: str = "ask") -> RunDirectory:
     """Enter a run directory and leave it."""
     found, _ = enter(wanted, stale)
-    leave_place(found)
+    release(found)
     return found
 
 
-def said(wanted: Place) -> list[str]:
+def said(wanted: RunDirectory) -> list[str]:
     """What is said when a run directory is entered."""
     found, notes = enter(wanted, "ask")
-    leave_place(found)
+    release(found)
     return notes
 
 
-def with_checkpoints(wanted: Place, *steps: int, finished: bool = False) -> Place:
+def with_checkpoints(wanted: RunDirectory, *steps: int, finished: bool = False) -> RunDirectory:
     """What a training leaves behind: empty checkpoints after these steps, and final weights if it is finished."""
     opened(wanted)
     for name, step in [(f"step-{step:08d}", step) for step in steps] + ([("final", steps[-1])] if finished else []):
@@ -63,29 +63,29 @@ def with_checkpoints(wanted: Place, *steps: int, finished: bool = False) -> Plac
 
 def test_the_same_run_has_the_same_directory(tmp_path: Path) -> None:
     shuffled = identity(settings=dict(reversed(SETTINGS.items())))
-    assert place_of(tmp_path, "sft", shuffled) == place(tmp_path)
+    assert run_directory_of(tmp_path, "sft", shuffled) == directory(tmp_path)
     for change in (
         {"settings": {"learning_rate": 2e-3}},
         {"inputs": {"model": "m", "tokens": "other"}},
         {"code": "d"},
         {"packages": {"torch": "2"}},
     ):
-        assert place(tmp_path, **change).folder != place(tmp_path).folder, change
+        assert directory(tmp_path, **change).folder != directory(tmp_path).folder, change
 
 
 def test_other_recipes_of_the_same_bytes_are_the_same_run(tmp_path: Path) -> None:
-    assert place(tmp_path, recipes={"model": "x", "tokens": "y"}).folder == place(tmp_path).folder
+    assert directory(tmp_path, recipes={"model": "x", "tokens": "y"}).folder == directory(tmp_path).folder
 
 
 def test_a_fresh_start_says_what_changed(tmp_path: Path) -> None:
-    first = place(tmp_path)
+    first = directory(tmp_path)
     assert said(first) == [f"starting fresh in {first.folder}"]
     assert said(first) == [f"continuing in {first.folder}"]
     settings = {"learning_rate": 2e-3, "optimizer": {"name": "rmsprop"}}
-    other = place(tmp_path, settings=settings, code="d")
+    other = directory(tmp_path, settings=settings, code="d")
     changes = "code, settings.learning_rate, settings.optimizer.name"
     assert said(other) == [f"starting fresh in {other.folder}, because {changes} changed since {first.folder.name}"]
-    another_stage = place(tmp_path, "dpo", settings={"beta": 0.1})
+    another_stage = directory(tmp_path, "dpo", settings={"beta": 0.1})
     assert said(another_stage) == [f"starting fresh in {another_stage.folder}"]
 
 
@@ -95,8 +95,8 @@ CHANGED = [{"code": "d"}, {"packages": {"torch": "2"}}, {"inputs": {"model": "m"
 @pytest.mark.parametrize("change", CHANGED, ids=["code", "package", "bytes of an input of the same recipe"])
 @pytest.mark.parametrize("stale", ["ask", "retrain"])
 def test_an_unfinished_run_of_other_code_stops(tmp_path: Path, change: dict[str, Any], stale: str) -> None:
-    old, new = with_checkpoints(place(tmp_path), 20, 40), place(tmp_path, **change)
-    with pytest.raises(PlaceError) as refused:
+    old, new = with_checkpoints(directory(tmp_path), 20, 40), directory(tmp_path, **change)
+    with pytest.raises(RunDirectoryError) as refused:
         enter(new, stale)
     message = str(refused.value)
     assert f"{old.folder} is an unfinished run of this training, 40 steps done" in message
@@ -107,12 +107,12 @@ def test_an_unfinished_run_of_other_code_stops(tmp_path: Path, change: dict[str,
 
 @pytest.mark.parametrize("change", CHANGED, ids=["code", "package", "bytes of an input of the same recipe"])
 def test_it_goes_on_when_that_is_allowed(tmp_path: Path, change: dict[str, Any]) -> None:
-    old, new = with_checkpoints(place(tmp_path), 20, 40), place(tmp_path, **change)
-    with pytest.raises(PlaceError):
+    old, new = with_checkpoints(directory(tmp_path), 20, 40), directory(tmp_path, **change)
+    with pytest.raises(RunDirectoryError):
         enter(new, "ask")
     assert allow_to_continue(old.folder) == 40
     found, notes = enter(new, "ask")
-    leave_place(found)
+    release(found)
     assert found == new
     assert not old.folder.exists()
     assert f"continuing in {new.folder} after step 40, as allowed" in notes[-1]
@@ -121,8 +121,8 @@ def test_it_goes_on_when_that_is_allowed(tmp_path: Path, change: dict[str, Any])
     assert known.earlier == ({**old.identity.made_with(), "until_step": 40},)
     # From then on it is the run of the new code, and so on for a third one.
     assert opened(new) == new
-    third = place(tmp_path, **(change | {"settings": SETTINGS, "packages": {"torch": "3"}}))
-    with pytest.raises(PlaceError):
+    third = directory(tmp_path, **(change | {"settings": SETTINGS, "packages": {"torch": "3"}}))
+    with pytest.raises(RunDirectoryError):
         enter(third, "ask")
     allow_to_continue(new.folder)
     opened(third)
@@ -131,25 +131,25 @@ def test_it_goes_on_when_that_is_allowed(tmp_path: Path, change: dict[str, Any])
 
 def test_a_run_is_found_by_its_digest_alone(tmp_path: Path) -> None:
     """The name in front is for people: renaming a training trains nothing."""
-    old = with_checkpoints(place(tmp_path), 20, finished=True)
-    renamed = place(tmp_path, "another-name")
+    old = with_checkpoints(directory(tmp_path), 20, finished=True)
+    renamed = directory(tmp_path, "another-name")
     assert said(renamed) == [f"continuing in {renamed.folder}, which was {old.folder.name}"]
     assert [folder.name for folder in tmp_path.iterdir()] == [renamed.folder.name]
     assert opened(renamed) == renamed
 
 
 def test_a_permission_is_for_the_code_that_was_refused(tmp_path: Path) -> None:
-    old = with_checkpoints(place(tmp_path), 20)
-    with pytest.raises(PlaceError):
-        enter(place(tmp_path, code="d"), "ask")
+    old = with_checkpoints(directory(tmp_path), 20)
+    with pytest.raises(RunDirectoryError):
+        enter(directory(tmp_path, code="d"), "ask")
     allow_to_continue(old.folder)
-    with pytest.raises(PlaceError, match="unfinished run"):
-        enter(place(tmp_path, code="e"), "ask")
+    with pytest.raises(RunDirectoryError, match="unfinished run"):
+        enter(directory(tmp_path, code="e"), "ask")
 
 
 def test_a_kill_while_taking_over_loses_nothing(tmp_path: Path) -> None:
     """The new identity is written, and the directory has its old name still."""
-    old, new = with_checkpoints(place(tmp_path), 20), place(tmp_path, code="d")
+    old, new = with_checkpoints(directory(tmp_path), 20), directory(tmp_path, code="d")
     (old.folder / "identity.json").write_text(json.dumps({**new.identity.to_json(), "earlier": [{"until_step": 20}]}))
     opened(new)
     assert Identity.read(new.folder).earlier == ({"until_step": 20},)
@@ -157,8 +157,8 @@ def test_a_kill_while_taking_over_loses_nothing(tmp_path: Path) -> None:
 
 
 def test_it_starts_afresh_when_it_is_discarded(tmp_path: Path) -> None:
-    old, new = with_checkpoints(place(tmp_path), 20), place(tmp_path, code="d")
-    with pytest.raises(PlaceError):
+    old, new = with_checkpoints(directory(tmp_path), 20), directory(tmp_path, code="d")
+    with pytest.raises(RunDirectoryError):
         enter(new, "ask")
     discard(old.folder)
     assert not old.folder.exists()
@@ -166,26 +166,26 @@ def test_it_starts_afresh_when_it_is_discarded(tmp_path: Path) -> None:
 
 
 def test_what_is_finished_in_use_or_no_run_is_not_discarded(tmp_path: Path) -> None:
-    with pytest.raises(PlaceError, match="nothing was deleted"):
-        discard(with_checkpoints(place(tmp_path), 20, finished=True).folder)
-    with pytest.raises(PlaceError, match="nothing was deleted"):
+    with pytest.raises(RunDirectoryError, match="nothing was deleted"):
+        discard(with_checkpoints(directory(tmp_path), 20, finished=True).folder)
+    with pytest.raises(RunDirectoryError, match="nothing was deleted"):
         discard(tmp_path / "anything")
-    used, _ = enter(place(tmp_path, code="d"), "retrain")
+    used, _ = enter(directory(tmp_path, code="d"), "retrain")
     with pytest.raises(LockError, match="is in use by process"):
         discard(used.folder)
-    with pytest.raises(PlaceError, match="nothing to allow"):
+    with pytest.raises(RunDirectoryError, match="nothing to allow"):
         allow_to_continue(used.folder)
 
 
 def test_a_run_without_a_checkpoint_is_no_reason_to_ask(tmp_path: Path) -> None:
-    opened(place(tmp_path))
-    assert opened(place(tmp_path, code="d")) == place(tmp_path, code="d")
+    opened(directory(tmp_path))
+    assert opened(directory(tmp_path, code="d")) == directory(tmp_path, code="d")
 
 
 @pytest.mark.parametrize("change", CHANGED, ids=["code", "package", "bytes of an input of the same recipe"])
 def test_a_finished_run_of_other_code_is_stale(tmp_path: Path, change: dict[str, Any]) -> None:
-    old, new = with_checkpoints(place(tmp_path), 20, finished=True), place(tmp_path, **change)
-    with pytest.raises(PlaceError) as refused:
+    old, new = with_checkpoints(directory(tmp_path), 20, finished=True), directory(tmp_path, **change)
+    with pytest.raises(RunDirectoryError) as refused:
         enter(new, "ask")
     assert "--config stale=retrain" in str(refused.value)
     assert "--config stale=keep" in str(refused.value)
@@ -195,10 +195,10 @@ def test_a_finished_run_of_other_code_is_stale(tmp_path: Path, change: dict[str,
 
 
 def test_another_setting_or_input_is_no_question(tmp_path: Path) -> None:
-    with_checkpoints(place(tmp_path), 20, finished=True)
+    with_checkpoints(directory(tmp_path), 20, finished=True)
     for change in (
         {"settings": {"learning_rate": 2e-3}, "code": "d"},
         {"inputs": {"model": "m", "tokens": "u"}, "recipes": {"model": "rm", "tokens": "ru"}, "code": "d"},
     ):
-        new = place(tmp_path, **change)
+        new = directory(tmp_path, **change)
         assert opened(new) == new, change

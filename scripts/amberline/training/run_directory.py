@@ -26,7 +26,7 @@ from amberline.training.checkpoint_files import MARKER, complete, read_marker
 REQUEUE = 75  # EX_TEMPFAIL: the run was asked to stop, has saved its state, and goes on when it is started again
 
 
-class PlaceError(Exception):
+class RunDirectoryError(Exception):
     """The run directory holds a run that cannot be used as it is."""
 
 
@@ -74,7 +74,7 @@ class Identity:
 
 
 @dataclass(frozen=True)
-class Place:
+class RunDirectory:
     """A run directory. `identity` is that of the run that is asked for."""
 
     folder: Path
@@ -98,59 +98,59 @@ class Place:
         return self.folder.parent / f"{self.stage}.requeue.json"
 
 
-def place_of(checkpoints: Path, stage: str, identity: Identity) -> Place:
+def run_directory_of(checkpoints: Path, stage: str, identity: Identity) -> RunDirectory:
     """The run directory of a run."""
-    return Place(checkpoints / f"{stage}-{identity.digest[:16]}", stage, identity)
+    return RunDirectory(checkpoints / f"{stage}-{identity.digest[:16]}", stage, identity)
 
 
-def enter(place: Place, stale: str) -> tuple[Place, list[str]]:
+def enter(directory: RunDirectory, stale: str) -> tuple[RunDirectory, list[str]]:
     """Find or make the run directory and take its lock; return it with sentences for the log.
 
     `stale` says what becomes of a finished run that was made with other code or packages: "ask", "retrain" or "keep",
-    which returns the directory of that run. The caller releases the lock. Raises PlaceError: another process writes
-    there; the finished run is stale, and `stale` is "ask"; or there is an unfinished run that was made with other code
-    or packages, and nobody has said yet whether it goes on.
+    which returns the directory of that run. The caller releases the lock. Raises LockError if another process writes
+    there, and RunDirectoryError if the finished run is stale and `stale` is "ask", or if there is an unfinished run
+    that was made with other code or packages, and nobody has said yet whether it goes on.
     """
-    place.requeue.unlink(missing_ok=True)
-    if not (place.folder / "identity.json").is_file():
-        others = _others(place)
-        if same := [other for other in others if other.identity == place.identity]:
-            return _continue_in(same[0], place)
+    directory.requeue.unlink(missing_ok=True)
+    if not (directory.folder / "identity.json").is_file():
+        others = _others(directory)
+        if same := [other for other in others if other.identity == directory.identity]:
+            return _continue_in(same[0], directory)
         finished = [other for other in others if read_marker(other.final) is not None]
         if finished and stale == "keep":
-            return _keep(finished[0], place)
+            return _keep(finished[0], directory)
         unfinished = [other for other in others if other not in finished and complete(other.folder)]
         for other in unfinished:
-            if _may_continue(other, place.identity):
-                return _continue_in(other, place)
+            if _may_continue(other, directory.identity):
+                return _continue_in(other, directory)
         if unfinished:
-            _refuse_unfinished(unfinished[0], place.identity)
+            _refuse_unfinished(unfinished[0], directory.identity)
         if finished and stale == "ask":
-            _refuse_stale(finished[0], place)
-    place.folder.mkdir(parents=True, exist_ok=True)
-    notes = _lock(place)
-    known = Identity.read(place.folder) is not None
-    _remove_remains(place.folder)
+            _refuse_stale(finished[0], directory)
+    directory.folder.mkdir(parents=True, exist_ok=True)
+    notes = _lock(directory)
+    known = Identity.read(directory.folder) is not None
+    _remove_remains(directory.folder)
     if known:
-        return place, [*notes, f"continuing in {place.folder}"]
-    _write_identity(place.folder, place.identity)
-    return place, [*notes, f"starting fresh in {place.folder}{_why_not_another(place)}"]
+        return directory, [*notes, f"continuing in {directory.folder}"]
+    _write_identity(directory.folder, directory.identity)
+    return directory, [*notes, f"starting fresh in {directory.folder}{_why_not_another(directory)}"]
 
 
-def leave_place(place: Place) -> None:
+def release(directory: RunDirectory) -> None:
     """Release the lock of a run directory."""
-    Lock(place.folder).release()
+    Lock(directory.folder).release()
 
 
 def allow_to_continue(folder: Path) -> int:
     """Let the unfinished run in a folder go on with the code and packages that it was last refused for.
 
-    Returns the steps that are done. Raises PlaceError.
+    Returns the steps that are done. Raises RunDirectoryError.
     """
     try:
         asked = json.loads((folder / "refused.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise PlaceError(
+        raise RunDirectoryError(
             f"{folder} holds no run that was refused because its code or packages changed: there is nothing to allow"
         ) from None
     _write_json(folder / "accepted.json", asked)
@@ -158,9 +158,9 @@ def allow_to_continue(folder: Path) -> int:
 
 
 def discard(folder: Path) -> None:
-    """Delete an unfinished run. Raises PlaceError if it is finished, in use, or none at all."""
+    """Delete an unfinished run. Raises RunDirectoryError if it is finished, in use, or none at all."""
     if Identity.read(folder) is None or read_marker(folder / "final") is not None:
-        raise PlaceError(f"{folder} holds no unfinished run: nothing was deleted")
+        raise RunDirectoryError(f"{folder} holds no unfinished run: nothing was deleted")
     Lock(folder).acquire()
     shutil.rmtree(folder)
 
@@ -174,22 +174,22 @@ def _determining(identity: Identity) -> dict[str, Any]:
     return {"settings": identity.settings, **identity.made_with()}
 
 
-def _others(place: Place) -> list[Place]:
+def _others(directory: RunDirectory) -> list[RunDirectory]:
     """Runs that were asked to be the same, newest first. Their names are for people, and do not matter."""
     found = []
-    for file in place.folder.parent.glob("*-*/identity.json"):
+    for file in directory.folder.parent.glob("*-*/identity.json"):
         identity = Identity.read(file.parent)
-        if identity is not None and place.identity.asks_the_same(identity):
-            found.append((file.stat().st_mtime, Place(file.parent, place.stage, identity)))
+        if identity is not None and directory.identity.asks_the_same(identity):
+            found.append((file.stat().st_mtime, RunDirectory(file.parent, directory.stage, identity)))
     return [other for _, other in sorted(found, key=lambda each: each[0], reverse=True)]
 
 
-def _keep(other: Place, place: Place) -> tuple[Place, list[str]]:
-    kept = replace(place, folder=other.folder, kept=True)
+def _keep(other: RunDirectory, directory: RunDirectory) -> tuple[RunDirectory, list[str]]:
+    kept = replace(directory, folder=other.folder, kept=True)
     return kept, [*_lock(kept), f"kept, though code or packages have changed: {other.folder}"]
 
 
-def _may_continue(other: Place, identity: Identity) -> bool:
+def _may_continue(other: RunDirectory, identity: Identity) -> bool:
     try:
         accepted = json.loads((other.folder / "accepted.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -197,31 +197,31 @@ def _may_continue(other: Place, identity: Identity) -> bool:
     return bool(accepted == {"digest": identity.digest})
 
 
-def _continue_in(other: Place, place: Place) -> tuple[Place, list[str]]:
+def _continue_in(other: RunDirectory, directory: RunDirectory) -> tuple[RunDirectory, list[str]]:
     """Take over a run: it gets our identity, which remembers the one that it had, and then our name."""
     notes = _lock(other)
-    if other.identity == place.identity:
-        notes.append(f"continuing in {place.folder}, which was {other.folder.name}")
+    if other.identity == directory.identity:
+        notes.append(f"continuing in {directory.folder}, which was {other.folder.name}")
     else:
         done = complete(other.folder)[-1].step
         before = {**other.identity.made_with(), "until_step": done}
-        ours = Identity(**{**place.identity.to_json(), "earlier": (*other.identity.earlier, before)})
+        ours = Identity(**{**directory.identity.to_json(), "earlier": (*other.identity.earlier, before)})
         _write_identity(other.folder, ours)
-        changed = ", ".join(differences(place.identity, other.identity))
-        notes.append(f"continuing in {place.folder} after step {done}, as allowed, with other {changed}")
+        changed = ", ".join(differences(directory.identity, other.identity))
+        notes.append(f"continuing in {directory.folder} after step {done}, as allowed, with other {changed}")
     for file in ("refused.json", "accepted.json"):
         (other.folder / file).unlink(missing_ok=True)
-    other.folder.replace(place.folder)
-    _remove_remains(place.folder)
-    return place, notes
+    other.folder.replace(directory.folder)
+    _remove_remains(directory.folder)
+    return directory, notes
 
 
-def _refuse_unfinished(other: Place, identity: Identity) -> None:
+def _refuse_unfinished(other: RunDirectory, identity: Identity) -> None:
     _write_json(other.folder / "refused.json", {"digest": identity.digest})
     checkpoints = complete(other.folder)
     program = f"{_python()} scripts/unfinished_run.py"
     folder = shlex.quote(str(other.folder))
-    raise PlaceError(
+    raise RunDirectoryError(
         f"{other.folder} is an unfinished run of this training, {checkpoints[-1].step:,} steps done, that was made "
         f"with other {', '.join(differences(identity, other.identity))}. Nothing was started.\n"
         "Fix: type one of these two commands, and then the same command as before.\n"
@@ -232,10 +232,10 @@ def _refuse_unfinished(other: Place, identity: Identity) -> None:
     )
 
 
-def _refuse_stale(other: Place, place: Place) -> None:
-    raise PlaceError(
+def _refuse_stale(other: RunDirectory, directory: RunDirectory) -> None:
+    raise RunDirectoryError(
         f"{other.folder} is this training, finished, and it was made with other "
-        f"{', '.join(differences(place.identity, other.identity))}. Nothing was started.\n"
+        f"{', '.join(differences(directory.identity, other.identity))}. Nothing was started.\n"
         "Fix: add one of these to the same command.\n"
         "  To train again:                                                --config stale=retrain\n"
         "  To use it as it is; manifest, card and report will say so:     --config stale=keep"
@@ -255,8 +255,8 @@ def _remove_remains(folder: Path) -> None:
         shutil.rmtree(remains, ignore_errors=True)
 
 
-def _lock(place: Place) -> list[str]:
-    note = Lock(place.folder).acquire()
+def _lock(directory: RunDirectory) -> list[str]:
+    note = Lock(directory.folder).acquire()
     return [note] if note else []
 
 
@@ -269,17 +269,17 @@ def _write_json(path: Path, value: Any) -> None:
         partial.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _why_not_another(place: Place) -> str:
+def _why_not_another(directory: RunDirectory) -> str:
     """How the newest other run of this stage differs, for someone who expected it to be continued."""
-    others = [file.parent for file in place.folder.parent.glob(f"{place.stage}-*/identity.json")]
-    others = [folder for folder in others if folder != place.folder]
+    others = [file.parent for file in directory.folder.parent.glob(f"{directory.stage}-*/identity.json")]
+    others = [folder for folder in others if folder != directory.folder]
     if not others:
         return ""
     newest = max(others, key=lambda folder: (folder / "identity.json").stat().st_mtime)
     theirs = Identity.read(newest)
     if theirs is None:
         return f"; what is in {newest} cannot be read"
-    return f", because {', '.join(differences(place.identity, theirs))} changed since {newest.name}"
+    return f", because {', '.join(differences(directory.identity, theirs))} changed since {newest.name}"
 
 
 def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> list[str]:

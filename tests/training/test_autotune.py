@@ -11,7 +11,7 @@ from amberline.model.estimates import parameters, training_flops
 from amberline.objectives.settings import Training
 from amberline.objectives.sft import SFTSettings
 from amberline.recipe.hardware import Hardware
-from amberline.training.choices import Choices, choose, state_bytes
+from amberline.training.autotune import Choices, choose, state_bytes
 from amberline.training.ranks import Ranks
 from amberline.training.speed import peak_flops
 

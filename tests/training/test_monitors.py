@@ -10,14 +10,14 @@ from worlds import World, changed
 
 from amberline.data.tokens import open_tokens
 from amberline.objectives.dpo import DPO, DPOSettings
-from amberline.objectives.settings import Guards, PreferenceGuards
-from amberline.training import guards
-from amberline.training.guards import WINDOW, CurveWatch, TrainingStopped, is_sound
+from amberline.objectives.settings import Monitors, PreferenceMonitors
+from amberline.training import monitors
+from amberline.training.monitors import WINDOW, Monitor, TrainingStopped, is_sound
 
 
-def watch(**settings: Any) -> CurveWatch:
-    kind = PreferenceGuards if "reward_accuracy" in settings else Guards
-    return CurveWatch(kind(**({"action": "warn", "loss_spike": None} | settings)))
+def watch(**settings: Any) -> Monitor:
+    kind = PreferenceMonitors if "reward_accuracy" in settings else Monitors
+    return Monitor(kind(**({"action": "warn", "loss_spike": None} | settings)))
 
 
 def test_a_loss_spike_is_told_once() -> None:
@@ -66,9 +66,9 @@ def test_soundness() -> None:
 
 
 def test_a_rule_can_stop_the_run(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guards, "WINDOW", 3)
+    monkeypatch.setattr(monitors, "WINDOW", 3)
     rules = {"action": "stop", "loss_spike": None, "reward_accuracy": 0.0, "reward_margin": 100.0}
-    settings = DPOSettings(**changed(DPO_RECIPE, guards=rules))
+    settings = DPOSettings(**changed(DPO_RECIPE, monitors=rules))
     objective = DPO(settings, open_tokens(world.pairs), open_tokens(world.reference))
     with pytest.raises(TrainingStopped, match=r"step 4: mean rewards/margins .* below 100; stopped, because"):
         train_alone(tmp_path, world.model, objective, settings)
@@ -77,9 +77,9 @@ def test_a_rule_can_stop_the_run(world: World, tmp_path: Path, monkeypatch: pyte
 def test_a_rule_can_warn(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(guards, "WINDOW", 3)
+    monkeypatch.setattr(monitors, "WINDOW", 3)
     rules = {"action": "warn", "loss_spike": None, "reward_accuracy": None, "reward_margin": 100.0}
-    settings = DPOSettings(**changed(DPO_RECIPE, guards=rules))
+    settings = DPOSettings(**changed(DPO_RECIPE, monitors=rules))
     objective = DPO(settings, open_tokens(world.pairs), open_tokens(world.reference))
     lines, _ = train_alone(tmp_path, world.model, objective, settings)
     assert len(lines) == 10
