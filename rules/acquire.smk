@@ -10,19 +10,20 @@ wildcard_constraints:
 
 def source_misfit(wildcards):
     """Why the raw file that is there is not the one that is asked for."""
-    facts = facts_of(made(f"raw/{wildcards.source}.{wildcards.suffix}"))
-    return facts and find_misfit(getattr(CONFIG.sources, wildcards.source), facts)
+    manifest = manifest_of_made(f"raw/{wildcards.source}.{wildcards.suffix}")
+    return manifest and find_misfit(getattr(CONFIG.sources, wildcards.source), manifest["facts"])
 
 
 def model_misfit(wildcards):
     """Why the base model that is there is not the one that is asked for."""
-    facts = facts_of(made("models/base"))
-    return facts and find_model_misfit(CONFIG.base_model, facts)
+    manifest = manifest_of_made("models/base")
+    return manifest and find_model_misfit(CONFIG.base_model, manifest)
 
 
-def facts_of(manifest):
-    """What is known of something made; nothing if it is not there."""
-    return json.loads(Path(manifest).read_text(encoding="utf-8"))["facts"] if Path(manifest).exists() else None
+def manifest_of_made(path):
+    """The manifest of something made; nothing if it is not there."""
+    file = Path(made(path))
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
 
 
 def acquired(program, path, misfit):

@@ -148,14 +148,6 @@ def submit_with_settings():
     workflow.config_settings.config_args = [f"submitted={file}"]
 
 
-# With one of these options Snakemake changes nothing in the results folder.
-LOOKS_ONLY = (
-    *("dryrun", "lint", "list_rules", "list_target_rules", "dag", "rulegraph", "filegraph", "d3dag", "summary"),
-    *("detailed_summary", "list_changes", "list_input_changes", "list_params_changes", "list_untracked", "report"),
-    *("print_compilation", "containerize", "export_cwl", "generate_unit_tests", "archive", "list_conda_envs"),
-)
-
-
 def prepare(options):
     """Before anything runs: use our executor for Slurm, and take the results folder, ending what was left there.
 
@@ -166,7 +158,7 @@ def prepare(options):
     slurm = options.executor == "slurm"
     if slurm:
         watch_jobs(Stages(Path(RESULTS), Path(RESULTS, RECORD), training, hardware_keys))
-    if any(getattr(options, option) for option in LOOKS_ONLY):
+    if looks_only(options):
         return
     try:
         if slurm and not options.unlock:

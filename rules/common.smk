@@ -1,6 +1,7 @@
 """What all rules share: the checked configuration, and what Snakemake compares to tell whether a stage runs again."""
 
 import ast
+import atexit
 import json
 import os
 
@@ -101,6 +102,8 @@ def whole(manifests, misfit, wildcards):
     """A param that stays as it was recorded while the files are as their manifests say, and else is another one."""
     if not workflow.is_main_process:
         return ""
+    if Path(manifests[0]).exists() and workflow.persistence.params(IOFile(manifests[0])) is None:
+        UNRECORDED.append(manifests[0])
     text = recorded(manifests[0], "made: ") or "made: 1"
     try:
         fault = next(filter(None, map(find_damage, map(Path, manifests))), None) or misfit(wildcards)
@@ -109,9 +112,26 @@ def whole(manifests, misfit, wildcards):
     return f"made: {int(text.split()[1]) + 1} ({fault})" if fault else text
 
 
+UNRECORDED = []  # what was made, but not by Snakemake in this folder
+
+
+def tell_of_unrecorded():
+    """At the end: changes of settings and code are noticed only for what Snakemake has recorded."""
+    if UNRECORDED and workflow.is_main_process and not workflow.touch:
+        print(
+            f"{len(UNRECORDED)} results, such as {UNRECORDED[0]}, were made elsewhere: .snakemake has no record of them, "
+            "so changes of settings and code since then are not noticed. "
+            "Fix: if they are of this recipe, add --touch to the same command once; else delete them",
+            file=sys.stderr,
+        )
+
+
+atexit.register(tell_of_unrecorded)
+
+
 def recorded(output, prefix):
     """The param beginning with `prefix` that Snakemake recorded when it last made `output`; None if there is none."""
-    values = [ast.literal_eval(value) for value in workflow.persistence.params(IOFile(output, rule=None)) or ()]
+    values = [ast.literal_eval(value) for value in workflow.persistence.params(IOFile(output)) or ()]
     return next((value for value in values if isinstance(value, str) and value.startswith(prefix)), None)
 
 
@@ -150,6 +170,19 @@ def command_line():
     if not (workflow.is_main_process and by_name):
         return None
     return parse_args(sys.argv[1:])[1]
+
+
+# With one of these options Snakemake changes nothing in the results folder.
+LOOKS_ONLY = (
+    *("dryrun", "lint", "list_rules", "list_target_rules", "dag", "rulegraph", "filegraph", "d3dag", "summary"),
+    *("detailed_summary", "list_changes", "list_input_changes", "list_params_changes", "list_untracked", "report"),
+    *("print_compilation", "containerize", "export_cwl", "generate_unit_tests", "archive", "list_conda_envs"),
+)
+
+
+def looks_only(options):
+    """Whether Snakemake changes nothing with these options; also if it was not started by a user."""
+    return options is None or any(getattr(options, option) for option in LOOKS_ONLY)
 
 
 def check_targets(options):

@@ -2,7 +2,7 @@
 
 import atexit
 
-from amberline.training.staleness import Status, changes, cost, keep, kept_for, status
+from amberline.training.staleness import Status, changes, cost, forget, keep, kept_for, status
 from amberline.objectives.registry import objective_file
 from amberline.recipe.export import Exported
 
@@ -16,6 +16,11 @@ RUN_OF = {
     "finetune_amberchat": "training/amberchat/run.json",
     "finetune_preferred": "training/sft/run.json",
     "train_dpo": "training/dpo{variant}/run.json",
+}
+MODEL_OF = {
+    "finetune_amberchat": "models/amberchat",
+    "finetune_preferred": "models/ambersafe-sft",
+    "train_dpo": "models/ambersafe{variant}",
 }
 
 
@@ -68,17 +73,32 @@ def trained(rule):
             return recorded(str(manifest_of(rule, wildcards)), '{"code":') or now
         return now
 
-    def to_be_replaced(wildcards):
-        kept = CONFIG.stale == "retrain" and kept_for(manifest_of(rule, wildcards))
-        return "it was kept, and is to be trained again" if kept else None
+    def misfit(wildcards):
+        if CONFIG.stale == "retrain" and kept_for(manifest_of(rule, wildcards), made_with(rule)):
+            return "it was kept, and is to be trained again"
+        return weights_fault(rule, wildcards)
 
     return {
         "settings": lambda wildcards: determining(training_of(rule, wildcards)),
         "made_with": made_with_param,
-        "whole": lambda wildcards: whole([str(manifest_of(rule, wildcards))], to_be_replaced, wildcards),
+        "whole": lambda wildcards: whole([str(manifest_of(rule, wildcards))], misfit, wildcards),
         "packages": Untracked(packages(*programs_of(rule))),
         "runtime": lambda wildcards: runtime(training_of(rule, wildcards)),
     }
+
+
+def weights_fault(rule, wildcards):
+    """Why a finished training must run again to hand out its weights; None if it need not.
+
+    They may be deleted as soon as the model is exported.
+    """
+    manifest = manifest_of(rule, wildcards)
+    model = Path(made(MODEL_OF[rule].format(variant=getattr(wildcards, "variant", ""))))
+    if not manifest.exists() or (model.exists() and not find_damage(model)):
+        return None
+    run = manifest.with_name("run.json")
+    final = run.parent / json.loads(run.read_text(encoding="utf-8"))["final_weights"] if run.exists() else None
+    return "its final weights are gone" if final and not (final / "checkpoint.json").exists() else None
 
 
 def runtime(training):
@@ -94,15 +114,35 @@ def runtime(training):
 
 def kept(rule, wildcards):
     """As JSON, the code and packages for which a training is kept, or will be when this run has started."""
-    if CONFIG.stale == "keep" and status_of(rule, wildcards) is Status.STALE:
-        return canonical(made_with(rule))
-    found = kept_for(manifest_of(rule, wildcards)) if CONFIG.stale != "retrain" else None
-    return canonical(found and {"code": found["code"], "packages": found["packages"]})
+    manifest, now = manifest_of(rule, wildcards), made_with(rule)
+    will_be = CONFIG.stale == "keep" and status_of(rule, wildcards) is Status.STALE
+    is_kept = CONFIG.stale != "retrain" and kept_for(manifest, now)
+    return canonical(now if will_be or is_kept else None)
 
 
 def trainings(jobs):
     """Those of the jobs that are trainings, as (rule, wildcards, job)."""
     return [(job.rule.name, job.wildcards, job) for job in jobs if job.rule.name in OBJECTIVE_OF]
+
+
+def asked_otherwise(job):
+    """Whether a training runs again because a setting or a raw file before it has changed: that is no question."""
+    for each in workflow.dag.bfs(workflow.dag.dependencies, job):
+        changed = workflow.dag.reason(each).params_changed if workflow.dag.needrun(each) else None
+        new = {ast.literal_eval(value) for value in getattr(changed, "only_new", ())}
+        acquired_anew = each.rule.name.startswith("acquire") and any(str(value).startswith("made: ") for value in new)
+        if acquired_anew or getattr(each.params, "settings", None) in new:
+            return True
+    return False
+
+
+def stale_jobs():
+    """The trainings, by their jobs, that are finished and whose code or packages have changed."""
+    return {
+        job: (rule, wildcards)
+        for rule, wildcards, job in trainings(workflow.dag.jobs)
+        if status_of(rule, wildcards) is Status.STALE and not asked_otherwise(job)
+    }
 
 
 def stale_trainings():
@@ -112,10 +152,9 @@ def stale_trainings():
     """
     if CONFIG.stale != "ask":
         return []
-    planned = trainings(job for job in workflow.dag.jobs if workflow.dag.needrun(job))
-    stale = {job: (rule, wildcards) for rule, wildcards, job in planned if status_of(rule, wildcards) is Status.STALE}
+    stale = {job for job in stale_jobs() if workflow.dag.needrun(job)}
     lines = []
-    for rule, wildcards, job in planned:
+    for rule, wildcards, job in trainings(job for job in workflow.dag.jobs if workflow.dag.needrun(job)):
         manifest = manifest_of(rule, wildcards)
         run = manifest.with_name("run.json")
         name = os.path.relpath(run.parent, f"{RESULTS}/training")
@@ -127,16 +166,22 @@ def stale_trainings():
     return lines
 
 
+def settle_stale_trainings():
+    """Note of trainings that they are kept, where the recipe or --touch says so, and forget it where it is over."""
+    for rule, wildcards, _ in trainings(workflow.dag.jobs):
+        forget(manifest_of(rule, wildcards), made_with(rule))
+    # Who touches outputs says that they are as they should be.
+    if CONFIG.stale == "keep" or workflow.touch:
+        for rule, wildcards in stale_jobs().values():
+            keep(manifest_of(rule, wildcards), made_with(rule))
+
+
 def decide_on_stale_trainings():
     """Before the first job: stop at stale trainings, or note that they are kept, as `stale` in the recipe says."""
-    if CONFIG.stale == "keep":
-        for rule, wildcards, _ in trainings(workflow.dag.jobs):
-            if status_of(rule, wildcards) is Status.STALE:
-                keep(manifest_of(rule, wildcards), made_with(rule))
-    # Who touches outputs says that they are as they should be.
     lines = [] if workflow.touch else stale_trainings()
     if lines:
         raise WorkflowError("\n".join(["Finished trainings are stale. Nothing was started.", *lines, STALE_FIX]))
+    settle_stale_trainings()
 
 
 STALE_FIX = (
@@ -146,12 +191,17 @@ STALE_FIX = (
 )
 
 
-def tell_of_stale_trainings():
-    """At the end of a dry run: what a real one would stop at."""
-    if workflow.dryrun and workflow.dag is not None and (lines := stale_trainings()):
-        first = "Finished trainings are stale: a real run stops before the first job."
-        print("\n".join([first, *lines, STALE_FIX]), file=sys.stderr)
+def at_the_end():
+    """Of a dry run: tell what a real one would stop at. Of a run with nothing to do: settle what it leaves as it is."""
+    if workflow.dag is None:
+        return
+    if workflow.dryrun:
+        if lines := stale_trainings():
+            first = "Finished trainings are stale: a real run stops before the first job."
+            print("\n".join([first, *lines, STALE_FIX]), file=sys.stderr)
+    elif CONFIG.stale == "keep" and not looks_only(command_line()):
+        settle_stale_trainings()
 
 
 if workflow.is_main_process:
-    atexit.register(tell_of_stale_trainings)
+    atexit.register(at_the_end)

@@ -45,7 +45,7 @@ def main(
             if weights_digest(weights.digests) != training["facts"]["weights_sha256"]:
                 raise ManifestError(
                     f"{folder_of_run} holds other weights than {run} describes: they were changed or damaged. Fix: "
-                    "delete that folder and run the training again; it continues from its last checkpoint"
+                    "delete that folder, and start the pipeline again; the training continues from its last checkpoint"
                 )
             if asked.policy:
                 facts = training["facts"]

@@ -370,6 +370,12 @@ def test_a_local_base_model_that_changes_is_noticed(finished, tmp_path):
     assert project.planned("--", base) == Counter(acquire_base_model=1)
     (mine / "model.safetensors").write_bytes(content)
     assert project.planned("--", base) == Counter()
+    shutil.copytree(mine, tmp_path / "other")
+    overlay({"base_model": {"path": str(tmp_path / "other")}})(project)
+    assert project.planned("--", base) == Counter(), "the same model elsewhere"
+    (tmp_path / "other/model.safetensors").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert project.planned("--", base) == Counter(acquire_base_model=1)
+    overlay({"base_model": {"path": str(mine)}})(project)
     (mine / "generation_config.json").unlink()
     assert project.planned("--", base) == Counter(acquire_base_model=1)
 

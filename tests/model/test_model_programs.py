@@ -171,11 +171,12 @@ def test_card_says_what_it_is_made_of(run, base, tmp_path):
 
 def test_card_says_which_code_made_which_steps(base, tmp_path):
     other = {"code": "e" * 64, "packages": {"torch": "2.12.0"}}
-    run = finished_run(base, tmp_path, earlier=[{**other, "until_step": 40}], kept_for=other)
+    inputs = {"model": "m", "tokens": "others"}
+    run = finished_run(base, tmp_path, earlier=[{**other, "until_step": 40}], kept_for={**other, "inputs": inputs})
     text = card(run, base, export(run, base, tmp_path / "model"))
     assert f"Until step 40 the training ran with other code or packages: code `{'e' * 64}`, torch 2.12.0." in text
-    assert f"today would run with code `{'e' * 64}`, torch 2.12.0." in text
-    assert text.count("`stale: keep`") == 1
+    changed = "code, torch 2.13.0 → 2.12.0, content of tokens"
+    assert f"(`stale: keep`) although this has changed since they were trained: {changed}." in text
 
 
 def test_a_card_is_no_content_of_the_model(run, base, tmp_path):

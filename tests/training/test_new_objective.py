@@ -17,9 +17,8 @@ import train
 from amberline.data.tokens import open_tokens
 from golden_model import golden_model
 
-SHARED = {
-    key: value for key, value in RECIPE.items() if key not in {"loss", "beta", "label_smoothing", "reference_free"}
-}
+OF_DPO = {"loss", "beta", "label_smoothing", "reference_free"}
+SHARED = {key: value for key, value in changed(RECIPE).items() if key not in OF_DPO}  # a copy
 del SHARED["monitors"]["reward_accuracy"], SHARED["monitors"]["reward_margin"]
 ORPO = SHARED | {"strength": 0.1}
 SIDES = ("chosen", "rejected")

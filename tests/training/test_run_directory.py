@@ -51,9 +51,9 @@ def said(wanted: RunDirectory) -> list[str]:
     return notes
 
 
-def with_checkpoints(wanted: RunDirectory, *steps: int, finished: bool = False) -> RunDirectory:
+def with_checkpoints(wanted: RunDirectory, *steps: int, finished: bool = False, stale: str = "ask") -> RunDirectory:
     """What a training leaves behind: empty checkpoints after these steps, and final weights if it is finished."""
-    opened(wanted)
+    opened(wanted, stale)
     for name, step in [(f"step-{step:08d}", step) for step in steps] + ([("final", steps[-1])] if finished else []):
         folder = wanted.folder / name
         folder.mkdir()
@@ -173,7 +173,7 @@ def test_what_is_finished_in_use_or_no_run_is_not_discarded(tmp_path: Path) -> N
     used, _ = enter(directory(tmp_path, code="d"), "retrain")
     with pytest.raises(LockError, match="is in use by process"):
         discard(used.folder)
-    with pytest.raises(RunDirectoryError, match="nothing to allow"):
+    with pytest.raises(RunDirectoryError, match="no complete checkpoint"):
         allow_to_continue(used.folder)
 
 
@@ -192,6 +192,66 @@ def test_a_finished_run_of_other_code_is_stale(tmp_path: Path, change: dict[str,
     kept = opened(new, "keep")
     assert (kept.folder, kept.kept, kept.identity) == (old.folder, True, new.identity)
     assert opened(new, "retrain") == new
+
+
+def test_what_is_kept_stays_kept_and_is_the_run_that_was_in_use(tmp_path: Path) -> None:
+    first = with_checkpoints(directory(tmp_path), 20, finished=True)
+    with_checkpoints(directory(tmp_path, code="d"), 20, finished=True, stale="retrain")
+    opened(first)  # in use again, after the code was edited back
+    new = directory(tmp_path, code="e")
+    assert opened(new, "keep").folder == first.folder
+    # It is settled, whatever else runs.
+    assert opened(new, "ask").folder == first.folder
+    with pytest.raises(RunDirectoryError, match="--config stale=keep"):
+        enter(directory(tmp_path, code="f"), "ask")
+
+
+def test_a_training_that_was_begun_again_can_be_left_for_the_finished_one(tmp_path: Path) -> None:
+    old = with_checkpoints(directory(tmp_path), 20, finished=True)
+    new = directory(tmp_path, code="d")
+    opened(new, "retrain")
+    assert opened(new, "keep").folder == old.folder
+    assert opened(new, "retrain").folder == new.folder
+
+
+def test_checkpoints_that_nobody_knows_the_origin_of_are_not_continued(tmp_path: Path) -> None:
+    run = with_checkpoints(directory(tmp_path), 20)
+    (run.folder / "identity.json").write_text("{")
+    with pytest.raises(RunDirectoryError, match=r"identity\.json is missing or damaged.*discard"):
+        enter(run, "ask")
+    discard(run.folder)
+    assert opened(run) == run
+
+
+def test_a_permission_ends_with_the_next_start(tmp_path: Path) -> None:
+    old = with_checkpoints(directory(tmp_path), 20)
+    new = directory(tmp_path, code="d")
+    with pytest.raises(RunDirectoryError):
+        enter(new, "ask")
+    allow_to_continue(old.folder)
+    opened(old)  # the code was edited back
+    with pytest.raises(RunDirectoryError, match="unfinished run"):
+        enter(new, "ask")
+
+
+def test_only_an_unfinished_run_with_a_checkpoint_can_be_continued(tmp_path: Path) -> None:
+    finished = with_checkpoints(directory(tmp_path), 20, finished=True)
+    with pytest.raises(RunDirectoryError, match="holds a finished run"):
+        allow_to_continue(finished.folder)
+    opened(directory(tmp_path, code="d"), "retrain")
+    with pytest.raises(RunDirectoryError, match="no complete checkpoint"):
+        allow_to_continue(directory(tmp_path, code="d").folder)
+
+
+def test_a_damaged_checkpoint_does_not_count_as_done(tmp_path: Path) -> None:
+    old, new = with_checkpoints(directory(tmp_path), 20, 40), directory(tmp_path, code="d")
+    marker = old.folder / "step-00000040/checkpoint.json"
+    marker.write_text(json.dumps({**json.loads(marker.read_text()), "files": {"gone": "0"}}))
+    with pytest.raises(RunDirectoryError):
+        enter(new, "ask")
+    allow_to_continue(old.folder)
+    opened(new)
+    assert [part["until_step"] for part in Identity.read(new.folder).earlier] == [20]
 
 
 def test_another_setting_or_input_is_no_question(tmp_path: Path) -> None:

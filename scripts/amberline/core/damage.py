@@ -42,23 +42,26 @@ def find_damage(manifest: Path) -> str | None:
         described = found["files"] | found.get("beside", {})
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return f"{manifest.name} is damaged"
-    unknown: dict[Path, str] = {}
     for name, expected in described.items():
         file = Path(os.path.normpath(manifest.parent / name))
         if not file.is_file():
             return f"{file.name} is missing"
         if file.stat().st_size != expected["bytes"]:
             return f"{file.name} has {file.stat().st_size:,} bytes, not {expected['bytes']:,}"
-        digest = _known(CACHE).get(_stamp(file))
-        if digest is None:
-            digest = unknown[file] = file_digest(file)
-        if digest != expected["sha256"]:
+        if known_digest(file) != expected["sha256"]:
             return f"{file.name} has another content"
-    if unknown:
-        note_digests(unknown)
     return None
+
+
+def known_digest(file: Path) -> str:
+    """sha256 of a file, which is read only if it is not the one of which that is known."""
+    digest = _known(CACHE).get(_stamp(file))
+    if digest is None:
+        digest = file_digest(file)
+        note_digests({file: digest})
+    return digest
 
 
 def _stamp(file: Path) -> str:

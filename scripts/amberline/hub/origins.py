@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from amberline.core.damage import known_digest
 from amberline.core.digests import sampled_digest
 from amberline.hub.model_names import PICKLED, ModelError, wanted_files
 from amberline.recipe.data import BaseModelSource, Source
@@ -43,13 +44,24 @@ def model_origin(source: BaseModelSource) -> dict[str, Any]:
     return {"files": {name: sampled_digest(folder / name) if PICKLED.fullmatch(name) else None for name in names}}
 
 
-def find_model_misfit(source: BaseModelSource, facts: Mapping[str, Any]) -> str | None:
-    """Why a base model with these facts is not what is asked for, as a clause; None if it is."""
+def find_model_misfit(source: BaseModelSource, manifest: Mapping[str, Any]) -> str | None:
+    """Why a base model with this manifest is not what is asked for, as a clause; None if it is."""
+    facts = manifest["facts"]
     try:
         found = model_origin(source)
+        if source.path is not None and found == facts["origin"]:
+            return _other_content(Path(source.path), manifest["files"])
     except (ModelError, OSError) as error:
         return str(error)
     same_commit = source.path is None and found == {**facts["origin"], "revision": facts["commit"]}
     if found == facts["origin"] or same_commit:
         return None
     return "it comes from elsewhere" if source.path is None else "the local folder holds other files"
+
+
+def _other_content(folder: Path, files: Mapping[str, Any]) -> str | None:
+    """The first file of a local model that is another than the one that was verified, wherever that lay."""
+    for name, described in files.items():
+        if (folder / name).is_file() and known_digest(folder / name) != described["sha256"]:
+            return f"the local {name} has another content"
+    return None

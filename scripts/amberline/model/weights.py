@@ -68,7 +68,10 @@ class CheckpointWeights:
         try:
             metadata = FileSystemReader(folder).read_metadata().state_dict_metadata
         except (CheckpointException, OSError, pickle.UnpicklingError, EOFError) as error:
-            raise ModelError(f"{folder} holds no weights that can be read ({error}): run that training again") from None
+            raise ModelError(
+                f"{folder} holds no weights that can be read ({error}). Fix: start the pipeline again; the training "
+                "continues from its last checkpoint"
+            ) from None
         self._tensors = {name: each for name, each in metadata.items() if isinstance(each, TensorStorageMetadata)}
 
     def shapes(self) -> Mapping[str, torch.Size]:
@@ -86,7 +89,10 @@ class CheckpointWeights:
                 warnings.filterwarnings("ignore", message="torch.distributed is disabled")
                 load(state, checkpoint_id=self.folder, no_dist=True)
         except (CheckpointException, OSError, RuntimeError) as error:
-            raise ModelError(f"{self.folder} is damaged ({error}): run that training again") from None
+            raise ModelError(
+                f"{self.folder} is damaged ({error}). Fix: delete it, and start the pipeline again; the training "
+                "continues from its last checkpoint"
+            ) from None
         return state
 
 

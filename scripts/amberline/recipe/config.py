@@ -67,7 +67,12 @@ class AmberSafe(ResultSettings):
             raise ValueError("variants.sft: models/ambersafe-sft is the supervised model's; choose another name")
         for name in self.variants:
             try:
-                self.variant(name)
+                variant = self.variant(name)
+                if (variant.precision, variant.tf32) != (self.dpo.precision, self.dpo.tf32):
+                    raise ValueError(
+                        f"variants.{name}: precision and tf32 must be those of dpo, because all variants share the "
+                        "reference's log-probabilities. Fix: set them under dpo"
+                    )
             except ValidationError as error:
                 raise ValueError("; ".join(f"variants.{name}.{fault}" for fault in explain(error))) from None
         return self

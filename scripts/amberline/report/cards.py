@@ -10,6 +10,7 @@ from amberline.core.digests import canonical, value_digest
 from amberline.core.manifests import Manifest
 from amberline.core.settings import leaves
 from amberline.recipe.export import CardSource, CardText
+from amberline.training.staleness import kept_changes
 
 PROMPTING = {
     "vicuna": (
@@ -97,12 +98,9 @@ Until step {{ part.until_step }} the training ran with other code or packages: c
 {{ name }} {{ version }}{{ ", " if not loop.last else "." }}
 {%- endfor %}
 {%- endfor %}
-{%- if kept_for %}
+{%- if kept %}
 
-The code or the packages of the pipeline have changed since, and these weights were kept (`stale: keep`). A training \
-today would run with code `{{ kept_for.code }}`, {% for name, version in kept_for.packages | dictsort -%}
-{{ name }} {{ version }}{{ ", " if not loop.last else "." }}
-{%- endfor %}
+These weights were kept (`stale: keep`) although this has changed since they were trained: {{ kept | join(", ") }}.
 {%- endif %}
 """
 
@@ -144,7 +142,7 @@ def render_card(card: Card) -> str:
         },
         packages=facts["made_with"]["packages"],
         earlier=facts["earlier"],
-        kept_for=facts.get("kept_for"),
+        kept=kept_changes(facts),
     )
 
 

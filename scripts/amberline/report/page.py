@@ -10,6 +10,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from amberline.report import plots
+from amberline.training.staleness import kept_changes
 
 STAGES = {
     "amberchat": "AmberChat finetune",
@@ -80,9 +81,9 @@ def _source(results: Path, source: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _training(results: Path, stage: str) -> dict[str, Any]:
-    """Which code and packages made a training's weights: `made_with`, `earlier`, and `kept_for` if it is kept."""
+    """Which code and packages made a training's weights: `made_with`, `earlier`, and what `kept` is for."""
     facts: dict[str, Any] = _read(results / "training" / stage / "run.json.manifest.json")["facts"]
-    return {"kept_for": None, **facts}
+    return {**facts, "kept": kept_changes(facts)}
 
 
 def _read(path: Path) -> Any:

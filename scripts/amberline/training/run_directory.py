@@ -21,7 +21,7 @@ from typing import Any
 from amberline.core.digests import value_digest
 from amberline.core.files import whole_file
 from amberline.core.locks import Lock
-from amberline.training.checkpoint_files import MARKER, complete, read_marker
+from amberline.training.checkpoint_files import MARKER, complete, read_marker, verified
 
 REQUEUE = 75  # EX_TEMPFAIL: the run was asked to stop, has saved its state, and goes on when it is started again
 
@@ -112,13 +112,16 @@ def enter(directory: RunDirectory, stale: str) -> tuple[RunDirectory, list[str]]
     that was made with other code or packages, and nobody has said yet whether it goes on.
     """
     directory.requeue.unlink(missing_ok=True)
+    others = _others(directory)
+    finished = [other for other in others if read_marker(other.final) is not None]
+    if finished and stale == "keep" and read_marker(directory.final) is None:
+        return _keep(finished[0], directory)
     if not (directory.folder / "identity.json").is_file():
-        others = _others(directory)
         if same := [other for other in others if other.identity == directory.identity]:
             return _continue_in(same[0], directory)
-        finished = [other for other in others if read_marker(other.final) is not None]
-        if finished and stale == "keep":
-            return _keep(finished[0], directory)
+        kept = [other for other in finished if directory.identity.digest in kept_for(other.folder)]
+        if kept and stale == "ask":
+            return _keep(kept[0], directory)
         unfinished = [other for other in others if other not in finished and complete(other.folder)]
         for other in unfinished:
             if _may_continue(other, directory.identity):
@@ -129,9 +132,16 @@ def enter(directory: RunDirectory, stale: str) -> tuple[RunDirectory, list[str]]
             _refuse_stale(finished[0], directory)
     directory.folder.mkdir(parents=True, exist_ok=True)
     notes = _lock(directory)
+    if Identity.read(directory.folder) is None and (complete(directory.folder) or directory.final.exists()):
+        release(directory)
+        raise RunDirectoryError(
+            f"{directory.folder} holds checkpoints, and its identity.json is missing or damaged, so that nobody knows "
+            f"what made them. Fix: {_python()} scripts/unfinished_run.py discard {shlex.quote(str(directory.folder))}"
+        )
     known = Identity.read(directory.folder) is not None
     _remove_remains(directory.folder)
     if known:
+        _mark_as_used(directory.folder)
         return directory, [*notes, f"continuing in {directory.folder}"]
     _write_identity(directory.folder, directory.identity)
     return directory, [*notes, f"starting fresh in {directory.folder}{_why_not_another(directory)}"]
@@ -142,11 +152,30 @@ def release(directory: RunDirectory) -> None:
     Lock(directory.folder).release()
 
 
+def kept_for(folder: Path) -> list[str]:
+    """Digests of the identities for which the finished run in a folder is used, though code or packages changed."""
+    try:
+        digests: list[str] = json.loads((folder / "kept.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return digests
+
+
+def keep_for(folder: Path, identity: Identity) -> None:
+    """Note that the finished run in a folder is used for an identity that is not its own."""
+    if identity.digest not in kept_for(folder):
+        _write_json(folder / "kept.json", sorted({*kept_for(folder), identity.digest}))
+
+
 def allow_to_continue(folder: Path) -> int:
     """Let the unfinished run in a folder go on with the code and packages that it was last refused for.
 
     Returns the steps that are done. Raises RunDirectoryError.
     """
+    if read_marker(folder / "final") is not None:
+        raise RunDirectoryError(f"{folder} holds a finished run: there is nothing to continue")
+    if not (checkpoints := complete(folder)):
+        raise RunDirectoryError(f"{folder} holds no complete checkpoint: there is nothing to continue. Fix: discard it")
     try:
         asked = json.loads((folder / "refused.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -154,12 +183,14 @@ def allow_to_continue(folder: Path) -> int:
             f"{folder} holds no run that was refused because its code or packages changed: there is nothing to allow"
         ) from None
     _write_json(folder / "accepted.json", asked)
-    return complete(folder)[-1].step
+    return checkpoints[-1].step
 
 
 def discard(folder: Path) -> None:
     """Delete an unfinished run. Raises RunDirectoryError if it is finished, in use, or none at all."""
-    if Identity.read(folder) is None or read_marker(folder / "final") is not None:
+    known = Identity.read(folder) is not None
+    holds_a_run = known or any(folder.glob("step-*")) or (folder / "final").exists()
+    if not holds_a_run or (known and read_marker(folder / "final") is not None):
         raise RunDirectoryError(f"{folder} holds no unfinished run: nothing was deleted")
     Lock(folder).acquire()
     shutil.rmtree(folder)
@@ -186,6 +217,8 @@ def _others(directory: RunDirectory) -> list[RunDirectory]:
 
 def _keep(other: RunDirectory, directory: RunDirectory) -> tuple[RunDirectory, list[str]]:
     kept = replace(directory, folder=other.folder, kept=True)
+    keep_for(other.folder, directory.identity)
+    _mark_as_used(other.folder)
     return kept, [*_lock(kept), f"kept, though code or packages have changed: {other.folder}"]
 
 
@@ -203,16 +236,16 @@ def _continue_in(other: RunDirectory, directory: RunDirectory) -> tuple[RunDirec
     if other.identity == directory.identity:
         notes.append(f"continuing in {directory.folder}, which was {other.folder.name}")
     else:
-        done = complete(other.folder)[-1].step
-        before = {**other.identity.made_with(), "until_step": done}
-        ours = Identity(**{**directory.identity.to_json(), "earlier": (*other.identity.earlier, before)})
+        # The one that will be loaded: a damaged one is set aside then.
+        done = next((each.step for each in complete(other.folder)[::-1] if verified(each)), 0)
+        before = [{**other.identity.made_with(), "until_step": done}] if done else []
+        ours = Identity(**{**directory.identity.to_json(), "earlier": (*other.identity.earlier, *before)})
         _write_identity(other.folder, ours)
         changed = ", ".join(differences(directory.identity, other.identity))
         notes.append(f"continuing in {directory.folder} after step {done}, as allowed, with other {changed}")
-    for file in ("refused.json", "accepted.json"):
-        (other.folder / file).unlink(missing_ok=True)
     other.folder.replace(directory.folder)
     _remove_remains(directory.folder)
+    _mark_as_used(directory.folder)
     return directory, notes
 
 
@@ -246,6 +279,13 @@ def _python() -> str:
     """The Python that runs this, as a person would type it."""
     here = os.path.relpath(sys.executable)
     return shlex.quote(sys.executable if here.startswith("..") else here)
+
+
+def _mark_as_used(folder: Path) -> None:
+    """Make this the newest run; what was asked and allowed before it was entered is settled."""
+    (folder / "identity.json").touch()
+    for file in ("refused.json", "accepted.json"):
+        (folder / file).unlink(missing_ok=True)
 
 
 def _remove_remains(folder: Path) -> None:

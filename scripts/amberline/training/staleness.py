@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from amberline.core.manifests import save_manifest
+from amberline.training.run_directory import Identity, keep_for
 
 MadeWith = Mapping[str, Any]  # {"code": digest, "packages": {name: version}}
 
@@ -28,8 +29,7 @@ def status(manifest: Path, settings: Mapping[str, Any], now: MadeWith) -> Status
         return Status.NONE
     if not _changed(found["facts"]["made_with"], now):
         return Status.CURRENT
-    kept_for = found["facts"].get("kept_for")
-    return Status.KEPT if kept_for and not _changed(kept_for, now) else Status.STALE
+    return Status.KEPT if kept_for(manifest, now) else Status.STALE
 
 
 def changes(manifest: Path, now: MadeWith) -> list[str]:
@@ -38,17 +38,42 @@ def changes(manifest: Path, now: MadeWith) -> list[str]:
     return _changed(found["facts"]["made_with"], now) if found else []
 
 
-def kept_for(manifest: Path) -> MadeWith | None:
-    """The code and packages for which a finished training is kept; None if it is not."""
+def kept_for(manifest: Path, now: MadeWith) -> MadeWith | None:
+    """For which code, packages and inputs a finished training is kept, if that is what there is now; else None."""
     found = _read(manifest)
-    return found["facts"].get("kept_for") if found else None
+    kept = found["facts"].get("kept_for") if found else None
+    return kept if kept and not _changed(kept, now) else None
+
+
+def kept_changes(facts: Mapping[str, Any]) -> list[str]:
+    """What differs between what made a kept training and what it is kept for; empty if it is not kept."""
+    made, kept = facts["made_with"], facts.get("kept_for")
+    if not kept:
+        return []
+    inputs = [
+        f"content of {name}" for name in sorted(made["inputs"]) if made["inputs"][name] != kept["inputs"].get(name)
+    ]
+    return [*_changed(made, kept), *inputs]
 
 
 def keep(manifest: Path, now: MadeWith) -> None:
-    """Note in a training's manifest that it is used although code or packages have changed."""
+    """Note that a finished training is used although code or packages have changed: in manifest and run directory."""
+    if found := _read(manifest):
+        facts = found["facts"]
+        before = facts.get("kept_for") or facts["made_with"]
+        facts["kept_for"] = {**now, "inputs": before["inputs"]}
+        save_manifest(manifest, found)
+        folder = Path(os.path.normpath(manifest.parent / facts["final_weights"])).parent
+        identity = Identity(settings=found["settings"], recipes={}, **facts["kept_for"])
+        if Identity.read(folder):
+            keep_for(folder, identity)
+
+
+def forget(manifest: Path, now: MadeWith) -> None:
+    """Remove the note that a training is kept, if it was made with what there is now."""
     found = _read(manifest)
-    if found:
-        found["facts"]["kept_for"] = {**now, "inputs": found["facts"]["made_with"]["inputs"]}
+    if found and "kept_for" in found["facts"] and not kept_for(manifest, now):
+        del found["facts"]["kept_for"]
         save_manifest(manifest, found)
 
 
@@ -56,10 +81,10 @@ def cost(run: Path) -> str:
     """What a finished training took, as a clause: `75 steps, 0:00:03 on 2 processes`."""
     try:
         summary = json.loads(run.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return "of unknown cost"
-    steps = f"{summary['steps']:,} steps"
-    folder = Path(os.path.normpath(run.parent / summary["final_weights"]))
+        steps = f"{summary['steps']:,} steps"
+        folder = Path(os.path.normpath(run.parent / summary["final_weights"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return "an unknown time"
     try:
         lines = (folder.parent / "timings.jsonl").read_text(encoding="utf-8").splitlines()
         seconds = sum(json.loads(line)["seconds"] for line in lines)
@@ -71,11 +96,14 @@ def cost(run: Path) -> str:
 
 
 def _read(manifest: Path) -> dict[str, Any] | None:
+    """A training's manifest; None if there is none, or it does not say what made the weights."""
     try:
         found: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        made_with = found["facts"]["made_with"]
+        known = {"code", "packages", "inputs"} <= made_with.keys() and "settings" in found
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return found
+    return found if known else None
 
 
 def _changed(then: MadeWith, now: MadeWith) -> list[str]:
