@@ -121,7 +121,7 @@ def tell_of_unrecorded():
         print(
             f"{len(UNRECORDED)} results, such as {UNRECORDED[0]}, were made elsewhere: .snakemake has no record of them, "
             "so changes of settings and code since then are not noticed. "
-            "Fix: if they are of this recipe, add --touch to the same command once; else delete them",
+            "Fix: if they are of this recipe, add --touch --forceall to the same command once; else delete them",
             file=sys.stderr,
         )
 

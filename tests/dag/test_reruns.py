@@ -386,5 +386,5 @@ def test_results_copied_into_a_fresh_checkout_are_taken_over_with_one_command(fi
     finished.copy(tmp_path / "finished")
     (tmp_path / "finished/results").rename(project.root / "results")
     project.touch_everything()
-    project.snakemake("--configfile", DEMO, "--cores", "2", "--touch")
+    project.snakemake("--configfile", DEMO, "--cores", "2", "--touch", "--forceall")
     assert project.planned() == Counter()

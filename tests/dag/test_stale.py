@@ -214,8 +214,9 @@ def test_results_without_records_are_told_of(finished, tmp_path):
     shutil.rmtree(project.root / ".snakemake")
     printed = project.snakemake("-n", *DEMO)
     assert "were made elsewhere" in printed
-    assert "add --touch to the same command once" in printed
-    project.snakemake(*DEMO, "--touch")
+    assert "add --touch --forceall to the same command once" in printed
+    project.snakemake(*DEMO, "--touch", "--forceall")
+    assert project.planned() == Counter()
     assert "were made elsewhere" not in project.snakemake("-n", *DEMO)
 
 
