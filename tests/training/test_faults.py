@@ -161,6 +161,17 @@ def test_a_changed_dataset(world: World, tmp_path: Path) -> None:
     assert "continuing after" not in text
 
 
+def test_rows_to_evaluate_on_that_are_not_what_their_manifest_says(world: World, tmp_path: Path) -> None:
+    """They determine no weights, but they are verified all the same."""
+    watched = tmp_path / "watched"
+    shutil.copytree(world.conversations, watched)
+    shard = watched / "shard-00000.arrow"
+    shard.write_bytes(shard.read_bytes() + b"x")
+    arguments = world.arguments("chat", tmp_path, SETTINGS) | {"heldout": watched}
+    text = failed(launch(1, arguments, tmp_path / "log"))
+    assert f"{shard} is not the file that" in text
+
+
 def test_a_dataset_that_is_not_what_its_manifest_says(world: World, tmp_path: Path) -> None:
     tokens = tmp_path / "tokens"
     shutil.copytree(world.conversations, tokens)

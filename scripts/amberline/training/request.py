@@ -1,6 +1,7 @@
 """A training as it is asked for on a command line, from its folders to a summary with its manifest."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,11 +97,12 @@ def _folders(data: Data) -> dict[str, Path]:
 
 
 def _identity(request: Request, settings: Training) -> Identity:
-    """Verify all inputs, and return what determines the run."""
+    """Verify all folders, each once, and return what determines the run."""
     manifests = {name: verify(folder) for name, folder in request.inputs.items()}
-    for data in (request.data, request.watched):
+    watched = {name: verify(folder) for name, folder in _folders(request.watched).items()} if request.watched else {}
+    for data, found in ((request.data, manifests), (request.watched, watched)):
         if data and data.reference:
-            _check_reference(data, manifests["model"], settings)
+            _check_reference(data.reference, found, manifests["model"], settings)
     return Identity(
         settings=_determining(settings),
         inputs={name: manifest["digest"] for name, manifest in manifests.items()},
@@ -110,20 +112,18 @@ def _identity(request: Request, settings: Training) -> Identity:
     )
 
 
-def _check_reference(data: Data, model: Manifest, settings: Training) -> None:
+def _check_reference(folder: Path, data: Mapping[str, Manifest], model: Manifest, settings: Training) -> None:
     """Log-probabilities are used only for the model, the pairs and the arithmetic that they were computed with."""
-    assert data.reference
-    scores, tokens = verify(data.reference), verify(data.tokens)
-    found, computed = scores["inputs"], scores["settings"]
+    found, computed = data["reference"]["inputs"], data["reference"]["settings"]
     same = {
         "model": found.get("model", {}).get("digest") == model["digest"],
-        "tokens": found.get("tokens", {}).get("digest") == tokens["digest"],
+        "tokens": found.get("tokens", {}).get("digest") == data["tokens"]["digest"],
         "precision": computed.get("precision") == settings.precision,
         "tf32": computed.get("tf32", settings.tf32) == settings.tf32,
     }
     if differ := [name for name, is_same in same.items() if not is_same]:
         raise ObjectiveError(
-            f"{data.reference} was computed with another {' and '.join(differ)} than this training's: "
+            f"{folder} was computed with another {' and '.join(differ)} than this training's: "
             "it is not used; score the reference again"
         )
 
