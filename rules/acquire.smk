@@ -1,5 +1,6 @@
 """The raw files and the base model: downloaded or local, and verified."""
 
+from amberline.core.manifests import read_manifest
 from amberline.hub.origins import find_misfit, find_model_misfit
 
 
@@ -22,8 +23,7 @@ def model_misfit(wildcards):
 
 def manifest_of_made(path):
     """The manifest of something made; nothing if it is not there."""
-    file = Path(made(path))
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+    return read_manifest(Path(RESULTS, path)) if Path(made(path)).exists() else None
 
 
 def acquired(program, path, misfit):

@@ -2,7 +2,8 @@
 
 import atexit
 
-from amberline.training.staleness import Status, changes, cost, forget, keep, kept_for, status
+from amberline.training.staleness import Status, changes, cost, final_weights, forget, keep, kept_for, status
+from amberline.training.checkpoint_files import MARKER
 from amberline.objectives.registry import objective_file
 from amberline.recipe.export import Exported
 
@@ -97,8 +98,8 @@ def weights_fault(rule, wildcards):
     if not manifest.exists() or (model.exists() and not find_damage(model)):
         return None
     run = manifest.with_name("run.json")
-    final = run.parent / json.loads(run.read_text(encoding="utf-8"))["final_weights"] if run.exists() else None
-    return "its final weights are gone" if final and not (final / "checkpoint.json").exists() else None
+    final = final_weights(run, json.loads(run.read_text(encoding="utf-8"))) if run.exists() else None
+    return "its final weights are gone" if final and not (final / MARKER).exists() else None
 
 
 def runtime(training):

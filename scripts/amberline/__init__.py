@@ -1,4 +1,4 @@
 """Amberline: raw datasets in, AmberChat and AmberSafe out.
 
-The layers, each importing only those above it: settings, records, text, batches, model, training, provenance.
+The layers, and what each may import, are in docs/architecture.md.
 """

@@ -59,7 +59,7 @@ def known_digest(file: Path) -> str:
     """sha256 of a file, which is read only if it is not the one of which that is known."""
     digest = _known(CACHE).get(_stamp(file))
     if digest is None:
-        digest = file_digest(file)
+        digest = _known(CACHE)[_stamp(file)] = file_digest(file)
         note_digests({file: digest})
     return digest
 
@@ -69,7 +69,7 @@ def _stamp(file: Path) -> str:
     return f"{status.st_ino} {status.st_size} {status.st_mtime_ns}"
 
 
-# Read once in a process: what is noted meanwhile is known to whoever noted it.
+# Read once in a process, which adds what it finds out itself.
 @cache
 def _known(path: Path) -> dict[str, str]:
     try:

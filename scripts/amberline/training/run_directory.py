@@ -21,6 +21,7 @@ from typing import Any
 from amberline.core.digests import value_digest
 from amberline.core.files import whole_file
 from amberline.core.locks import Lock
+from amberline.core.settings import leaves
 from amberline.training.checkpoint_files import MARKER, complete, read_marker, verified
 
 REQUEUE = 75  # EX_TEMPFAIL: the run was asked to stop, has saved its state, and goes on when it is started again
@@ -132,13 +133,13 @@ def enter(directory: RunDirectory, stale: str) -> tuple[RunDirectory, list[str]]
             _refuse_stale(finished[0], directory)
     directory.folder.mkdir(parents=True, exist_ok=True)
     notes = _lock(directory)
-    if Identity.read(directory.folder) is None and (complete(directory.folder) or directory.final.exists()):
+    known = Identity.read(directory.folder) is not None
+    if not known and (complete(directory.folder) or directory.final.exists()):
         release(directory)
         raise RunDirectoryError(
             f"{directory.folder} holds checkpoints, and its identity.json is missing or damaged, so that nobody knows "
             f"what made them. Fix: {_python()} scripts/unfinished_run.py discard {shlex.quote(str(directory.folder))}"
         )
-    known = Identity.read(directory.folder) is not None
     _remove_remains(directory.folder)
     if known:
         _mark_as_used(directory.folder)
@@ -198,11 +199,8 @@ def discard(folder: Path) -> None:
 
 def differences(one: Identity, other: Identity) -> list[str]:
     """Names of what differs: `code`, `packages.torch`, `inputs.tokens`, `settings.learning_rate`."""
-    return _differences(_determining(one), _determining(other))
-
-
-def _determining(identity: Identity) -> dict[str, Any]:
-    return {"settings": identity.settings, **identity.made_with()}
+    ours, theirs = (dict(leaves({"settings": each.settings, **each.made_with()})) for each in (one, other))
+    return sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
 
 
 def _others(directory: RunDirectory) -> list[RunDirectory]:
@@ -320,14 +318,3 @@ def _why_not_another(directory: RunDirectory) -> str:
     if theirs is None:
         return f"; what is in {newest} cannot be read"
     return f", because {', '.join(differences(directory.identity, theirs))} changed since {newest.name}"
-
-
-def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> list[str]:
-    names = []
-    for key in sorted(ours.keys() | theirs.keys()):
-        mine, other = ours.get(key), theirs.get(key)
-        if isinstance(mine, Mapping) and isinstance(other, Mapping):
-            names += _differences(mine, other, f"{prefix}{key}.")
-        elif mine != other:
-            names.append(f"{prefix}{key}")
-    return names

@@ -63,7 +63,7 @@ def keep(manifest: Path, now: MadeWith) -> None:
         before = facts.get("kept_for") or facts["made_with"]
         facts["kept_for"] = {**now, "inputs": before["inputs"]}
         save_manifest(manifest, found)
-        folder = Path(os.path.normpath(manifest.parent / facts["final_weights"])).parent
+        folder = final_weights(manifest, facts).parent
         identity = Identity(settings=found["settings"], recipes={}, **facts["kept_for"])
         if Identity.read(folder):
             keep_for(folder, identity)
@@ -77,12 +77,17 @@ def forget(manifest: Path, now: MadeWith) -> None:
         save_manifest(manifest, found)
 
 
+def final_weights(run: Path, summary: Mapping[str, Any]) -> Path:
+    """The folder of a training's final weights, from what its summary `run`, or the manifest beside it, says."""
+    return Path(os.path.normpath(run.parent / summary["final_weights"]))
+
+
 def cost(run: Path) -> str:
     """What a finished training took, as a clause: `75 steps, 0:00:03 on 2 processes`."""
     try:
         summary = json.loads(run.read_text(encoding="utf-8"))
         steps = f"{summary['steps']:,} steps"
-        folder = Path(os.path.normpath(run.parent / summary["final_weights"]))
+        folder = final_weights(run, summary)
     except (OSError, ValueError, KeyError, TypeError):
         return "an unknown time"
     try:
