@@ -1,4 +1,4 @@
-"""Raw datasets in, AmberChat and AmberSafe out.
+"""Raw datasets in, finetuned models out: the graph of a recipe, config.yaml and what is put on top of it.
 
 snakemake -n                       what would run, and why
 snakemake --profile slurm          the published recipe on a GPU cluster
@@ -15,30 +15,37 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 sys.path.insert(0, f"{workflow.basedir}/scripts")
 
 
-if "submitted" not in config:
-
-    configfile: "config.yaml"
-    configfile: "slurm/site.yaml"
-
-
 include: "rules/common.smk"
-include: "rules/trainings.smk"
 include: "rules/cluster.smk"
+include: "rules/sources.smk"
+include: "rules/datasets.smk"
+include: "rules/trainings.smk"
 include: "rules/models.smk"
-include: "rules/acquire.smk"
-include: "rules/amberchat.smk"
-include: "rules/ambersafe.smk"
-include: "rules/evaluate.smk"
+include: "rules/evaluations.smk"
 include: "rules/report.smk"
+
+
+# Every node is a target by its name.
+for node in RECIPE.names:
+
+    rule:
+        name:
+            node
+        input:
+            [target for path in RECIPE.files(node) for target in (made(path), result(path))],
+
+
+rule evaluation:
+    input:
+        [result(path) for name in RECIPE.nodes.evaluations for path in RECIPE.files(name)],
 
 
 rule all:
     default_target: True
     input:
-        rules.report.input,
-        rules.amberchat.input,
-        rules.ambersafe_sft.input,
-        rules.ambersafe.input,
+        rules.report.output.page,
+        rules.evaluation.input,
+        [made(path) for model in RECIPE.nodes.models for path in RECIPE.files(model)],
 
 
 check_targets(command_line())

@@ -4,6 +4,7 @@ On a single machine the same rules apply: Snakemake then looks at threads alone.
 """
 
 import atexit
+import shlex
 
 from amberline.cluster.accounts import RECORD
 from amberline.cluster.claim import ClaimError, claim
@@ -13,16 +14,18 @@ from amberline.cluster.slurm import SlurmError, partitions
 from amberline.core.digests import value_digest
 from amberline.core.files import whole_file
 
-STAGES = ("amberchat", "sft", "reference", "dpo", "evaluation")
-# Rules that continue from a checkpoint, and the stage whose checkpoints they are.
-CONTINUED = {"finetune_amberchat": "amberchat", "finetune_preferred": "sft", "train_dpo": "dpo"}
-# Rules that run a model, and the stage under `hardware` that says where; all others ask for data_hardware.
-ON_HARDWARE = {**CONTINUED, "score_reference": "reference", "evaluate": "evaluation", "sample_answers": "evaluation"}
+# The wildcard that names the node which may have hardware of its own, by kind of work.
+NODE_OF = {"train": "model", "score_reference": None, "evaluate": "evaluation"}
+
+
+def hardware_of(work, wildcards):
+    """On what a job runs a model."""
+    return RECIPE.hardware(work, wildcards.get(NODE_OF[work]) if NODE_OF[work] else None)
 
 
 def growing(amount):
     """More at each new attempt: 1, 1.5 and 2 times of it. A job is tried anew when this was what it lacked."""
-    return lambda wildcards, attempt: int(amount * (1 + attempt) / 2)
+    return lambda wildcards, attempt: int(amount(wildcards) * (1 + attempt) / 2)
 
 
 def placed(partition):
@@ -33,79 +36,80 @@ def placed(partition):
 
 def data_stage():
     """Resources of a stage that prepares data on CPUs."""
-    hardware = CONFIG.data_hardware
+    hardware = RECIPE.around.data_hardware
     return {
         **placed(CLUSTER.data_partition),
-        "mem_mb": growing(hardware.memory_gb * 1000),
-        "runtime": growing(hardware.hours * 60),
+        "mem_mb": growing(lambda wildcards: hardware.memory_gb * 1000),
+        "runtime": growing(lambda wildcards: hardware.hours * 60),
     }
 
 
-def gpus(hardware, number):
-    """So many GPUs on each node, as Slurm wants them said."""
+def gpus(hardware):
+    """The GPUs of each node, as Slurm wants them said; None for none."""
     if hardware.device == "cpu":
-        return {}
-    asked = {"gres": ":".join(filter(None, ("gpu", CLUSTER.gpu_model, str(number))))}
-    if CLUSTER.constraint:
-        asked["constraint"] = CLUSTER.constraint
-    return asked
+        return None
+    return ":".join(filter(None, ("gpu", CLUSTER.gpu_model, str(hardware.ranks_per_node))))
 
 
-def training_stage(stage):
-    """Resources of a stage that runs a model: nodes, GPUs, memory and time."""
-    hardware = getattr(CONFIG.hardware, stage)
-    minutes = int(hardware.hours * 60)
-    asked = {
+def model_stage(work):
+    """Resources of a stage that runs a model: nodes, GPUs, memory and time. What is None is not asked for."""
+
+    def asked(value):
+        return lambda wildcards: value(hardware_of(work, wildcards))
+
+    def over_nodes(value):
+        return asked(lambda hardware: value(hardware) if hardware.nodes > 1 else None)
+
+    minutes = asked(lambda hardware: int(hardware.hours * 60))
+    return {
         **placed(CLUSTER.training_partition),
-        **gpus(hardware, hardware.ranks_per_node),
-        "nodes": hardware.nodes,
-        "mem_mb": growing(hardware.memory_gb * 1000),
-        "runtime": minutes if stage in CONTINUED.values() else growing(minutes),
+        "gres": asked(gpus),
+        "constraint": asked(lambda hardware: CLUSTER.constraint if hardware.device == "cuda" else None),
+        "nodes": asked(lambda hardware: hardware.nodes),
+        "mem_mb": growing(asked(lambda hardware: hardware.memory_gb * 1000)),
+        "runtime": minutes if work == "train" else growing(minutes),
         # URG, unlike others, is ignored by every program between Slurm and the training that does not know it. What
         # the job printed before it was put back into the queue is kept.
         "slurm_extra": f"--signal=URG@{CLUSTER.grace_seconds} --open-mode=append",
-    }
-    if hardware.nodes > 1:
         # The launcher's own srun spans the nodes; tasks_per_gpu=0 keeps the plugin from dividing GPUs among tasks.
-        asked |= {"mpi": "srun", "tasks": hardware.nodes, "tasks_per_gpu": 0}
-    return asked
-
-
-def training_threads(stage):
-    """Cores of one node that a training stage uses."""
-    hardware = getattr(CONFIG.hardware, stage)
-    return hardware.ranks_per_node * hardware.cpus_per_rank
-
-
-def single_process(stage):
-    """Resources of a program that runs a model in one process."""
-    hardware = getattr(CONFIG.hardware, stage)
-    return {
-        **placed(CLUSTER.training_partition),
-        **gpus(hardware, 1),
-        "nodes": 1,
-        "mem_mb": growing(hardware.memory_gb * 1000 // hardware.ranks_per_node),
-        "runtime": growing(int(hardware.hours * 60)),
+        "mpi": over_nodes(lambda hardware: "srun"),
+        "tasks": over_nodes(lambda hardware: hardware.nodes),
+        "tasks_per_gpu": over_nodes(lambda hardware: 0),
     }
 
 
-def launch(stage):
-    """The command that starts a program once per rank; what follows are the folder of its checkpoints, --, the program."""
-    hardware = getattr(CONFIG.hardware, stage)
+def cores(work):
+    """Cores of one node that a stage uses."""
+
+    def threads(wildcards):
+        hardware = hardware_of(work, wildcards)
+        return hardware.ranks_per_node * hardware.cpus_per_rank
+
+    return threads
+
+
+def launched(work):
+    """Params of a program that is started once per rank; none of this changes a result."""
+    return {
+        "launch": lambda wildcards: Untracked(launch(work, wildcards)),
+        "hardware": lambda wildcards: Untracked(hardware_of(work, wildcards).model_dump(mode="json")),
+    }
+
+
+def launch(work, wildcards):
+    """The command that starts a program once per rank; what follows is the program."""
+    hardware = hardware_of(work, wildcards)
     slurm = "--slurm " if workflow.remote_exec else ""
+    stage = wildcards.model if work == "train" else work
     # Only trainings read their tokens more than once. The node fills in the variables.
-    scratch = f"--scratch '{CLUSTER.scratch}' " if CLUSTER.scratch and slurm and stage in CONTINUED.values() else ""
+    scratch = f"--scratch '{CLUSTER.scratch}' " if CLUSTER.scratch and slurm and work == "train" else ""
     return (
         # Shell and tee outlive the warning that Slurm sends before it takes the machine away, as the launcher does.
         f"trap '' TERM; python scripts/launch.py {slurm}{scratch}--stage {stage} --device {hardware.device} "
         f"--nodes {hardware.nodes} --ranks-per-node {hardware.ranks_per_node} "
-        f"--cpus-per-rank {hardware.cpus_per_rank} --checkpoints "
+        f"--cpus-per-rank {hardware.cpus_per_rank} --checkpoints {shlex.quote(result('checkpoints'))} --"
     )
 
-
-# Named in the shell text, but no params: none of this changes a result, so none of it reruns a finished stage.
-LAUNCH = {stage: launch(stage) for stage in STAGES}
-HARDWARE = {stage: canonical(getattr(CONFIG.hardware, stage).model_dump(mode="json")) for stage in STAGES}
 
 if CLUSTER.modules:
     # Modules know nothing of strict shells, so they come before Snakemake's own prefix.
@@ -114,14 +118,14 @@ if CLUSTER.modules:
 
 def training(job):
     """The folder of a job's checkpoints and its stage; None for jobs that start from the beginning."""
-    stage = CONTINUED.get(job.rule.name)
-    return (Path(f"{RESULTS}/checkpoints{job.wildcards.get('variant', '')}"), stage) if stage else None
+    return (Path(result("checkpoints")), job.wildcards.model) if job.rule.name == "train" else None
 
 
 def hardware_keys(job):
     """The settings that say what a job asks for."""
-    stage = ON_HARDWARE.get(job.rule.name)
-    return f"hardware.{stage}" if stage else "data_hardware"
+    if job.rule.name not in NODE_OF:
+        return "data_hardware"
+    return f"hardware.{job.wildcards.get(NODE_OF[job.rule.name] or '', job.rule.name)}"
 
 
 def check_partitions(known):
@@ -138,8 +142,9 @@ def check_partitions(known):
 def submit_with_settings():
     """Hand jobs the settings and the digests of the code as they are now, whatever the files say when a job starts."""
     submitted = {
-        "config": {**CONFIG.model_dump(mode="json"), "cluster": CLUSTER.model_dump(mode="json")},
-        "code": {" ".join(programs): code(*programs) for programs in PROGRAMS},
+        "recipe": WRITTEN,
+        "cluster": CLUSTER.model_dump(mode="json"),
+        "code": DIGESTS,
     }
     file = Path(".snakemake/amberline", f"submitted-{value_digest(submitted)[:16]}.json")
     with whole_file(file) as partial:

@@ -1,15 +1,18 @@
-"""What all rules share: the checked configuration, and what Snakemake compares to tell whether a stage runs again."""
+"""What all rules share: the checked recipe, and what Snakemake compares to tell whether a job runs again."""
 
 import ast
 import atexit
 import json
 import os
 
-from amberline.core.settings import Kind
-from amberline.recipe.check import ConfigurationError, check_cluster, check_configuration, check_target, deviations
 from amberline.core.code import code_digest, package_versions
 from amberline.core.damage import find_damage
 from amberline.core.digests import canonical
+from amberline.core.settings import Kind
+from amberline.recipe import paths
+from amberline.recipe.check import check_cluster, check_recipe, check_target, deviations
+from amberline.recipe.files import ConfigurationError, on_top, read_file, read_recipe
+from amberline.recipe.graph import alternatives
 from pathlib import Path
 from snakemake.cli import parse_args
 from snakemake.exceptions import WorkflowError
@@ -20,54 +23,87 @@ os.environ["PATH"] = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
 
 # A Slurm job runs with the settings and the code that it was submitted with, whatever the files say by now.
 SUBMITTED = json.loads(Path(config["submitted"]).read_text(encoding="utf-8")) if "submitted" in config else None
-if SUBMITTED:
-    config.clear()
-    config.update(SUBMITTED["config"])
 
-# What is particular to a cluster is no part of the recipe.
-site = config.pop("cluster", None)
+
+def read_configuration():
+    """The recipe, and what is particular to a cluster and no part of it, as they are written."""
+    if SUBMITTED:
+        return SUBMITTED["recipe"], SUBMITTED["cluster"]
+    # Snakemake has merged the files in its own way, without regard to kinds of nodes.
+    recipe = read_recipe(workflow.config_settings.configfiles, workflow.config_settings.config)
+    site = read_file(Path(workflow.basedir, "slurm/site.yaml"))
+    return recipe, on_top(site.get("cluster"), recipe.pop("cluster", {}))
+
 
 try:
+    WRITTEN, site = read_configuration()
     CLUSTER = check_cluster(site)
-    CONFIG = check_configuration(config, files=workflow.is_main_process)
+    RECIPE = check_recipe(WRITTEN, files=workflow.is_main_process)
 except ConfigurationError as error:
     raise WorkflowError(str(error)) from None
 
-RESULTS = CONFIG.results
-LOCK = f"envs/{CONFIG.environment}.lock"
-ENVIRONMENT = f"../envs/{CONFIG.environment}.yaml"
+RESULTS = RECIPE.around.results
+LOCK = f"envs/{RECIPE.around.environment}.lock"
+ENVIRONMENT = f"../envs/{RECIPE.around.environment}.yaml"
 # Keys that differ from the published recipe, for model cards and the report.
-DEVIATIONS = deviations(config, published=f"{workflow.basedir}/config.yaml")
+DEVIATIONS = deviations(RECIPE)
 
 
-wildcard_constraints:
-    part="train|test",
-    holdout="|-heldout",
+def result(path):
+    """Something made, under the results folder."""
+    return f"{RESULTS}/{path}"
 
 
 def made(path):
-    """The manifest of something made; what stages hand each other."""
-    return f"{RESULTS}/{path}/manifest.json" if not os.path.splitext(path)[1] else f"{RESULTS}/{path}.manifest.json"
-
-
-def result(part, **more):
-    """The settings that change a result, as one string: compared exactly, whatever the order of the keys."""
-    return canonical({**part.of(Kind.RESULT), **more})
+    """The manifest of something made; what jobs hand each other."""
+    return result(paths.manifest(path, folder=paths.is_folder(path)))
 
 
 class Untracked:
     """A param that Snakemake does not compare, as it does strings, numbers and containers: what changes no result."""
 
     def __init__(self, value):
-        self.text = canonical(value)
+        self.text = value if isinstance(value, str) else canonical(value)
 
     def __str__(self):
         return self.text
 
 
+class Files:
+    """A param by which the shell names what lies beside the manifests of inputs or outputs."""
+
+    def __init__(self, manifests):
+        for name, found in manifests.items():
+            setattr(self, name, data_of(found) if isinstance(found, str) else [data_of(each) for each in found])
+
+
+def data_of(manifest):
+    """What a manifest describes."""
+    return os.path.dirname(manifest) if manifest.endswith("/manifest.json") else manifest.removesuffix(".manifest.json")
+
+
+def files_of(wildcards, input):
+    """A job's inputs, by their names in the rule."""
+    return Files(input)
+
+
+def repeated(option, manifests):
+    """An option for each of the files, which have manifests."""
+    return [word for manifest in manifests for word in (option, data_of(manifest))]
+
+
+def settings(chosen):
+    """The settings that change a result, as one string: compared exactly, whatever the order of the keys."""
+    return canonical(chosen.of(Kind.RESULT))
+
+
+DIGESTS = {}  # of code that was asked for, by its programs
+
+
 def code(*programs):
     """Digest of what programs do. In a Slurm job, raises WorkflowError if that changed since it was submitted."""
     found = code_digest(*(Path(workflow.basedir, "scripts", program) for program in programs))
+    DIGESTS[" ".join(programs)] = found
     if SUBMITTED and SUBMITTED["code"].get(" ".join(programs), found) != found:
         raise WorkflowError(
             f"the code of scripts/{programs[0]} changed after this job was submitted: it was not started. "
@@ -82,19 +118,22 @@ def packages(*programs):
     return package_versions(Path(workflow.basedir, LOCK), *files)
 
 
-PROGRAMS = []  # of all rules, each with what it finds by a name in its settings
+def with_registered(program, *files):
+    """A program, and files of registries that it finds by names in its settings."""
+    return [program, *(os.path.relpath(file, f"{workflow.basedir}/scripts") for file in files)]
 
 
-def depends(program, *paths, misfit=lambda wildcards: None):
-    """Params beside the settings of a rule that makes `paths`: its code, its packages, and whether all is in order.
+def depends(programs, *outputs, misfit=lambda wildcards: None):
+    """Params beside the settings of a rule that makes `outputs`: its code, its packages, and whether all is in order.
 
-    `misfit` may find that what is there is not what is asked for.
+    `programs` is a program, or tells the program and registered files of a job. `misfit` may find that what is there is
+    not what is asked for.
     """
-    PROGRAMS.append([program])
+    found = programs if callable(programs) else lambda wildcards: [programs]
     return {
-        "code": lambda wildcards: code(program),
-        "packages": canonical(packages(program)),
-        "whole": lambda wildcards: whole([made(path.format(**wildcards)) for path in paths], misfit, wildcards),
+        "code": lambda wildcards: code(*found(wildcards)),
+        "packages": lambda wildcards: canonical(packages(*found(wildcards))),
+        "whole": lambda wildcards: whole([made(path.format(**wildcards)) for path in outputs], misfit, wildcards),
     }
 
 
@@ -135,35 +174,6 @@ def recorded(output, prefix):
     return next((value for value in values if isinstance(value, str) and value.startswith(prefix)), None)
 
 
-# Parts of the configuration that go into each model.
-CHAT_PARTS = ("sources.sharegpt", "sources.evol_instruct", "base_model", "amberchat")
-SFT_PARTS = (*CHAT_PARTS, "sources.pku", "ambersafe.pairs", "ambersafe.tokens", "ambersafe.sft")
-DPO_PARTS = (*SFT_PARTS, "ambersafe.dpo")
-
-
-def described(name, source):
-    """A source as model cards and the report name it. A local file may be any: that it is the hub's is not claimed."""
-    published = source.path is None
-    file = getattr(source, "file", None) if published else os.path.basename(source.path)
-    return {
-        "name": name,
-        "repository": source.repository if published else None,
-        "revision": source.revision if published else None,
-        "file": file,
-        "licence": source.licence,
-    }
-
-
-def sources_of(parts):
-    """The sources among parts of the configuration; a stand-in for the base model is none."""
-    found = [
-        described(name, getattr(CONFIG.sources, name))
-        for name in type(CONFIG.sources).model_fields
-        if f"sources.{name}".startswith(parts)
-    ]
-    return found + ([] if CONFIG.base_model.tiny else [described("base_model", CONFIG.base_model)])
-
-
 def command_line():
     """The options that a user gave to Snakemake; None in its jobs, and in programs that use it as a library."""
     by_name = os.path.basename(sys.argv[0]) == "snakemake" or sys.argv[0].endswith("/snakemake/__main__.py")
@@ -186,7 +196,7 @@ def looks_only(options):
 
 
 def check_targets(options):
-    """Stop at a target that is no rule and no file that a rule makes, with the nearest one that is."""
+    """Stop at a target that is no node, no rule and no file that a rule makes, with the nearest one that is."""
     names = [rule.name for rule in workflow.rules]
     for target in options.targets if options else ():
         try:

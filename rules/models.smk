@@ -1,42 +1,211 @@
-"""What the rules that write models and their cards share."""
+"""Models: acquired or made, trained from each other, exported, and described."""
+
+from amberline.recipe import nodes as kinds
+
+WITH_POLICY = {name for name in RECIPE.trained if RECIPE.tokens(name).of_pairs}  # as the DPO reference implementation
 
 
-def export_settings(stage, template, *, policy):
+def model_misfit(wildcards):
+    """Why the model that is there is not the one that is asked for."""
+    manifest = manifest_of_made(paths.model(wildcards.model))
+    return manifest and find_model_misfit(RECIPE.node(wildcards.model), manifest)
+
+
+rule acquire_model:
+    output:
+        made(paths.model("{model}")),
+    wildcard_constraints:
+        model=alternatives(RECIPE.models(kinds.PretrainedModel)),
+    log:
+        result(paths.log("acquire_model", "{model}")),
+    localrule: True
+    conda:
+        ENVIRONMENT
+    params:
+        **acquired("acquire_model.py", paths.model("{model}"), misfit=model_misfit),
+        source=lambda wildcards: Untracked(RECIPE.pretrained(wildcards.model).model_dump(mode="json")),
+        model=lambda wildcards: Untracked(result(paths.model(wildcards.model))),
+    shell:
+        "python scripts/acquire_model.py --source {params.source:q} --output {params.model:q} 2>&1 | tee {log:q}"
+
+
+rule make_tiny_model:
+    input:
+        texts=lambda wildcards: raws(RECIPE.node(wildcards.model).texts),
+    output:
+        made(paths.model("{model}")),
+    wildcard_constraints:
+        model=alternatives(RECIPE.models(kinds.TinyStandIn)),
+    log:
+        result(paths.log("make_tiny_model", "{model}")),
+    conda:
+        ENVIRONMENT
+    resources:
+        **data_stage(),
+    params:
+        **depends(
+            reading("make_tiny_model.py", lambda wildcards: RECIPE.node(wildcards.model).texts), paths.model("{model}")
+        ),
+        settings=lambda wildcards: settings(RECIPE.tiny_settings(wildcards.model)),
+        texts=lambda wildcards, input: repeated("--conversations", input.texts),
+        model=lambda wildcards: Untracked(result(paths.model(wildcards.model))),
+    shell:
+        "python scripts/make_tiny_model.py {params.texts:q} --settings {params.settings:q} --output {params.model:q}"
+        " 2>&1 | tee {log:q}"
+
+
+def scores_of(wildcards):
+    """Log-probabilities of a reference, as they are asked for."""
+    return RECIPE.all_scores[wildcards.scores]
+
+
+rule score_reference:
+    input:
+        model=lambda wildcards: made(paths.model(scores_of(wildcards).model)),
+        tokens=lambda wildcards: made(paths.tokens(scores_of(wildcards).tokens.name)),
+    output:
+        made(paths.scores("{scores}")),
+    wildcard_constraints:
+        scores=alternatives(list(RECIPE.all_scores)),
+    log:
+        result(paths.log("score_reference", "{scores}")),
+    conda:
+        ENVIRONMENT
+    threads: cores("score_reference")
+    resources:
+        **model_stage("score_reference"),
+    params:
+        **depends("score_reference.py", paths.scores("{scores}")),
+        # As the policy computes them, so that both agree before the first step.
+        settings=lambda wildcards: f"--precision {scores_of(wildcards).precision}{' --tf32' * scores_of(wildcards).tf32}",
+        **launched("score_reference"),
+        files=files_of,
+        scores=lambda wildcards: Untracked(result(paths.scores(wildcards.scores))),
+    shell:
+        "{params.launch} scripts/score_reference.py --model {params.files.model:q} --tokens {params.files.tokens:q}"
+        " {params.settings} --hardware {params.hardware:q} --reference {params.scores:q} 2>&1 | tee {log:q}"
+
+
+rule train:
+    input:
+        model=lambda wildcards: made(paths.model(RECIPE.node(wildcards.model).from_)),
+        tokens=lambda wildcards: made(paths.tokens(RECIPE.tokens(wildcards.model).name)),
+        reference=lambda wildcards: reference_of(wildcards.model, "train"),
+        # What is watched on the way changes no weights.
+        heldout=lambda wildcards: ancient(made(paths.tokens(RECIPE.tokens(wildcards.model, "heldout").name))),
+        heldout_reference=lambda wildcards: list(map(ancient, reference_of(wildcards.model, "heldout"))),
+    output:
+        run=result(paths.run("{model}")),
+        manifest=made(paths.run("{model}")),
+        metrics=result(paths.metrics("{model}")),
+    wildcard_constraints:
+        model=alternatives(RECIPE.runs),
+    log:
+        result(paths.log("train", "{model}")),
+    conda:
+        ENVIRONMENT
+    threads: cores("train")
+    resources:
+        **model_stage("train"),
+    params:
+        **trained(),
+        **launched("train"),
+        files=files_of,
+        objective=lambda wildcards: Untracked(RECIPE.node(wildcards.model).train),
+        reference=lambda wildcards, input: scored("--reference", input.reference),
+        heldout_reference=lambda wildcards, input: scored("--heldout-reference", input.heldout_reference),
+    shell:
+        "{params.launch} scripts/train.py --objective {params.objective:q} --name {wildcards.model:q}"
+        " --model {params.files.model:q} --tokens {params.files.tokens:q} {params.reference:q}"
+        " --heldout {params.files.heldout:q} {params.heldout_reference:q}"
+        " --settings {params.settings:q} --runtime {params.runtime:q} --packages {params.packages:q}"
+        " --hardware {params.hardware:q} --checkpoints {RESULTS:q}/checkpoints --run {output.run:q}"
+        " --metrics {output.metrics:q} 2>&1 | tee {log:q}"
+
+
+rule export:
+    input:
+        run=lambda wildcards: result(paths.run(RECIPE.run_of(wildcards.model))),
+        model=lambda wildcards: made(paths.model(RECIPE.node(wildcards.model).from_)),
+    output:
+        made(paths.model("{model}")),
+    wildcard_constraints:
+        model=alternatives(RECIPE.trained),
+    log:
+        result(paths.log("export", "{model}")),
+    conda:
+        ENVIRONMENT
+    resources:
+        **data_stage(),
+    params:
+        **depends("export.py", paths.model("{model}")),
+        settings=lambda wildcards: export_settings(wildcards.model),
+        files=files_of,
+        model=lambda wildcards: Untracked(result(paths.model(wildcards.model))),
+    shell:
+        "python scripts/export.py --run {input.run:q} --base {params.files.model:q} --settings {params.settings:q}"
+        " --output {params.model:q} 2>&1 | tee {log:q}"
+
+
+rule write_card:
+    input:
+        run=lambda wildcards: result(paths.run(RECIPE.run_of(wildcards.model))),
+        run_manifest=lambda wildcards: made(paths.run(RECIPE.run_of(wildcards.model))),
+        model=made(paths.model("{model}")),
+        raw=lambda wildcards: raws(RECIPE.sources_of_model(wildcards.model)),
+        base=lambda wildcards: made(paths.model(RECIPE.root(wildcards.model))),
+    output:
+        card=result(paths.card("{model}")),
+        manifest=made(paths.card("{model}")),
+    wildcard_constraints:
+        model=alternatives(RECIPE.trained),
+    log:
+        result(paths.log("write_card", "{model}")),
+    localrule: True
+    conda:
+        ENVIRONMENT
+    params:
+        **depends("write_card.py", paths.card("{model}")),
+        settings=lambda wildcards: card_settings(wildcards.model),
+        kept=lambda wildcards: kept(RECIPE.run_of(wildcards.model)),
+        files=files_of,
+        raw=lambda wildcards, input: repeated("--raw", input.raw),
+    shell:
+        "python scripts/write_card.py --model {params.files.model:q} --run {input.run:q} {params.raw:q}"
+        " --base {params.files.base:q} --settings {params.settings:q} --output {output.card:q} 2>&1 | tee {log:q}"
+
+
+def reference_of(model, part):
+    """The manifest of the reference's scores that a training needs; none if it needs none."""
+    scores = RECIPE.scores(model, part)
+    return [made(paths.scores(scores.name))] if scores else []
+
+
+def scored(option, manifests):
+    """The option that names scores, if there are any."""
+    return repeated(option, [manifests] if isinstance(manifests, str) else manifests)
+
+
+def export_settings(model):
     """What determines an exported model, and the settings that its training must have had."""
-    training = json.loads(determining(stage))
-    return canonical({"dtype": stage.export_dtype, "template": template, "policy": policy, "training": training})
+    exported = RECIPE.exported(model)
+    return canonical(
+        {
+            "dtype": exported.export_dtype,
+            "template": RECIPE.template(model),
+            "policy": model in WITH_POLICY,
+            "training": json.loads(settings(RECIPE.training(model))),
+        }
+    )
 
 
-def card(model):
-    """The card of a model."""
-    return f"{RESULTS}/models/{model}/README.md"
-
-
-def card_settings(name, parts, deviations=DEVIATIONS):
+def card_settings(model):
     """What a model's card says of its sources, and of the deviations from the published recipe that went into it."""
-    differ = {key: values for key, values in deviations.items() if key.startswith(parts)}
-    return canonical({"name": name, "sources": sources_of(parts), "deviations": differ})
-
-
-RAW = {
-    "sharegpt": "raw/sharegpt.json",
-    "evol_instruct": "raw/evol_instruct.json",
-    "pku_train": "raw/pku_train.jsonl.xz",
-    "pku_test": "raw/pku_test.jsonl.xz",
-}
-
-
-def raw_files(parts):
-    """The raw files among parts of the configuration."""
-    return [path for name, path in RAW.items() if f"sources.{name}".startswith(parts)]
-
-
-def raw_options(parts):
-    """The options that name the raw files among parts of the configuration."""
-    return [word for path in raw_files(parts) for word in ("--raw", f"{RESULTS}/{path}")]
-
-
-WRITE_CARD = (
-    "python scripts/write_card.py --model {params.model:q} --run {input.run:q} {params.raw:q} --base {RESULTS:q}/models/base"
-    " --settings {params.settings:q} --output {output.card:q} 2>&1 | tee {log:q}"
-)
+    uses = RECIPE.uses(model)
+    return canonical(
+        {
+            "name": RECIPE.title(model),
+            "sources": RECIPE.described(uses),
+            "deviations": deviations(RECIPE, among=uses),
+        }
+    )

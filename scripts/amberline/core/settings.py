@@ -29,8 +29,8 @@ class Kind(Enum):
 class Settings(BaseModel):
     """A part of the configuration: closed against unknown keys, and never changed after it was read.
 
-    Each part is of one kind; a part that lies inside another may be of another kind. No field has a default:
-    `config.yaml` is the one place where the published values stand.
+    Each part is of one kind; a part or a field inside it may be of another (`Annotated[str, Kind.DESCRIPTION]`). No
+    field has a default: `config.yaml` is the one place where the published values stand.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -40,13 +40,15 @@ class Settings(BaseModel):
         """The settings of these kinds, as JSON values; without the keys of `without`, a base class, if it is given."""
         chosen: dict[str, Any] = {}
         left_out = without.model_fields if without else {}
-        for name in (name for name in type(self).model_fields if name not in left_out):
-            value = getattr(self, name)
+        for name, field in type(self).model_fields.items():
+            value, key = getattr(self, name), field.alias or name
+            if name in left_out:
+                continue
             if isinstance(value, Settings):
                 if inner := value.of(*kinds):
-                    chosen[name] = inner
-            elif self.kind in kinds:
-                chosen[name] = value
+                    chosen[key] = inner
+            elif next((each for each in field.metadata if isinstance(each, Kind)), self.kind) in kinds:
+                chosen[key] = value
         return chosen
 
 

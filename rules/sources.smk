@@ -1,0 +1,55 @@
+"""The raw files: downloaded or local, and verified."""
+
+from amberline.core.manifests import read_manifest
+from amberline.formats.registry import format_file
+from amberline.hub.origins import find_misfit, find_model_misfit
+from amberline.recipe.files import find_file
+
+RAW = {RECIPE.raw(name): name for name in RECIPE.nodes.sources}
+
+
+def source_of(wildcards):
+    """The source of a raw file, its local path as found from here."""
+    source = RECIPE.nodes.sources[wildcards.source]
+    return source.model_copy(update={"path": str(find_file(source.path))}) if source.path else source
+
+
+def source_misfit(wildcards):
+    """Why the raw file that is there is not the one that is asked for."""
+    manifest = manifest_of_made(RECIPE.raw(wildcards.source))
+    return manifest and find_misfit(source_of(wildcards), manifest)
+
+
+def manifest_of_made(path):
+    """The manifest of something made; nothing if it is not there."""
+    return read_manifest(Path(result(path))) if Path(made(path)).exists() else None
+
+
+def acquired(programs, path, misfit):
+    """As `depends`, without packages: what is acquired is verified, and fetching it again may take hours."""
+    params = depends(programs, path, misfit=misfit)
+    return {name: param for name, param in params.items() if name != "packages"}
+
+
+rule acquire:
+    output:
+        file=result("raw/{source}.{ending}"),
+        manifest=made("raw/{source}.{ending}"),
+    wildcard_constraints:
+        source=alternatives(list(RECIPE.nodes.sources)),
+        ending=r"jsonl?(\.xz|\.gz)?",
+    log:
+        result(paths.log("acquire", "{source}.{ending}")),
+    localrule: True
+    conda:
+        ENVIRONMENT
+    params:
+        **acquired(
+            lambda wildcards: with_registered("acquire.py", format_file(source_of(wildcards).format)),
+            "raw/{source}.{ending}",
+            misfit=source_misfit,
+        ),
+        source=lambda wildcards: Untracked(source_of(wildcards).model_dump(mode="json")),
+    shell:
+        "python scripts/acquire.py --name {wildcards.source:q} --source {params.source:q} --output {output.file:q}"
+        " 2>&1 | tee {log:q}"
