@@ -137,18 +137,23 @@ def save_fast_tokenizer(peer: Path, work: Path) -> None:
 
 def commands(work: Path, processes: int) -> dict[str, list[str]]:
     """The command lines of both programs."""
-    split = {"mode": "fastchat", "max_length": MAX_LENGTH, "keep_leading_answer": False}
-    tokens = {"mode": "fastchat", "max_length": MAX_LENGTH}
+    chunk = {"mode": "fastchat", "max_length": MAX_LENGTH, "keep_leading_answer": False}
+    tokens = {"template": "vicuna", "mode": "fastchat", "max_length": MAX_LENGTH}
     common = [f"--model={work / 'model'}", f"--processes={processes}"]
     return {
         "split": [
-            *(sys.executable, str(contest.ROOT / "scripts/split.py"), *common, f"--settings={json.dumps(split)}"),
+            *(
+                sys.executable,
+                str(contest.ROOT / "scripts/chunk_conversations.py"),
+                *common,
+                f"--settings={json.dumps(chunk)}",
+            ),
             *(f"--conversations={work / 'mix.json'}", f"--chunks={work / 'chunks.json'}"),
             *(f"--funnel={work / 'split.json'}", f"--rejects={work / 'split.jsonl'}"),
             f"--comparison={work / 'comparison.json'}",
         ],
         "masks": [
-            *(sys.executable, str(contest.ROOT / "scripts/tokenise_conversations.py"), *common),
+            *(sys.executable, str(contest.ROOT / "scripts/tokenize_conversations.py"), *common),
             *(f"--settings={json.dumps(tokens)}", f"--chunks={work / 'chunks.json'}", f"--tokens={work / 'tokens'}"),
             *(f"--funnel={work / 'tokens.json'}", f"--rejects={work / 'tokens.jsonl'}"),
         ],

@@ -1,4 +1,4 @@
-"""Get the base model, from the hub or from a local folder, with its weights as safetensors."""
+"""Get a pretrained model, from the hub or from a local folder, with its weights as safetensors."""
 
 import shutil
 import sys
@@ -14,27 +14,24 @@ from amberline.hub.downloads import HubError
 from amberline.hub.model_files import check_weights, convert_pickled, download_model, link_model
 from amberline.hub.model_names import ModelError
 from amberline.hub.origins import model_origin
-from amberline.recipe.data import BaseModelSource
+from amberline.recipe.data import Pretrained
 
 
 def main(
-    source: Annotated[str, typer.Option(help="base_model of the configuration, as JSON")],
+    source: Annotated[str, typer.Option(help="where it is, as JSON: Pretrained in scripts/amberline/recipe/data.py")],
     output: Annotated[Path, typer.Option(help="Hugging Face folder to write")],
 ) -> None:
-    """Get the base model, from the hub or from a local folder, with its weights as safetensors."""
+    """Get a pretrained model, from the hub or from a local folder, with its weights as safetensors."""
     working = output.with_name(f".{output.name}.download")
     try:
-        wanted = BaseModelSource.model_validate_json(source)
+        wanted = Pretrained.model_validate_json(source)
         with whole_folder(output) as folder:
-            if wanted.path is not None:
-                link_model(Path(wanted.path), folder)
+            if wanted.folder is not None:
+                link_model(wanted.folder, folder)
                 commit = None
-            elif wanted.repository and wanted.revision:
-                commit = download_model(wanted.repository, wanted.revision, working, folder)
             else:
-                sys.exit(
-                    "acquire_model: base_model names neither a path nor a repository; make_tiny_base makes a tiny one"
-                )
+                assert wanted.revision, "Pretrained requires it of an id on the hub"
+                commit = download_model(wanted.pretrained, wanted.revision, working, folder)
             convert_pickled(folder)
             parameters = check_weights(folder)
             write_manifest(

@@ -1,4 +1,4 @@
-"""Mix ShareGPT and evol-instruct conversations into one shuffled file."""
+"""Mix conversations of any number of sources into one shuffled file."""
 
 import sys
 from pathlib import Path
@@ -10,26 +10,31 @@ from pydantic import ValidationError
 from amberline.core.funnel import FunnelError
 from amberline.core.manifests import ManifestError, verify, write_manifest
 from amberline.data.mixing import MixError, mix
-from amberline.data.streams import BadFile
+from amberline.data.streams import BadFile, by_name
+from amberline.formats.base import ConversationFormat
+from amberline.formats.registry import FormatError, with_formats
 from amberline.recipe.data import Mix
 
 
 def main(
     *,
-    sharegpt: Annotated[Path, typer.Option(help="ShareGPT conversations: JSON array or JSON lines")],
-    evol: Annotated[Path, typer.Option(help="evol-instruct conversations: JSON array or JSON lines")],
-    settings: Annotated[str, typer.Option(help="amberchat.mix of the configuration, as JSON")],
+    source: Annotated[
+        list[Path], typer.Option(help="raw conversations: JSON array or JSON lines; repeated, in the order of formats")
+    ],
+    settings: Annotated[str, typer.Option(help="as JSON: Mix in scripts/amberline/recipe/data.py")],
     mix_file: Annotated[Path, typer.Option("--mix", help="the mix to write")],
     heldout: Annotated[Path, typer.Option(help="the held-out conversations to write")],
     funnel: Annotated[Path, typer.Option(help="the account to write")],
     rejects: Annotated[Path, typer.Option(help="the rejected and remarkable rows to write")],
 ) -> None:
-    """Mix ShareGPT and evol-instruct conversations into one shuffled file."""
+    """Mix conversations of any number of sources into one shuffled file."""
     try:
         choices = Mix.model_validate_json(settings)
-        for source in (sharegpt, evol):
-            verify(source)
-        account = mix(sharegpt, evol, choices, made=mix_file, heldout=heldout, rejects=rejects)
+        inputs = by_name(source)
+        for file in source:
+            verify(file)
+        sources = with_formats(source, choices.formats, ConversationFormat)
+        account = mix(sources, choices, made=mix_file, heldout=heldout, rejects=rejects)
         account.write(funnel)
         for made in (mix_file, heldout):
             write_manifest(
@@ -37,11 +42,11 @@ def main(
                 kind="conversations",
                 files=[made],
                 beside=[funnel, rejects],
-                inputs={"sharegpt": sharegpt, "evol_instruct": evol},
+                inputs=inputs,
                 settings=choices.model_dump(),
                 facts={"counts": account.to_json()["counts"], "notes": account.to_json()["notes"]},
             )
-    except (ValidationError, ManifestError, BadFile, MixError, FunnelError, OSError) as error:
+    except (ValidationError, ManifestError, FormatError, BadFile, MixError, FunnelError, OSError) as error:
         sys.exit(f"mix: {error}")
 
 

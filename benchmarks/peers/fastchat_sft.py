@@ -1,4 +1,4 @@
-"""FastChat's train.py on rows of token ids: its own `train()`, with data that is tokenised already."""
+"""FastChat's train.py on rows of token ids: its own `train()`, with data that is tokenized already."""
 
 import sys
 

@@ -15,7 +15,7 @@ import pytest
 
 import acquire
 import mix
-import select_safe_pairs
+import select_pairs
 
 GOOD = {"id": "good_0", "conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}]}
 EVOL = {"idx": "evol", "conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}]}
@@ -159,7 +159,7 @@ CONVERSATIONS: dict[str, tuple[bytes, Outcome]] = {
     "pairs of surrogates": (bad_turn({"from": "gpt", "value": "😀"}), Reads(3)),
 }
 
-# Faults of a row, as `select_safe_pairs` meets them.
+# Faults of a row, as `select_pairs` meets them.
 PAIRS: dict[str, tuple[bytes, Outcome]] = {
     "both safe": (bad_pair(is_response_1_safe=True), Rejects(2, "both_safe")),
     "both unsafe": (bad_pair(is_response_0_safe=False), Rejects(2, "both_unsafe")),
@@ -222,38 +222,37 @@ class Run:
         assert listed[0]["detail"]
 
 
+MIX = json.dumps({"seed": 0, "heldout": 0, "formats": ["sharegpt", "evol_instruct"]})
+SELECTION = json.dumps({"select": "exactly_one_safe", "formats": ["pku_saferlhf_v0"]})
+
+
 def run_mix(raw, tmp_path: Path, content: bytes, bad_source: str = "sharegpt") -> Run:
     good = {"sharegpt": array(GOOD), "evol_instruct": array(EVOL)}
     files = {name: raw(f"{name}.json", content if name == bad_source else rows) for name, rows in good.items()}
     made = {name: tmp_path / "made" / name for name in ("mix_file", "heldout", "funnel", "rejects")}
-    settings = '{"seed": 0, "heldout_conversations": 0}'
-    return Run(
-        files[bad_source],
-        made,
-        lambda: mix.main(sharegpt=files["sharegpt"], evol=files["evol_instruct"], settings=settings, **made),
-    )
+    return Run(files[bad_source], made, lambda: mix.main(source=list(files.values()), settings=MIX, **made))
 
 
 def run_pairs(raw, tmp_path: Path, content: bytes) -> Run:
     file = raw("pku_train.jsonl.xz", content)
     made = {name: tmp_path / "made" / name for name in ("pairs", "jsonl", "funnel", "rejects")}
-    return Run(file, made, lambda: select_safe_pairs.main(rows=file, settings='{"version": "v0"}', **made))
+    return Run(file, made, lambda: select_pairs.main(rows=[file], settings=SELECTION, **made))
 
 
-def run_acquire(tmp_path: Path, name: str, content: bytes) -> Run:
+def run_acquire(tmp_path: Path, format_name: str, content: bytes) -> Run:
     file = tmp_path / "copy"
     file.write_bytes(content)
     nowhere = dict.fromkeys(("repository", "revision", "file", "bytes", "sha256", "rows"))
-    source = json.dumps({"path": str(file), **nowhere, "licence": "cc0-1.0"})
+    source = json.dumps({"format": format_name, "path": str(file), **nowhere, "licence": None})
     output = tmp_path / "made" / "raw.json"
-    return Run(file, {"raw": output}, lambda: acquire.main(name, source, output))
+    return Run(file, {"raw": output}, lambda: acquire.main("any", source, output))
 
 
-@pytest.mark.parametrize("name", ["sharegpt", "evol_instruct", "pku_train"])
+@pytest.mark.parametrize("format_name", ["sharegpt", "evol_instruct", "pku_saferlhf_v0"])
 @pytest.mark.parametrize("case", FILES)
-def test_acquire_refuses_bad_files(tmp_path: Path, case: str, name: str) -> None:
+def test_acquire_refuses_bad_files(tmp_path: Path, case: str, format_name: str) -> None:
     content, outcome = FILES[case]
-    run_acquire(tmp_path, name, content).fails(outcome, str(tmp_path / "copy"))
+    run_acquire(tmp_path, format_name, content).fails(outcome, str(tmp_path / "copy"))
 
 
 @pytest.mark.parametrize("source", ["sharegpt", "evol_instruct"])
@@ -266,7 +265,7 @@ def test_mix_refuses_bad_files(raw, tmp_path: Path, case: str, source: str) -> N
 
 
 @pytest.mark.parametrize("case", FILES)
-def test_select_safe_pairs_refuses_bad_files(raw, tmp_path: Path, case: str) -> None:
+def test_select_pairs_refuses_bad_files(raw, tmp_path: Path, case: str) -> None:
     content, outcome = FILES[case]
     run_pairs(raw, tmp_path, content).fails(outcome, str(tmp_path / "raw" / "pku_train.jsonl.xz"))
 
@@ -287,7 +286,7 @@ def test_mix_on_bad_rows(raw, tmp_path: Path, case: str) -> None:
 
 
 @pytest.mark.parametrize("case", PAIRS)
-def test_select_safe_pairs_on_bad_rows(raw, tmp_path: Path, case: str) -> None:
+def test_select_pairs_on_bad_rows(raw, tmp_path: Path, case: str) -> None:
     content, outcome = PAIRS[case]
     run = run_pairs(raw, tmp_path, content)
     match outcome:
@@ -304,12 +303,11 @@ def test_inputs_without_manifest_or_changed_since_are_refused(raw, tmp_path: Pat
     loose.write_bytes(array(GOOD))
     evol = raw("evol_instruct.json", array(EVOL))
     made = {name: tmp_path / "made" / name for name in ("mix_file", "heldout", "funnel", "rejects")}
-    settings = '{"seed": 0, "heldout_conversations": 0}'
-    run = Run(loose, made, lambda: mix.main(sharegpt=loose, evol=evol, settings=settings, **made))
+    run = Run(loose, made, lambda: mix.main(source=[loose, evol], settings=MIX, **made))
     assert run.message is not None and "loose.json.manifest.json is missing" in run.message
     changed = raw("sharegpt.json", array(GOOD))
     changed.write_bytes(array(GOOD, GOOD))
-    run = Run(changed, made, lambda: mix.main(sharegpt=changed, evol=evol, settings=settings, **made))
+    run = Run(changed, made, lambda: mix.main(source=[changed, evol], settings=MIX, **made))
     assert run.message is not None and "its sha256 differs" in run.message
     assert not (tmp_path / "made").exists()
 
@@ -317,13 +315,13 @@ def test_inputs_without_manifest_or_changed_since_are_refused(raw, tmp_path: Pat
 def test_wrong_settings_are_a_message(raw, tmp_path: Path) -> None:
     made = {name: tmp_path / "made" / name for name in ("mix_file", "heldout", "funnel", "rejects")}
     evol = raw("evol_instruct.json", array(EVOL))
-    run = Run(evol, made, lambda: mix.main(sharegpt=evol, evol=evol, settings='{"seed": -1}', **made))
-    assert run.message is not None and "heldout_conversations" in run.message and "seed" in run.message
+    run = Run(evol, made, lambda: mix.main(source=[evol], settings='{"seed": -1}', **made))
+    assert run.message is not None and "heldout" in run.message and "seed" in run.message
 
 
 def test_a_place_that_cannot_be_written_is_a_message(raw, tmp_path: Path) -> None:
     rows = raw("pku_train.jsonl", lines(PAIR))
     (tmp_path / "made").write_bytes(b"a file where a folder should be")
     made = {name: tmp_path / "made" / name for name in ("pairs", "jsonl", "funnel", "rejects")}
-    run = Run(rows, made, lambda: select_safe_pairs.main(rows=rows, settings='{"version": "v0"}', **made))
+    run = Run(rows, made, lambda: select_pairs.main(rows=[rows], settings=SELECTION, **made))
     assert run.message is not None and str(tmp_path / "made") in run.message

@@ -13,6 +13,7 @@ from amberline.core.manifests import verify
 from amberline.data import mixing
 from amberline.data.mixing import MixError
 from amberline.data.streams import pieces, read_piece
+from amberline.formats.registry import load_format
 from amberline.recipe.data import Mix
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -28,14 +29,19 @@ def conversation(name: str, *, key: str = "id", text: str = "hello", number: int
 
 
 def run(folder: Path, sharegpt: list, evol: list, seed: int = 0, heldout: int = 0) -> tuple[list, list, dict]:
-    """Mix rows; return the mix, the held-out rows and the account."""
-    for name, rows in (("sharegpt.json", sharegpt), ("evol.json", evol)):
+    """Mix rows of ShareGPT and evol-instruct; return the mix, the held-out rows and the account."""
+    parts = [("sharegpt.json", "sharegpt", sharegpt), ("evol.json", "evol_instruct", evol)]
+    return run_parts(folder, parts, seed, heldout)
+
+
+def run_parts(folder: Path, parts: list[tuple[str, str, list]], seed: int = 0, heldout: int = 0) -> tuple:
+    """Mix rows of any sources, given as file, format and rows."""
+    for name, _, rows in parts:
         (folder / name).write_text(json.dumps(rows), encoding="utf-8")
     made = {name: folder / f"{name}.json" for name in ("mix", "heldout")}
     funnel = mixing.mix(
-        folder / "sharegpt.json",
-        folder / "evol.json",
-        Mix(seed=seed, heldout_conversations=heldout),
+        [(folder / name, load_format(format_name)) for name, format_name, _ in parts],
+        Mix(seed=seed, heldout=heldout, formats=[format_name for _, format_name, _ in parts]),
         made=made["mix"],
         heldout=made["heldout"],
         rejects=folder / "rejects.jsonl",
@@ -116,6 +122,27 @@ def test_heldout_conversations_are_whole(tmp_path: Path) -> None:
     assert roots(run(tmp_path, sharegpt, evol, seed=2, heldout=30)[1]) != roots(held)
 
 
+def test_equal_ids_of_two_sources_are_two_conversations(tmp_path: Path) -> None:
+    """What is held out of a source hangs on its place among the sources, not on its name."""
+    rows = [conversation(f"root{n // 2}_{n % 2}") for n in range(80)]
+    _, held, account = run_parts(tmp_path, [("a.json", "sharegpt", rows), ("b.json", "sharegpt", rows)], heldout=30)
+    assert account["notes"]["conversations_held_out"] == 30
+    assert len(held) == 60, "two parts each"
+    alone = run_parts(tmp_path, [("a.json", "sharegpt", rows)], heldout=30)[1]
+    assert {row["id"] for row in held} != {row["id"] for row in alone}, "not the same of both"
+    renamed = run_parts(tmp_path, [("x.json", "sharegpt", rows), ("y.json", "sharegpt", rows)], heldout=30)[1]
+    assert renamed == held
+
+
+def test_any_number_of_sources(tmp_path: Path) -> None:
+    parts = [(f"{n}.json", "sharegpt", [conversation(f"{n}x{i}_0") for i in range(n + 1)]) for n in range(5)]
+    mixed, _, account = run_parts(tmp_path, parts)
+    assert keys(mixed) == keys([row for _, _, rows in parts for row in rows])
+    assert {name: account["notes"][f"rows_kept_of_{name}"] for name in "01234"} == dict(
+        zip("01234", range(1, 6), strict=True)
+    )
+
+
 def test_more_cannot_be_held_out_than_there_is(tmp_path: Path) -> None:
     with pytest.raises(MixError, match="only 2 conversations in all"):
         run(tmp_path, [conversation("a_0"), conversation("a_7")], [conversation("e", key="idx")], heldout=2)
@@ -161,8 +188,9 @@ def test_memory_does_not_hold_the_rows(tmp_path: Path) -> None:
         (tmp_path / "evol.json").write_text(json.dumps([conversation("e", key="idx")]))
         tracemalloc.start()
         made = {name: tmp_path / f"{name}.json" for name in ("made", "heldout", "rejects")}
-        settings = Mix(seed=0, heldout_conversations=2)
-        mixing.mix(tmp_path / "sharegpt.json", tmp_path / "evol.json", settings, **made)
+        names = {"sharegpt.json": "sharegpt", "evol.json": "evol_instruct"}
+        settings = Mix(seed=0, heldout=2, formats=list(names.values()))
+        mixing.mix([(tmp_path / file, load_format(name)) for file, name in names.items()], settings, **made)
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         return peak
@@ -173,12 +201,13 @@ def test_memory_does_not_hold_the_rows(tmp_path: Path) -> None:
 
 
 def test_program_describes_what_it_made(tmp_path: Path, raw) -> None:
-    sources = {
-        "sharegpt": raw("sharegpt.json", [conversation("a_0"), {"id": "b_0"}, conversation("c_0")]),
-        "evol": raw("evol_instruct.json", [conversation("e", key="idx")]),
-    }
+    sources = [
+        raw("sharegpt.json", [conversation("a_0"), {"id": "b_0"}, conversation("c_0")]),
+        raw("evol_instruct.json", [conversation("e", key="idx")]),
+    ]
     made = {name: tmp_path / "data" / f"{name}.json" for name in ("mix_file", "heldout", "funnel", "rejects")}
-    mix.main(**sources, settings='{"seed": 0, "heldout_conversations": 1}', **made)
+    settings = {"seed": 0, "heldout": 1, "formats": ["sharegpt", "evol_instruct"]}
+    mix.main(source=sources, settings=json.dumps(settings), **made)
     for name, rows in (("mix_file", 2), ("heldout", 1)):
         manifest = verify(made[name])
         assert manifest["inputs"].keys() == {"sharegpt", "evol_instruct"}
@@ -192,3 +221,19 @@ def test_program_describes_what_it_made(tmp_path: Path, raw) -> None:
     (reject,) = map(json.loads, made["rejects"].read_text().splitlines())
     assert reject["file"] == "sharegpt.json"
     assert (reject["row"], reject["id"], reject["record"], reject["kept"]) == (2, "b_0", {"id": "b_0"}, False)
+
+
+def test_sources_and_formats_must_fit(tmp_path: Path, raw) -> None:
+    rows = [raw("a.json", [conversation("a_0")]), raw("b.json", [conversation("b_0")])]
+    made = {name: tmp_path / "data" / f"{name}.json" for name in ("mix_file", "heldout", "funnel", "rejects")}
+
+    def refusal(source: list[Path], *formats: str) -> str:
+        with pytest.raises(SystemExit) as stop:
+            mix.main(source=source, settings=json.dumps({"seed": 0, "heldout": 0, "formats": formats}), **made)
+        assert not (tmp_path / "data").exists()
+        return str(stop.value)
+
+    assert "2 files, but 1 formats" in refusal(rows, "sharegpt")
+    assert "there is no format 'shargpt'; there are: evol_instruct, " in refusal(rows, "shargpt", "sharegpt")
+    assert "pku_saferlhf_v0 holds preferences, but conversations" in refusal(rows, "pku_saferlhf_v0", "sharegpt")
+    assert "given twice" in refusal([rows[0], rows[0]], "sharegpt", "sharegpt")

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import lzma
+from dataclasses import replace
 from pathlib import Path
 
 import httpx2
@@ -14,8 +15,10 @@ from safetensors.torch import load_file, save_file
 import acquire
 import acquire_model
 from amberline.core.manifests import ManifestError, manifest_path, verify
-from amberline.hub import acquisition
+from amberline.formats.registry import load_format
 from amberline.hub.downloads import FRUITLESS_ATTEMPTS
+from amberline.hub.origins import find_misfit
+from amberline.recipe.data import Source
 
 ROWS = [
     {
@@ -30,6 +33,7 @@ NAME = "someone/conversations/rows.json"
 
 def source(**changes: object) -> str:
     published = {
+        "format": "sharegpt",
         "path": None,
         "repository": "someone/conversations",
         "revision": COMMIT,
@@ -42,14 +46,14 @@ def source(**changes: object) -> str:
     return json.dumps(published | changes)
 
 
-def get(output: Path, name: str = "sharegpt", **changes: object) -> None:
-    acquire.main(name, source(**changes), output)
+def get(output: Path, **changes: object) -> None:
+    acquire.main("chats", source(**changes), output)
 
 
-def refusal(output: Path, name: str = "sharegpt", **changes: object) -> str:
+def refusal(output: Path, **changes: object) -> str:
     """The one message of an acquisition that must fail, and leave nothing that could be taken for its output."""
     with pytest.raises(SystemExit) as stop:
-        get(output, name, **changes)
+        get(output, **changes)
     assert isinstance(stop.value.code, str), "a message, not a status"
     assert not [path for path in output.parent.glob("*") if not path.name.startswith(".")]
     return stop.value.code
@@ -255,7 +259,7 @@ def pku(version: str, rows: int = 3) -> bytes:
 
 
 TRAPS = {
-    "v1 instead of v0": ("pku_train", lzma.compress(pku("v1")), "rows are PKU-SafeRLHF v1, not v0"),
+    "v1 instead of v0": ("pku_saferlhf_v0", lzma.compress(pku("v1")), "those of PKU-SafeRLHF v1, but v0 is asked for"),
     "git-LFS pointer": ("sharegpt", b"version https://git-lfs.github.com/spec/v1\n", "git-LFS pointer"),
     "web page": ("sharegpt", b"<html>Sign in</html>", "web page"),
     "glued mirror": (
@@ -272,30 +276,49 @@ def test_known_traps_get_their_own_message(
     hub: HubServer, output: Path, tmp_path: Path, monkeypatch, trap: str, local: bool
 ) -> None:
     name, content, message = TRAPS[trap]
-    monkeypatch.setattr(acquisition, "GLUED_EVOL_ROWS", 10)
+    evol = load_format("evol_instruct")
+    monkeypatch.setattr(evol, "too_many", replace(evol.too_many, rows=10))
     hub.files[NAME] = content
     copy = tmp_path / "copy"
     copy.write_bytes(content)
     path = str(copy) if local else None
     # As published, and with nothing to compare to.
-    assert message in refusal(output, name, path=path)
-    if trap != "v1 instead of v0":
-        assert message in refusal(output, name, path=path, bytes=None, sha256=None, rows=None)
+    assert message in refusal(output, format=name, path=path)
+    assert message in refusal(output, format=name, path=path, bytes=None, sha256=None, rows=None)
 
 
-def test_v1_rows_are_named_when_nothing_was_said(hub: HubServer, output: Path, capsys) -> None:
+UNCHECKED = {"bytes": None, "sha256": None, "rows": None}
+
+
+def test_v1_rows_are_taken_when_asked_for(hub: HubServer, output: Path) -> None:
     hub.files[NAME] = lzma.compress(pku("v1"))
-    get(output, "pku_train", bytes=None, sha256=None, rows=None)
-    assert "PKU-SafeRLHF v1" in capsys.readouterr().err
-    assert verify(output)["facts"]["version"] == "v1"
+    assert "row 1: the columns" in (message := refusal(output, format="pku_saferlhf_v0", **UNCHECKED))
+    assert "set the source's `format: pku_saferlhf_v1`" in message
+    get(output, format="pku_saferlhf_v1", **UNCHECKED)
+    assert verify(output)["settings"] == {"name": "chats", "format": "pku_saferlhf_v1"}
+    hub.files[NAME] = pku("v0")
+    output.unlink()
+    output.with_name("sharegpt.json.manifest.json").unlink()
+    assert "`format: pku_saferlhf_v0`" in refusal(output, format="pku_saferlhf_v1", **UNCHECKED)
+
+
+def test_an_unknown_format_is_named(output: Path) -> None:
+    assert "there is no format 'none'; there are: evol_instruct, pku_saferlhf_v0" in refusal(output, format="none")
+
+
+def test_another_format_is_a_misfit(output: Path) -> None:
+    get(output)
+    manifest = verify(output)
+    assert find_misfit(Source.model_validate_json(source()), manifest) is None
+    other = Source.model_validate_json(source(format="evol_instruct"))
+    assert find_misfit(other, manifest) == "its rows were verified as sharegpt, and are to be read as evol_instruct"
 
 
 def test_wrong_columns_are_refused(hub: HubServer, output: Path) -> None:
-    unchecked = {"bytes": None, "sha256": None, "rows": None}
-    assert "no row has the shape of pku_train" in refusal(output, "pku_train", **unchecked)
-    assert "there is no 'idx'" in refusal(output, "evol_instruct", **unchecked)
+    assert "no row has the shape of pku_saferlhf_v0" in refusal(output, format="pku_saferlhf_v0", **UNCHECKED)
+    assert "there is no 'idx'" in refusal(output, format="evol_instruct", **UNCHECKED)
     hub.files[NAME] = pku("v0")
-    assert "no row has the shape of sharegpt" in refusal(output, **unchecked)
+    assert "no row has the shape of sharegpt" in refusal(output, **UNCHECKED)
 
 
 def test_local_file_is_verified_the_same_way(hub: HubServer, output: Path, tmp_path: Path) -> None:
@@ -309,7 +332,7 @@ def test_local_file_is_verified_the_same_way(hub: HubServer, output: Path, tmp_p
 
 
 def test_local_file_that_is_missing(output: Path, tmp_path: Path) -> None:
-    assert "Check sources.sharegpt.path" in refusal(output, path=str(tmp_path / "none.json"))
+    assert "Check sources.chats.path" in refusal(output, path=str(tmp_path / "none.json"))
 
 
 def test_wrong_settings_are_a_message(output: Path) -> None:
@@ -328,7 +351,7 @@ def model(hub: HubServer) -> dict[str, torch.Tensor]:
 
 
 def get_model(output: Path, **changes: object) -> None:
-    wanted = {"path": None, "repository": "someone/model", "revision": "main", "licence": "apache-2.0", "tiny": None}
+    wanted = {"pretrained": "someone/model", "revision": "main", "licence": None}
     acquire_model.main(json.dumps(wanted | changes), output)
 
 
@@ -341,7 +364,7 @@ def model_refusal(output: Path, **changes: object) -> str:
 
 
 def saved(tensors: dict[str, torch.Tensor], path: Path, how: str) -> bytes:
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path) if how == "safetensors" else torch.save(tensors, path)
     return path.read_bytes()
 
@@ -401,10 +424,11 @@ def test_unpickling_runs_no_code(hub, model, tmp_path: Path) -> None:
 def test_models_that_are_none(hub, model, tmp_path: Path) -> None:
     output = tmp_path / "base"
     assert "no weights" in model_refusal(output)
-    assert "no such folder" in model_refusal(output, path=str(tmp_path / "none"))
-    assert "no such repository" in model_refusal(output, repository="someone/else")
+    assert "no such folder" in model_refusal(output, pretrained=str(tmp_path / "none"))
+    assert "no such repository" in model_refusal(output, pretrained="someone/else")
+    assert "say which revision of 'someone/model'" in model_refusal(output, revision=None)
     (tmp_path / "folder").mkdir()
-    assert "no config.json" in model_refusal(output, path=str(tmp_path / "folder"))
+    assert "no config.json" in model_refusal(output, pretrained=str(tmp_path / "folder"), revision=None)
 
 
 @pytest.mark.parametrize(
@@ -420,7 +444,7 @@ def test_local_weights_are_looked_at(tmp_path: Path, content: bytes, message: st
     for name in ("config.json", "tokenizer.json"):
         (folder / name).write_text("{}")
     (folder / "model.safetensors").write_bytes(content)
-    assert message in model_refusal(tmp_path / "base", path=str(folder))
+    assert message in model_refusal(tmp_path / "base", pretrained=str(folder), revision=None)
 
 
 def test_missing_shard_of_a_local_model(model, tmp_path: Path) -> None:
@@ -428,7 +452,7 @@ def test_missing_shard_of_a_local_model(model, tmp_path: Path) -> None:
     saved(model, folder / "model-00001-of-00002.safetensors", "safetensors")
     for name in ("config.json", "tokenizer.json"):
         (folder / name).write_text("{}")
-    assert "some are missing" in model_refusal(tmp_path / "base", path=str(folder))
+    assert "some are missing" in model_refusal(tmp_path / "base", pretrained=str(folder), revision=None)
 
 
 def test_local_model_is_linked_and_not_touched(model, tmp_path: Path) -> None:
@@ -436,7 +460,7 @@ def test_local_model_is_linked_and_not_touched(model, tmp_path: Path) -> None:
     content = saved(model, folder / "pytorch_model.bin", "bin")
     for name in ("config.json", "tokenizer.json"):
         (folder / name).write_text("{}")
-    get_model(tmp_path / "base", path=str(folder))
+    get_model(tmp_path / "base", pretrained=str(folder), revision=None)
     assert (folder / "pytorch_model.bin").read_bytes() == content
     assert verify(tmp_path / "base")["facts"]["commit"] is None
     linked = tmp_path / "base" / "config.json"
@@ -449,8 +473,20 @@ def test_a_local_model_that_changes_is_refused_with_its_name(model, tmp_path: Pa
     saved(model, folder / "model.safetensors", "safetensors")
     for name in ("config.json", "tokenizer.json"):
         (folder / name).write_text("{}")
-    get_model(tmp_path / "base", path=str(folder))
+    get_model(tmp_path / "base", pretrained=str(folder), revision=None)
     (folder / "config.json").write_text('{"changed": true}')
     with pytest.raises(ManifestError) as refused:
         verify(tmp_path / "base")
     assert f"{folder / 'config.json'}, which it links to, was changed after it was verified. Fix:" in str(refused.value)
+
+
+def test_a_local_model_may_lie_anywhere(model, tmp_path: Path, monkeypatch) -> None:
+    saved(model, tmp_path / "home/folder/model.safetensors", "safetensors")
+    for name in ("config.json", "tokenizer.json"):
+        (tmp_path / "home/folder" / name).write_text("{}")
+    (tmp_path / "home/results").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path / "home/results")
+    for number, place in enumerate(("~/folder", "../folder", "./../folder")):
+        get_model(tmp_path / f"base{number}", pretrained=place, revision=None)
+        assert verify(tmp_path / f"base{number}")["facts"]["parameters"] == 4 * 64 * 64

@@ -5,9 +5,9 @@ from fastchat.train.train import preprocess
 from slow_llama import SlowLlama
 
 from amberline.data.conversations import parse_conversation
-from amberline.recipe.data import Split
+from amberline.recipe.data import Chunk
+from amberline.text.chunk_pieces import chunk_json, cut_conversation
 from amberline.text.masks import IGNORED, fastchat_mask
-from amberline.text.splitting import chunk_json, cut_conversation
 from amberline.text.tokenizers import Tokenizer
 
 
@@ -19,7 +19,7 @@ def fastchat_chunks(rows: list[dict], slow: SlowLlama, max_length: int) -> list[
 
 
 def our_chunks(rows: list[dict], tokenizer: Tokenizer, max_length: int) -> list[dict]:
-    settings = Split(mode="fastchat", max_length=max_length, keep_leading_answer=False)
+    settings = Chunk(mode="fastchat", max_length=max_length, keep_leading_answer=False)
     chunks = []
     for row in rows:
         conversation = parse_conversation(row)

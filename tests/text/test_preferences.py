@@ -1,4 +1,4 @@
-"""Preference tokenisation against numbers that the DPO reference made."""
+"""Preference tokenization against numbers that the DPO reference made."""
 
 import json
 from pathlib import Path
@@ -12,6 +12,7 @@ from amberline.text.preferences import encode_prompt_and_responses, join
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/preference_tokenization.json").read_text())
 SETTINGS = PreferenceTokens(
+    responses=None,
     template="none",
     max_length=GOLDEN["max_length"],
     max_prompt_length=GOLDEN["max_prompt_length"],
@@ -62,7 +63,7 @@ def test_without_template_prompt_and_response_stand_apart(legacy):
 
 
 @pytest.mark.parametrize("prompt", ["Is it safe?", "trailing space ", "", "two\nlines "])
-def test_with_the_chat_template_the_whole_is_tokenised_as_one(legacy, prompt):
+def test_with_the_chat_template_the_whole_is_tokenized_as_one(legacy, prompt):
     from amberline.data.conversations import Turn
     from amberline.text.template import render
 

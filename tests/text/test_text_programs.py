@@ -7,10 +7,10 @@ import pytest
 from generated import conversations
 from tokenizer_folders import llama_folder
 
-import make_tiny_base
-import split
-import tokenise_conversations
-import tokenise_preferences
+import chunk_conversations
+import make_tiny_model
+import tokenize_conversations
+import tokenize_pairs
 from amberline.core.manifests import read_manifest, write_manifest
 from amberline.data.conversations import parse_conversation
 from amberline.data.streams import write_array
@@ -43,26 +43,26 @@ def mix(tmp_path_factory) -> Path:
     return rows_file(tmp_path_factory.mktemp("data") / "mix.json", conversations(120, seed=5))
 
 
-def run_split(mix: Path, model: Path, out: Path, mode: str = "fastchat", processes: int = 1) -> Path:
-    settings = {"mode": mode, "max_length": 512, "keep_leading_answer": True}
-    split.main(
+def run_chunk(mix: Path, model: Path, out: Path, mode: str = "fastchat", processes: int = 1) -> Path:
+    settings = {"mode": mode, "max_length": 512, "keep_leading_answer": mode == "lossless"}
+    chunk_conversations.main(
         conversations=mix,
         model=model,
         settings=json.dumps(settings),
         processes=processes,
         chunks=out / "chunks.json",
-        funnel=out / "split.json",
-        rejects=out / "split.jsonl",
+        funnel=out / "chunk.json",
+        rejects=out / "chunk.jsonl",
         comparison=out / "comparison.json",
     )
     return out / "chunks.json"
 
 
-def run_tokenise(chunks: Path, model: Path, out: Path, mode: str = "fastchat", processes: int = 1) -> Path:
-    tokenise_conversations.main(
+def run_tokenize(chunks: Path, model: Path, out: Path, mode: str = "fastchat", processes: int = 1) -> Path:
+    tokenize_conversations.main(
         chunks=chunks,
         model=model,
-        settings=json.dumps({"mode": mode, "max_length": 512}),
+        settings=json.dumps({"template": "vicuna", "mode": mode, "max_length": 512}),
         processes=processes,
         tokens=out / "tokens",
         funnel=out / "tokens.json",
@@ -85,20 +85,20 @@ def content(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("mode", ["fastchat", "lossless"])
 def test_the_number_of_processes_changes_nothing(mix, model, tmp_path, mode, monkeypatch):
-    monkeypatch.setattr(split, "PIECE_BYTES", 20_000)
-    monkeypatch.setattr(tokenise_conversations, "PIECE_BYTES", 20_000)
+    monkeypatch.setattr(chunk_conversations, "PIECE_BYTES", 20_000)
+    monkeypatch.setattr(tokenize_conversations, "PIECE_BYTES", 20_000)
     for processes in (1, 3):
         out = tmp_path / str(processes)
-        run_tokenise(run_split(mix, model, out, mode, processes), model, out, mode, processes)
+        run_tokenize(run_chunk(mix, model, out, mode, processes), model, out, mode, processes)
     assert content(tmp_path / "1") == content(tmp_path / "3")
 
 
-def test_split_says_what_became_of_every_row(mix, model, tmp_path):
-    chunks = json.loads(run_split(mix, model, tmp_path).read_text())
+def test_chunking_says_what_became_of_every_row(mix, model, tmp_path):
+    chunks = json.loads(run_chunk(mix, model, tmp_path).read_text())
     assert set(chunks[0]) == {"id", "model", "conversations"}
-    assert counts(tmp_path / "split.json", "conversations")["in"] == 120
+    assert counts(tmp_path / "chunk.json", "conversations")["in"] == 120
     both = json.loads((tmp_path / "comparison.json").read_text())
-    assert both["fastchat"] == json.loads((tmp_path / "split.json").read_text())
+    assert both["fastchat"] == json.loads((tmp_path / "chunk.json").read_text())
     assert both["fastchat"]["notes"]["chunks"] == len(chunks)
     for mode in both:
         for count in both[mode]["counts"]:
@@ -107,22 +107,22 @@ def test_split_says_what_became_of_every_row(mix, model, tmp_path):
     assert kept["lossless"] > kept["fastchat"]
     facts = read_manifest(tmp_path / "chunks.json")["facts"]
     assert facts["rows"] == len(chunks)
-    lost = [reject for reject in lines(tmp_path / "split.jsonl") if not reject["kept"]]
-    whole = counts(tmp_path / "split.json", "conversations")
+    lost = [reject for reject in lines(tmp_path / "chunk.jsonl") if not reject["kept"]]
+    whole = counts(tmp_path / "chunk.json", "conversations")
     assert len({reject["row"] for reject in lost}) == whole["in"] - whole["out"]
 
 
 def test_rows_that_are_no_conversations_are_counted_and_listed(model, tmp_path):
     good = {"id": "a", "conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}
     bad = [{"id": "b"}, {"id": "c", "conversations": []}, {"id": "d", "conversations": [{"from": "human", "value": 3}]}]
-    run_split(rows_file(tmp_path / "mix.json", [good, *bad]), model, tmp_path)
+    run_chunk(rows_file(tmp_path / "mix.json", [good, *bad]), model, tmp_path)
     expected = {"conversations_missing": 1, "conversations_empty": 1, "turn_wrong_type": 1}
-    assert counts(tmp_path / "split.json", "conversations")["rejected"] == expected
-    assert [reject["row"] for reject in lines(tmp_path / "split.jsonl")] == [2, 3, 4]
+    assert counts(tmp_path / "chunk.json", "conversations")["rejected"] == expected
+    assert [reject["row"] for reject in lines(tmp_path / "chunk.jsonl")] == [2, 3, 4]
 
 
 def test_a_file_without_rows_gives_a_file_without_rows(model, tmp_path):
-    tokens = run_tokenise(run_split(rows_file(tmp_path / "mix.json", []), model, tmp_path), model, tmp_path)
+    tokens = run_tokenize(run_chunk(rows_file(tmp_path / "mix.json", []), model, tmp_path), model, tmp_path)
     assert len(open_tokens(tokens)) == 0
     assert read_manifest(tokens)["facts"]["rows"] == 0
 
@@ -130,8 +130,8 @@ def test_a_file_without_rows_gives_a_file_without_rows(model, tmp_path):
 def test_a_changed_input_is_refused_and_nothing_is_written(model, tmp_path, capsys):
     mix = rows_file(tmp_path / "mix.json", conversations(3))
     mix.write_bytes(mix.read_bytes().replace(b"human", b"HUMAN"))
-    with pytest.raises(SystemExit, match=r"split: .*mix\.json is not the file"):
-        run_split(mix, model, tmp_path / "out")
+    with pytest.raises(SystemExit, match=r"chunk_conversations: .*mix\.json is not the file"):
+        run_chunk(mix, model, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -139,13 +139,13 @@ def test_a_refused_tokenizer_stops_the_stage_with_its_reason(mix, tmp_path):
     folder = llama_folder(tmp_path / "base", add_bos_token=False)
     describe(folder, "model", list(folder.iterdir()))
     with pytest.raises(SystemExit, match="this tokenizer is refused"):
-        run_split(mix, folder, tmp_path / "out")
+        run_chunk(mix, folder, tmp_path / "out")
     assert not (tmp_path / "out/chunks.json").exists()
 
 
 def test_token_rows_are_the_masked_chunks(mix, model, legacy, tmp_path):
-    chunks = run_split(mix, model, tmp_path)
-    tokens = open_tokens(run_tokenise(chunks, model, tmp_path))
+    chunks = run_chunk(mix, model, tmp_path)
+    tokens = open_tokens(run_tokenize(chunks, model, tmp_path))
     values = json.loads(chunks.read_text())
     assert tokens["id"][:] == [chunk["id"] for chunk in values]
     loss_tokens = 0
@@ -164,7 +164,7 @@ def test_token_rows_are_the_masked_chunks(mix, model, legacy, tmp_path):
 
 
 def test_lossless_rows_all_bear_a_loss(mix, model, tmp_path):
-    tokens = open_tokens(run_tokenise(run_split(mix, model, tmp_path, "lossless"), model, tmp_path, "lossless"))
+    tokens = open_tokens(run_tokenize(run_chunk(mix, model, tmp_path, "lossless"), model, tmp_path, "lossless"))
     assert all(any(label != IGNORED for label in row["labels"]) for row in tokens)
     funnel = counts(tmp_path / "tokens.json", "chunks")
     assert set(funnel["rejected"]) <= {"no_answer_before_max_length"}
@@ -177,26 +177,28 @@ PAIRS = {
 }
 
 
-def run_preferences(pairs: Path, model: Path, out: Path, template: str = "none") -> None:
-    settings = {"template": template, "max_length": 96, "max_prompt_length": 48, "truncation": "keep_start"}
-    tokenise_preferences.main(
+def run_pairs(pairs: Path, model: Path, out: Path, responses: str | None, template: str = "none") -> Path:
+    settings = {"responses": responses, "template": template, "max_length": 96, "max_prompt_length": 48}
+    name = "sft" if responses else "dpo"
+    tokenize_pairs.main(
         pairs=pairs,
         model=model,
-        settings=json.dumps(settings),
-        sft_tokens=out / "sft",
-        pair_tokens=out / "dpo",
-        funnel=out / "preferences.json",
-        rejects=out / "preferences.jsonl",
+        settings=json.dumps(settings | {"truncation": "keep_start"}),
+        tokens=out / name,
+        funnel=out / f"{name}.json",
+        rejects=out / f"{name}.jsonl",
         processes=1,
     )
+    return out / name
 
 
 @pytest.mark.parametrize("template", ["none", "vicuna"])
 def test_preferences_become_pairs_and_targets(model, legacy, tmp_path, template):
     pairs = tmp_path / "pairs.json"
     pairs.write_text(json.dumps(PAIRS))
-    run_preferences(describe(pairs, "preference-pairs", [pairs]), model, tmp_path, template)
-    pair_rows, targets = open_tokens(tmp_path / "dpo"), open_tokens(tmp_path / "sft")
+    describe(pairs, "preference-pairs", [pairs])
+    pair_rows = open_tokens(run_pairs(pairs, model, tmp_path, None, template))
+    targets = open_tokens(run_pairs(pairs, model, tmp_path, "chosen", template))
     assert pair_rows["id"][:] == ["0-0", "0-1", "2-0"]
     assert targets["id"][:] == ["0", "2"]
     first = pair_rows[0]
@@ -207,7 +209,10 @@ def test_preferences_become_pairs_and_targets(model, legacy, tmp_path, template)
         assert first[f"{kind}_labels"][prompt:] == first[f"{kind}_input_ids"][prompt:]
         assert first[f"{kind}_input_ids"][-1] == legacy.eos_id
     # The reference stops at a text with the end token in it; here it is rejected and counted.
-    assert counts(tmp_path / "preferences.json", "pairs")["rejected"] == {"end_of_sequence_in_text": 1}
+    for unit, name in (("pairs", "dpo"), ("targets", "sft")):
+        assert counts(tmp_path / f"{name}.json", unit)["rejected"] == {"end_of_sequence_in_text": 1}
+        units = [count["unit"] for count in json.loads((tmp_path / f"{name}.json").read_text())["counts"]]
+        assert units == [unit, f"tokens in {unit}"], "nothing else is counted"
     assert pair_rows[2]["prompt_length"] == 48
     assert len(pair_rows[2]["chosen_input_ids"]) == 96
 
@@ -225,12 +230,13 @@ def test_pairs_of_another_shape_are_named(model, tmp_path, text, why):
     pairs = tmp_path / "pairs.json"
     pairs.write_text(text)
     with pytest.raises(SystemExit, match=why):
-        run_preferences(describe(pairs, "preference-pairs", [pairs]), model, tmp_path)
+        run_pairs(describe(pairs, "preference-pairs", [pairs]), model, tmp_path, "chosen")
     assert not (tmp_path / "sft").exists()
 
 
 def make_base(mix: Path, out: Path, vocabulary: int) -> Path:
-    make_tiny_base.main(conversations=[mix], settings=json.dumps(TINY | {"vocabulary": vocabulary}), output=out)
+    settings = {"tiny": TINY | {"vocabulary": vocabulary}, "formats": ["sharegpt"]}
+    make_tiny_model.main(conversations=[mix], settings=json.dumps(settings), output=out)
     return out
 
 
@@ -240,7 +246,7 @@ def test_the_small_model_is_the_same_twice_and_works(mix, tmp_path):
     first, second = (make_base(mix, tmp_path / name, 400) for name in ("first", "second"))
     assert read_manifest(first) == read_manifest(second)
     assert AutoModelForCausalLM.from_pretrained(first).config.vocab_size == 400
-    run_tokenise(run_split(mix, first, tmp_path), first, tmp_path)
+    run_tokenize(run_chunk(mix, first, tmp_path), first, tmp_path)
 
 
 def test_a_vocabulary_that_the_text_cannot_fill_is_refused_with_the_reason(mix, tmp_path):
@@ -251,12 +257,28 @@ def test_a_vocabulary_that_the_text_cannot_fill_is_refused_with_the_reason(mix, 
 
 def test_settings_that_are_wrong_are_named(mix, model, tmp_path):
     with pytest.raises(SystemExit, match="max_length"):
-        tokenise_conversations.main(
+        tokenize_conversations.main(
             chunks=mix,
             model=model,
-            settings='{"mode": "fastchat", "max_length": 0}',
+            settings='{"template": "vicuna", "mode": "fastchat", "max_length": 0}',
             processes=1,
             tokens=tmp_path / "tokens",
             funnel=tmp_path / "tokens.json",
             rejects=tmp_path / "tokens.jsonl",
         )
+    assert "keep_leading_answer works with mode: lossless alone" in refused_chunking(mix, model, tmp_path)
+
+
+def refused_chunking(mix: Path, model: Path, out: Path) -> str:
+    with pytest.raises(SystemExit) as stop:
+        chunk_conversations.main(
+            conversations=mix,
+            model=model,
+            settings='{"mode": "fastchat", "max_length": 9, "keep_leading_answer": true}',
+            processes=1,
+            chunks=out / "chunks.json",
+            funnel=out / "chunk.json",
+            rejects=out / "chunk.jsonl",
+            comparison=out / "comparison.json",
+        )
+    return str(stop.value)

@@ -21,6 +21,14 @@ class BadRecord(Exception):
         self.reason, self.detail = reason, detail
 
 
+class WrongFile(Exception):
+    """A row tells that its whole file is another than it was taken for: `what` it seems to be, and the `fix`."""
+
+    def __init__(self, what: str, fix: str) -> None:
+        super().__init__(what, fix)
+        self.what, self.fix = what, fix
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
     """What one side said: `speaker` as in the data ("human", "gpt", ...)."""
@@ -84,7 +92,7 @@ def _turn(value: Any, number: int) -> Turn:
 
 
 def refuse_lone_surrogates(text: str, where: str) -> None:
-    """Raise BadRecord for half of a UTF-16 pair, which can neither be written as UTF-8 nor tokenised."""
+    """Raise BadRecord for half of a UTF-16 pair, which can neither be written as UTF-8 nor tokenized."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

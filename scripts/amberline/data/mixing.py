@@ -1,4 +1,4 @@
-"""The mix: ShareGPT and evol-instruct conversations, shuffled into one file that is the same on every machine.
+"""The mix: conversations of several sources, shuffled into one file that is the same on every machine.
 
 Memory does not hold the rows: they pass once, checked, into a nameless temporary file, of which only the offsets are
 kept (32 bytes a row in all), and are then copied in shuffled order.
@@ -8,9 +8,12 @@ import os
 import re
 import tempfile
 from array import array
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import orjson
@@ -18,8 +21,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from amberline.core.funnel import Funnel, Reject, RejectsWriter, write_rejects
-from amberline.data.conversations import BadRecord, Conversation, oddities, parse_conversation
-from amberline.data.streams import BadFile, read_records, write_array
+from amberline.data.conversations import BadRecord, Conversation, WrongFile, oddities
+from amberline.data.streams import BadFile, read_records, stem, write_array
 from amberline.recipe.data import Mix
 
 # ShareGPT's long conversations are published in parts: "dsOTKpn_0", "dsOTKpn_11", ... are one conversation.
@@ -30,6 +33,17 @@ Hashes = NDArray[np.uint64]
 
 class MixError(Exception):
     """The rows do not allow the mix that the settings ask for."""
+
+
+class Reader(Protocol):
+    """How the rows of a source are read: what mixing needs of a format of conversations (`amberline.formats`)."""
+
+    shape: str
+    id_key: str | None
+    in_parts: bool
+
+    def conversation(self, row: Any) -> Conversation:
+        """A row as a conversation. Raises BadRecord or WrongFile."""
 
 
 class _Rows:
@@ -62,13 +76,12 @@ class _Rows:
         self._spool.flush()
 
 
-def mix(sharegpt: Path, evol: Path, settings: Mix, *, made: Path, heldout: Path, rejects: Path) -> Funnel:
+def mix(sources: Sequence[tuple[Path, Reader]], settings: Mix, *, made: Path, heldout: Path, rejects: Path) -> Funnel:
     """Write the mix, the held-out conversations and the rejects, atomically; return the account.
 
-    All readable rows of `sharegpt`, then all of `evol` with "idx" as their id, shuffled together: row i goes where
-    the hash of "seed:i" sorts it. (Hashes are the same everywhere and always; numpy promises that of none of its
-    generators from version to version.)
-    Held out are `settings.heldout_conversations` whole conversations, all parts of each, chosen by hash likewise.
+    All readable rows of each source in turn, shuffled together: row i goes where the hash of "seed:i" sorts it.
+    (Hashes are the same everywhere and always; numpy promises that of none of its generators from version to version.)
+    Held out are `settings.heldout` whole conversations, all parts of each, chosen by hash likewise.
     Raises BadFile, MixError, or FunnelError.
     """
     funnel = Funnel("mix")
@@ -80,59 +93,84 @@ def mix(sharegpt: Path, evol: Path, settings: Mix, *, made: Path, heldout: Path,
         write_rejects(rejects) as rejected,
     ):
         rows = _Rows(spool)
-        _take(sharegpt, "id", rows=rows, seed=settings.seed, funnel=funnel, rejected=rejected)
-        first_evol = len(rows)
-        _take(evol, "idx", rows=rows, seed=settings.seed, funnel=funnel, rejected=rejected)
+        starts = []
+        for (path, reader), prefix in zip(sources, root_prefixes(sources), strict=True):
+            starts.append(len(rows))
+            _take(path, reader, prefix, rows=rows, seed=settings.seed, funnel=funnel, rejected=rejected)
         rows.flush()
-        _note_duplicates(rows, (sharegpt, evol), first_evol, funnel, rejected)
-        is_held_out = _held_out(np.frombuffer(rows.root_hashes, np.uint64), settings.heldout_conversations)
+        _note_duplicates(rows, [path for path, _ in sources], starts, funnel, rejected)
+        is_held_out = _held_out(np.frombuffer(rows.root_hashes, np.uint64), settings.heldout)
         for index in tqdm(_order(len(rows), settings.seed), desc="shuffling", unit=" rows"):
             (heldout_rows if is_held_out[index] else mix_rows).write_line(rows.line(int(index)))
         funnel.add("rows", out=mix_rows.rows + heldout_rows.rows)
         funnel.note("rows_held_out", heldout_rows.rows)
-        funnel.note("conversations_held_out", settings.heldout_conversations)
+        funnel.note("conversations_held_out", settings.heldout)
         funnel.close()
     return funnel
 
 
-def _take(path: Path, id_key: str, *, rows: _Rows, seed: int, funnel: Funnel, rejected: RejectsWriter) -> None:
+def root_prefixes(sources: Sequence[tuple[Path, Reader]]) -> Iterator[str]:
+    """What keeps the roots of a source apart from those of the others.
+
+    It is the key of its ids, and behind the second and later sources of the same key their number; not their names, so
+    that renaming a source does not choose other conversations to hold out.
+    """
+    seen: Counter[str] = Counter()
+    for _, reader in sources:
+        key = reader.id_key or "text"
+        seen[key] += 1
+        yield f"{key}:" if seen[key] == 1 else f"{key}#{seen[key]}:"
+
+
+def _take(
+    path: Path, reader: Reader, prefix: str, *, rows: _Rows, seed: int, funnel: Funnel, rejected: RejectsWriter
+) -> None:
     """Check the rows of one source and keep those that can be read."""
     before = len(rows)
     first_fault = ""
     for number, value in tqdm(read_records(path), desc=f"reading {path.name}", unit=" rows"):
         funnel.add("rows", into=1)
         try:
-            conversation = parse_conversation(value, id_key)
+            conversation = reader.conversation(value)
+        except WrongFile as fault:
+            raise BadFile(path, number, fault.what, fault.fix) from None
         except BadRecord as fault:
             first_fault = first_fault or f"row {number}: {fault.reason}, {fault.detail}"
             funnel.reject("rows", fault.reason)
-            identity = value.get(id_key) if isinstance(value, dict) else None
-            known = identity if isinstance(identity, str) else None
+            known = _known_id(value, reader.id_key)
             rejected.write(Reject(path.name, number, known, fault.reason, fault.detail, value))
             continue
-        # A root is shared within a source only.
-        root = f"{id_key}:{PART.sub('', conversation.id)}" if id_key == "id" else f"{id_key}:{conversation.id}"
-        rows.add(conversation, number, root, seed)
+        root = PART.sub("", conversation.id) if reader.in_parts else conversation.id
+        rows.add(conversation, number, prefix + root, seed)
         funnel.add("turns", into=len(conversation.turns), out=len(conversation.turns))
         funnel.observe("turns in a conversation", len(conversation.turns))
         funnel.observe("characters in a conversation", sum(len(turn.text) for turn in conversation.turns))
         for kind, detail in oddities(conversation):
             funnel.note(kind)
             rejected.write(Reject(path.name, number, conversation.id, kind, detail, kept=True))
-    funnel.note(f"rows_kept_of_{path.stem}", len(rows) - before)
+    funnel.note(f"rows_kept_of_{stem(path)}", len(rows) - before)
     if len(rows) == before:
         raise BadFile(
             path,
             0,
             f"no row can be used ({first_fault or 'there is none'})",
-            f"Rows must be {{{id_key!r}, 'conversations': [{{'from', 'value'}}]}}: is it the right file?",
+            f"Rows must be {reader.shape}: is it the right file, and the right format?",
         )
 
 
+def _known_id(value: Any, id_key: str | None) -> str | None:
+    """The id of a row that cannot be read, if there is one."""
+    identity = value.get(id_key) if isinstance(value, dict) else None
+    return identity if isinstance(identity, str) else None
+
+
 def _note_duplicates(
-    rows: _Rows, paths: tuple[Path, Path], first_evol: int, funnel: Funnel, rejected: RejectsWriter
+    rows: _Rows, paths: Sequence[Path], starts: Sequence[int], funnel: Funnel, rejected: RejectsWriter
 ) -> None:
-    """List rows whose id an earlier row has. They are kept: the published recipe trains on all."""
+    """List rows whose id an earlier row has. They are kept: the published recipe trains on all.
+
+    `starts` are the first rows of each path.
+    """
     hashes = np.frombuffer(rows.id_hashes, np.uint64)
     _, first = np.unique(hashes, return_index=True)
     repeated = np.ones(len(hashes), bool)
@@ -140,7 +178,7 @@ def _note_duplicates(
     for index in np.flatnonzero(repeated).tolist():
         identity = orjson.loads(rows.line(index))["id"]
         funnel.note("duplicate_id")
-        path = paths[index >= first_evol]
+        path = paths[bisect_right(starts, index) - 1]
         rejected.write(
             Reject(path.name, rows.numbers[index], identity, "duplicate_id", "an earlier row has this id", kept=True)
         )
@@ -153,7 +191,7 @@ def _held_out(root_hashes: Hashes, conversations: int) -> NDArray[np.bool_]:
     roots = np.unique(root_hashes)
     if conversations >= len(roots):
         raise MixError(
-            f"heldout_conversations is {conversations}, but there are only {len(roots)} conversations in all: "
+            f"heldout is {conversations}, but there are only {len(roots)} conversations in all: "
             "nothing would be left to train on; hold out fewer"
         )
     return np.asarray(root_hashes <= roots[conversations - 1])

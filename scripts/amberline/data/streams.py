@@ -29,7 +29,7 @@ import lzma
 import mmap
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple, NoReturn
@@ -64,6 +64,22 @@ class Record(NamedTuple):
 
     number: int
     value: Any
+
+
+def by_name(files: Sequence[Path]) -> dict[str, Path]:
+    """Files of one stage by their names without endings, for its manifest. Raises BadFile if two have the same name."""
+    named = {stem(file): file for file in files}
+    for file in files:
+        if named[stem(file)] != file:
+            raise BadFile(file, 0, f"another source has the same name, {named[stem(file)]}", "Rename one of them.")
+    if len(named) < len(files):
+        raise BadFile(files[0], 0, "a source is given twice", "Name each source once.")
+    return named
+
+
+def stem(file: Path) -> str:
+    """A file's name without all its endings."""
+    return file.name.partition(".")[0]
 
 
 def read_records(path: Path) -> Iterator[Record]:

@@ -60,6 +60,11 @@ class HubFile:
         """As in the hub's addresses."""
         return f"{self.repository} @ {self.revision}: {self.file}"
 
+    @property
+    def local_copy(self) -> str:
+        """What the configuration may name instead."""
+        return "a local folder as `pretrained`" if self.kind == "model" else "a local `path`"
+
 
 def endpoint() -> str | None:
     """Another hub, when HF_ENDPOINT names one."""
@@ -258,21 +263,21 @@ def _fix(error: BaseException, wanted: HubFile) -> str | None:  # noqa: PLR0911
         case RevisionNotFoundError():
             return "the repository has no such revision (404). Give the full commit."
         case RemoteEntryNotFoundError():
-            return "there is no such file at this revision (404). Check `file` and `revision`."
+            return "there is no such file at this revision (404). Check the file and the revision."
         case HfHubHTTPError() if status in {401, 403}:
             return f"access is refused ({status}). Log in with `hf auth login` or set HF_TOKEN, and check its rights."
         case HfHubHTTPError() if status == 404:
-            return "not found (404). Check `repository`, `revision` and `file`."
+            return "not found (404). Check the id, the revision and the file."
         case HfHubHTTPError():
             return f"the hub answers {status}. What was fetched is kept: run this again later to go on."
         case HFValidationError():
             return f"this is no id of a repository: {_in_one_line(error)}"
         case OfflineModeIsEnabled():
-            return "HF_HUB_OFFLINE is set. Unset it, or give a local `path`."
+            return f"HF_HUB_OFFLINE is set. Unset it, or give {wanted.local_copy}."
         case CutShort() | httpx2.TransportError() | FileMetadataError():
             return (
                 f"the network failed ({_in_one_line(error)}). What was fetched is kept: run this again to go on, or "
-                "give a local `path`."
+                f"give {wanted.local_copy}."
             )
     return None
 

@@ -1,4 +1,4 @@
-"""The base model's folder: what belongs into it, fetched or linked, its weights as safetensors."""
+"""The folder of a pretrained model: what belongs into it, fetched or linked, its weights as safetensors."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def link_model(source: Path, folder: Path) -> None:
     Raises ModelError.
     """
     if not source.is_dir():
-        raise ModelError(f"{source}: there is no such folder. Check base_model.path.")
+        raise ModelError(f"{source}: there is no such folder. Check `pretrained`.")
     for name in wanted_files((path.name for path in source.iterdir()), str(source)):
         # The original, for the hub's cache is made of links.
         (folder / name).symlink_to((source / name).resolve())

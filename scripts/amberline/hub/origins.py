@@ -1,4 +1,4 @@
-"""Whether a raw file or base model that was acquired is what the configuration asks for now.
+"""Whether a raw file or model that was acquired is what the configuration asks for now.
 
 Where a copy was fetched and what is expected of it are no part of what is made. When they are changed, what is there
 is held against them, and only what no longer fits is acquired again.
@@ -11,7 +11,7 @@ from typing import Any
 from amberline.core.damage import known_digest
 from amberline.core.digests import sampled_digest
 from amberline.hub.model_names import PICKLED, ModelError, wanted_files
-from amberline.recipe.data import BaseModelSource, Source
+from amberline.recipe.data import Pretrained, Source
 
 
 def origin(source: Source) -> dict[str, Any]:
@@ -21,8 +21,11 @@ def origin(source: Source) -> dict[str, Any]:
     return {"repository": source.repository, "revision": source.revision, "file": source.file}
 
 
-def find_misfit(source: Source, facts: Mapping[str, Any]) -> str | None:
-    """Why a raw file with these facts is not what is asked for, as a clause; None if it is."""
+def find_misfit(source: Source, manifest: Mapping[str, Any]) -> str | None:
+    """Why a raw file with this manifest is not what is asked for, as a clause; None if it is."""
+    facts, read_as = manifest["facts"], manifest["settings"].get("format")
+    if read_as != source.format:
+        return f"its rows were verified as {read_as}, and are to be read as {source.format}"
     for key in ("bytes", "sha256", "rows"):
         wanted = getattr(source, key)
         if wanted is not None and facts[key] != wanted:
@@ -34,29 +37,30 @@ def find_misfit(source: Source, facts: Mapping[str, Any]) -> str | None:
     return None
 
 
-def model_origin(source: BaseModelSource) -> dict[str, Any]:
-    """Where a base model comes from, for its manifest. Raises ModelError for a local folder that is no model."""
-    if source.path is None:
-        return {"repository": source.repository, "revision": source.revision}
-    folder = Path(source.path)
-    names = wanted_files((path.name for path in folder.iterdir()), source.path)
+def model_origin(source: Pretrained) -> dict[str, Any]:
+    """Where a model comes from, for its manifest. Raises ModelError for a local folder that is no model."""
+    folder = source.folder
+    if folder is None:
+        return {"repository": source.pretrained, "revision": source.revision}
+    names = wanted_files((path.name for path in folder.iterdir()), str(folder))
     # Of the others the manifest has the content: they are linked to.
     return {"files": {name: sampled_digest(folder / name) if PICKLED.fullmatch(name) else None for name in names}}
 
 
-def find_model_misfit(source: BaseModelSource, manifest: Mapping[str, Any]) -> str | None:
-    """Why a base model with this manifest is not what is asked for, as a clause; None if it is."""
+def find_model_misfit(source: Pretrained, manifest: Mapping[str, Any]) -> str | None:
+    """Why a model with this manifest is not what is asked for, as a clause; None if it is."""
     facts = manifest["facts"]
+    folder = source.folder
     try:
         found = model_origin(source)
-        if source.path is not None and found == facts["origin"]:
-            return _other_content(Path(source.path), manifest["files"])
+        if folder is not None and found == facts["origin"]:
+            return _other_content(folder, manifest["files"])
     except (ModelError, OSError) as error:
         return str(error)
-    same_commit = source.path is None and found == {**facts["origin"], "revision": facts["commit"]}
+    same_commit = folder is None and found == {**facts["origin"], "revision": facts["commit"]}
     if found == facts["origin"] or same_commit:
         return None
-    return "it comes from elsewhere" if source.path is None else "the local folder holds other files"
+    return "it comes from elsewhere" if folder is None else "the local folder holds other files"
 
 
 def _other_content(folder: Path, files: Mapping[str, Any]) -> str | None:

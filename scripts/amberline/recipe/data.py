@@ -1,5 +1,6 @@
-"""What goes in: the raw files, and how they become conversations, pairs and tokens."""
+"""What goes in: raw files and pretrained models, and how rows become conversations, pairs and tokens."""
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -10,6 +11,7 @@ from amberline.core.settings import Count, DescriptionSettings, Flag, PositiveCo
 class Source(DescriptionSettings):
     """One raw file: where it is, and what it must be. `null` is not checked, and the manifest says so."""
 
+    format: str = Field(description="how its rows are read: a file of scripts/amberline/formats")
     path: str | None = Field(description="a local copy to use instead of downloading; verified all the same")
     repository: str | None = Field(description="dataset id on the hub")
     revision: str | None = Field(description="commit of that repository")
@@ -17,7 +19,7 @@ class Source(DescriptionSettings):
     bytes: Count | None = Field(description="size of the file in bytes")
     sha256: Sha256 | None = Field(description="content of the file")
     rows: Count | None = Field(description="rows in the file")
-    licence: str = Field(description="carried into every manifest and model card downstream")
+    licence: str | None = Field(description="carried into every model card downstream; null: not known")
 
     @model_validator(mode="after")
     def _is_somewhere(self) -> "Source":
@@ -26,13 +28,32 @@ class Source(DescriptionSettings):
         return self
 
 
-class Sources(DescriptionSettings):
-    """The raw files of the recipe."""
+class Pretrained(DescriptionSettings):
+    """A model that others made, from the hub or from a local folder."""
 
-    sharegpt: Source = Field(description="ShareGPT conversations, the cleaned and split V3")
-    evol_instruct: Source = Field(description="WizardLM evol-instruct V2, one round a row")
-    pku_train: Source = Field(description="PKU-SafeRLHF, training rows; v0, for main is v1 since 2024-06")
-    pku_test: Source = Field(description="PKU-SafeRLHF, test rows")
+    pretrained: str = Field(
+        description="its id on the hub, or a local Hugging Face folder, which begins with /, ./, ../ or ~"
+    )
+    revision: str | None = Field(
+        description="commit of that id; a branch works too, and the manifest records its commit; null: a local folder"
+    )
+    licence: str | None = Field(description="carried into every model card downstream; null: not known")
+
+    @property
+    def folder(self) -> Path | None:
+        """The local folder; None: the model is on the hub."""
+        if self.pretrained.startswith(("/", "./", "../", "~")):
+            return Path(self.pretrained).expanduser()
+        return None
+
+    @model_validator(mode="after")
+    def _has_a_revision(self) -> "Pretrained":
+        if self.folder is None and not self.revision:
+            raise ValueError(
+                f"say which revision of {self.pretrained!r} on the hub to take: its commit (if it is a local folder, "
+                f"write ./{self.pretrained})"
+            )
+        return self
 
 
 class TinyModel(ResultSettings):
@@ -53,34 +74,26 @@ class TinyModel(ResultSettings):
         return self
 
 
-class BaseModelSource(DescriptionSettings):
-    """The pretrained model that everything starts from."""
+class Tiny(ResultSettings):
+    """Settings of `make_tiny_model.py`; the rules fill it in."""
 
-    path: str | None = Field(description="a local Hugging Face folder to use instead of downloading")
-    repository: str | None = Field(description="model id on the hub")
-    revision: str | None = Field(
-        description="commit of that repository; a branch works too, and the manifest records its commit"
+    tiny: TinyModel = Field(description="sizes of the model")
+    formats: list[str] = Field(
+        min_length=1, description="formats of the conversations that its tokenizer is trained on, in order"
     )
-    licence: str = Field(description="carried into every model card downstream")
-    tiny: TinyModel | None = Field(description="make a small stand-in instead of downloading; null: use the real one")
-
-    @model_validator(mode="after")
-    def _is_somewhere(self) -> "BaseModelSource":
-        if self.tiny is None and self.path is None and not (self.repository and self.revision):
-            raise ValueError("say where the model is: tiny, path, or both repository and revision")
-        return self
 
 
 class Mix(ResultSettings):
-    """ShareGPT and evol-instruct, shuffled into one file."""
+    """Conversations of any number of sources, shuffled into one file."""
 
     seed: Count = Field(description="seed of the shuffle; the published script had none")
-    heldout_conversations: Count = Field(
-        description="withheld from training to measure perplexity; published: 0, everything is trained on"
+    heldout: Count = Field(
+        description="conversations withheld from training to measure perplexity; published: 0, all are trained on"
     )
+    formats: list[str] = Field(min_length=1, description="formats of the sources, in their order")
 
 
-class Split(ResultSettings):
+class Chunk(ResultSettings):
     """Long conversations cut into chunks that fit the context."""
 
     mode: Literal["fastchat", "lossless"] = Field(
@@ -91,25 +104,38 @@ class Split(ResultSettings):
         description="lossless only: keep a chunk that begins with the assistant, its first turn as context without loss"
     )
 
+    @model_validator(mode="after")
+    def _lossless_alone_keeps_answers(self) -> "Chunk":
+        if self.keep_leading_answer and self.mode != "lossless":
+            raise ValueError("keep_leading_answer works with mode: lossless alone; set it to false")
+        return self
+
 
 class ConversationTokens(ResultSettings):
-    """Chunks in the Vicuna template, with the loss on the assistant's answers alone."""
+    """Chunks in a chat template, with the loss on the assistant's answers alone."""
 
+    template: Literal["vicuna"] = Field(description="chat template")
     mode: Literal["fastchat", "lossless"] = Field(
         description="fastchat: masks a sample whole where FastChat would, and counts it; lossless: trains on it"
     )
     max_length: PositiveCount = Field(description="tokens kept of a chunk")
 
 
-class SafePairs(ResultSettings):
-    """Preference pairs from rows with exactly one safe response."""
+class Pairs(ResultSettings):
+    """Preference pairs chosen from rows of a prompt with two responses."""
 
-    version: Literal["v0", "v1"] = Field(description="columns to expect; published: v0")
+    select: Literal["exactly_one_safe"] = Field(
+        description="which rows give a pair; exactly_one_safe: the safe response is preferred to the unsafe one"
+    )
+    formats: list[str] = Field(min_length=1, description="formats of the sources, in their order")
 
 
 class PreferenceTokens(ResultSettings):
-    """Prompt and response tokenised apart, as the DPO reference does."""
+    """Prompt and response tokenized apart, as the DPO reference does."""
 
+    responses: Literal["chosen"] | None = Field(
+        description="chosen: a row for every prompt's target, for supervised finetuning; null: a row for every pair"
+    )
     template: Literal["none", "vicuna"] = Field(description="none: published, the bare text; vicuna: the chat template")
     max_length: PositiveCount = Field(description="tokens of prompt and response together")
     max_prompt_length: PositiveCount = Field(description="tokens a prompt keeps when the whole is too long")

@@ -1,7 +1,7 @@
 """Preference pairs as ids and labels, as the DPO reference makes them.
 
 Source: `tokenize_batch_element` and the SFT branch of `get_batch_iterator` in the reference implementation of Rafailov
-et al. 2023 (preference_datasets.py): prompt and response are tokenised apart, without special tokens, the
+et al. 2023 (preference_datasets.py): prompt and response are tokenized apart, without special tokens, the
 end-of-sequence token is put behind the response, and what is too long is cut as `truncate` says.
 """
 

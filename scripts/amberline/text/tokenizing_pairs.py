@@ -1,4 +1,4 @@
-"""Preference pairs of a file as ids and labels: a row for every pair, and one for every prompt's target (SFT)."""
+"""Preference pairs of a file as ids and labels: a row for every pair, or one for every prompt's target."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -35,16 +35,14 @@ class Prompt:
 
 
 @dataclass(slots=True)
-class PairBatch:
+class PromptBatch:
     """What became of some prompts."""
 
     rows: int  # prompts
-    pairs: pa.RecordBatch
-    targets: pa.RecordBatch
+    batch: pa.RecordBatch
     funnel: Funnel
     rejects: list[Reject]
-    pair_lengths: Counter[int] = field(default_factory=Counter)
-    target_lengths: Counter[int] = field(default_factory=Counter)
+    lengths: Counter[int] = field(default_factory=Counter)
 
 
 def read_prompts(path: Path) -> list[Prompt]:
@@ -77,50 +75,54 @@ def batches(prompts: Sequence[Prompt]) -> Iterator[list[Prompt]]:
         yield batch
 
 
-def tokenise_prompts(file: str, model: Path, settings: PreferenceTokens, prompts: Sequence[Prompt]) -> PairBatch:
-    """Ids and labels of some prompts' pairs and targets. Raises TokenizerRefused.
+def schema_of(settings: PreferenceTokens) -> pa.Schema:
+    """The rows that the settings ask for: sequences of targets, or pairs."""
+    return SEQUENCES if settings.responses == "chosen" else PAIRS
+
+
+def tokenize_prompts(file: str, model: Path, settings: PreferenceTokens, prompts: Sequence[Prompt]) -> PromptBatch:
+    """Ids and labels of some prompts' pairs, or of their targets. Raises TokenizerRefused.
 
     A text in which the end-of-sequence token is written out is rejected: the DPO reference stops at it.
     """
-    work = _Work(file, remembered_tokenizer(model), settings, Funnel("tokenise_preferences"), [])
-    pair_ids: list[str] = []
-    pairs: list[Sequences] = []
-    target_ids: list[str] = []
-    targets: list[Sequences] = []
+    work = _Work(file, remembered_tokenizer(model), settings, Funnel("tokenize"), [])
+    of_prompt = _targets if settings.responses == "chosen" else _pairs
+    names: list[str] = []
+    made: list[Sequences] = []
     for prompt in prompts:
-        for number, (chosen, rejected) in enumerate(prompt.pairs):
-            name = f"{prompt.index}-{number}"
-            made = work.sequences("pairs", name, prompt, [prompt.responses[chosen], prompt.responses[rejected]])
-            if made is not None:
-                pair_ids.append(name)
-                pairs.append(made)
-        name = f"{prompt.index}"
-        made = work.sequences("sft", name, prompt, [prompt.sft_target])
-        if made is not None:
-            target_ids.append(name)
-            targets.append(made)
-    pair_lengths = [sum(map(len, made.input_ids)) for made in pairs]
-    target_lengths = [len(made.input_ids[0]) for made in targets]
-    pair_columns = [
-        pa.array(pair_ids, pa.string()),
-        pa.array([made.prompt_length for made in pairs], pa.int32()),
-        *(ids_column(rows) for which in (0, 1) for rows in _column_rows(pairs, which)),
-        pa.array(pair_lengths, pa.int32()),
-    ]
-    target_columns = [
-        pa.array(target_ids, pa.string()),
-        *(ids_column(rows) for rows in _column_rows(targets, 0)),
-        pa.array(target_lengths, pa.int32()),
-    ]
-    return PairBatch(
-        len(prompts),
-        pa.record_batch(pair_columns, schema=PAIRS),
-        pa.record_batch(target_columns, schema=SEQUENCES),
-        work.funnel,
-        work.rejects,
-        Counter(pair_lengths),
-        Counter(target_lengths),
+        for name, responses in of_prompt(prompt):
+            sequences = work.sequences(name, prompt, responses)
+            if sequences is not None:
+                names.append(name)
+                made.append(sequences)
+    lengths = [sum(map(len, row.input_ids)) for row in made]
+    columns = _target_columns(made) if settings.responses == "chosen" else _pair_columns(made)
+    batch = pa.record_batch(
+        [pa.array(names, pa.string()), *columns, pa.array(lengths, pa.int32())], schema=schema_of(settings)
     )
+    return PromptBatch(len(prompts), batch, work.funnel, work.rejects, Counter(lengths))
+
+
+def _targets(prompt: Prompt) -> Iterator[tuple[str, list[str]]]:
+    """The id and the one response of a prompt's row."""
+    yield f"{prompt.index}", [prompt.sft_target]
+
+
+def _pairs(prompt: Prompt) -> Iterator[tuple[str, list[str]]]:
+    """The id and both responses, the chosen one first, of each row of a prompt."""
+    for number, (chosen, rejected) in enumerate(prompt.pairs):
+        yield f"{prompt.index}-{number}", [prompt.responses[chosen], prompt.responses[rejected]]
+
+
+def _target_columns(made: Sequence[Sequences]) -> list[pa.Array]:
+    """What stands between the id and the length."""
+    return [ids_column(rows) for rows in _column_rows(made, 0)]
+
+
+def _pair_columns(made: Sequence[Sequences]) -> list[pa.Array]:
+    """What stands between the id and the length."""
+    prompt_lengths = pa.array([row.prompt_length for row in made], pa.int32())
+    return [prompt_lengths, *(ids_column(rows) for which in (0, 1) for rows in _column_rows(made, which))]
 
 
 def _column_rows(made: Sequence[Sequences], which: int) -> tuple[list[Ids], list[Ids]]:
@@ -135,15 +137,20 @@ class _Work:
     funnel: Funnel
     rejects: list[Reject]
 
-    def sequences(self, unit: str, name: str, prompt: Prompt, responses: list[str]) -> Sequences | None:
-        """Encode a prompt with one response (sft) or two (pairs), and count it; None: it is rejected."""
+    @property
+    def unit(self) -> str:
+        """What is counted."""
+        return "targets" if self.settings.responses == "chosen" else "pairs"
+
+    def sequences(self, name: str, prompt: Prompt, responses: list[str]) -> Sequences | None:
+        """Encode a prompt with one response or with both of a pair, and count it; None: it is rejected."""
+        unit = self.unit
         self.funnel.add(unit, into=1)
         ids, response_ids = encode_prompt_and_responses(self.tokenizer, prompt.text, responses, self.settings.template)
         eos = self.tokenizer.eos_id
         if eos in ids or any(eos in response[:-1] for response in response_ids):
-            self._reject(
-                unit, name, prompt, "end_of_sequence_in_text", f"the text has {self.tokenizer.eos!r} in it", kept=False
-            )
+            detail = f"the text has {self.tokenizer.eos!r} in it"
+            self._reject(name, prompt, "end_of_sequence_in_text", detail, kept=False)
             return None
         made = join(ids, response_ids, self.settings)
         tokens = len(ids) * len(response_ids) + sum(map(len, response_ids))
@@ -153,12 +160,12 @@ class _Work:
             if cut:
                 self.funnel.reject(f"tokens in {unit}", part, cut)
                 self.funnel.note(f"{unit}: {part}")
-                self._reject(unit, name, prompt, part, f"{cut} tokens of {tokens}", kept=True)
+                self._reject(name, prompt, part, f"{cut} tokens of {tokens}", kept=True)
         self.funnel.observe(f"tokens of a sequence in {unit}", int(np.max([len(row) for row in made.input_ids])))
         return made
 
-    def _reject(self, unit: str, name: str, prompt: Prompt, reason: str, detail: str, *, kept: bool) -> None:
+    def _reject(self, name: str, prompt: Prompt, reason: str, detail: str, *, kept: bool) -> None:
         if not kept:
-            self.funnel.reject(unit, reason)
+            self.funnel.reject(self.unit, reason)
         record = None if kept else asdict(prompt)
-        self.rejects.append(Reject(self.file, prompt.index + 1, f"{unit} {name}", reason, detail, record, kept))
+        self.rejects.append(Reject(self.file, prompt.index + 1, f"{self.unit} {name}", reason, detail, record, kept))

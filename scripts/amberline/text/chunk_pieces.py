@@ -12,7 +12,7 @@ import orjson
 from amberline.core.funnel import Funnel, Reject
 from amberline.data.conversations import BadRecord, Conversation, Turn, parse_conversation
 from amberline.data.streams import Piece, read_piece
-from amberline.recipe.data import Split
+from amberline.recipe.data import Chunk as ChunkSettings
 from amberline.text.chunking import FASTCHAT_OVERHEAD, Chunk, Cut, fastchat_cut, is_human, lossless_cut
 from amberline.text.template import render, render_round
 from amberline.text.tokenizers import Tokenizer, remembered_tokenizer
@@ -21,7 +21,7 @@ MODES = ("fastchat", "lossless")
 
 
 @dataclass(slots=True)
-class SplitPiece:
+class ChunkedPiece:
     """What became of a piece of a file: chunks and rejects of the mode asked for, accounts of both modes."""
 
     rows: int
@@ -30,10 +30,10 @@ class SplitPiece:
     rejects: list[Reject]
 
 
-def split_piece(path: Path, model: Path, settings: Split, piece: Piece) -> SplitPiece:
+def chunk_piece(path: Path, model: Path, settings: ChunkSettings, piece: Piece) -> ChunkedPiece:
     """Cut the conversations of one piece of a file. Raises BadFile and TokenizerRefused."""
     tokenizer = remembered_tokenizer(model)
-    made = SplitPiece(0, [], {mode: Funnel("split") for mode in MODES}, [])
+    made = ChunkedPiece(0, [], {mode: Funnel("chunk") for mode in MODES}, [])
     for row, value in read_piece(path, piece):
         made.rows += 1
         try:
@@ -55,7 +55,7 @@ def split_piece(path: Path, model: Path, settings: Split, piece: Piece) -> Split
 
 
 def cut_conversation(
-    tokenizer: Tokenizer, turns: Sequence[Turn], tokens: Sequence[int], settings: Split, mode: str
+    tokenizer: Tokenizer, turns: Sequence[Turn], tokens: Sequence[int], settings: ChunkSettings, mode: str
 ) -> Cut:
     """Cut a conversation in one mode. `tokens` are those of each turn's text by itself."""
     if mode == "fastchat":

@@ -1,8 +1,7 @@
-"""Make a small, randomly initialised Llama with a tokenizer trained on the conversations: a stand-in for Amber."""
+"""Make a small, randomly initialised Llama with a tokenizer trained on conversations: a stand-in for a real one."""
 
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -12,22 +11,25 @@ from tqdm import tqdm
 
 from amberline.core.files import whole_folder
 from amberline.core.manifests import ManifestError, model_content, verify, write_manifest
-from amberline.data.conversations import BadRecord, parse_conversation
-from amberline.data.streams import BadFile, read_records
-from amberline.recipe.data import TinyModel
+from amberline.data.conversations import BadRecord, WrongFile
+from amberline.data.streams import BadFile, by_name, read_records
+from amberline.formats.base import ConversationFormat
+from amberline.formats.registry import FormatError, with_formats
+from amberline.recipe.data import Tiny, TinyModel
 from amberline.text.small_tokenizer import SmallTokenizerError, save_llama_tokenizer, train_sentencepiece
 
 
-def texts(files: list[Path]) -> Iterator[str]:
+def texts(sources: list[tuple[Path, ConversationFormat]]) -> Iterator[str]:
     """Every turn's text, in order. Rows that are no conversations are passed over: later stages count them."""
-    for file in files:
+    for file, format_ in sources:
         for record in tqdm(read_records(file), desc=f"reading {file.name}", unit=" rows", disable=None):
-            with suppress(BadRecord):
-                # The tokenizer needs no id, and evol-instruct has it under another name.
-                conversation = parse_conversation(
-                    {**record.value, "id": ""} if isinstance(record.value, dict) else None
-                )
-                yield from (turn.text for turn in conversation.turns)
+            try:
+                conversation = format_.conversation(record.value)
+            except WrongFile as fault:
+                raise BadFile(file, record.number, fault.what, fault.fix) from None
+            except BadRecord:
+                continue
+            yield from (turn.text for turn in conversation.turns)
 
 
 def save_model(settings: TinyModel, folder: Path) -> int:
@@ -55,30 +57,34 @@ def save_model(settings: TinyModel, folder: Path) -> int:
 
 def main(
     conversations: Annotated[
-        list[Path], typer.Option(help="raw conversations to train the tokenizer on; may be repeated")
+        list[Path],
+        typer.Option(help="raw conversations to train the tokenizer on; repeated, in the order of formats"),
     ],
-    settings: Annotated[str, typer.Option(help="base_model.tiny of the configuration, as JSON")],
+    settings: Annotated[str, typer.Option(help="as JSON: Tiny in scripts/amberline/recipe/data.py")],
     output: Annotated[Path, typer.Option(help="Hugging Face folder to write")],
 ) -> None:
-    """Make a small stand-in for the base model."""
+    """Make a small stand-in for a pretrained model."""
     try:
-        sizes = TinyModel.model_validate_json(settings)
+        choices = Tiny.model_validate_json(settings)
+        sizes = choices.tiny
+        inputs = by_name(conversations)
         for file in conversations:
             verify(file)
+        sources = with_formats(conversations, choices.formats, ConversationFormat)
         with whole_folder(output) as folder:
-            save_llama_tokenizer(train_sentencepiece(texts(conversations), sizes.vocabulary), folder, sizes.context)
+            save_llama_tokenizer(train_sentencepiece(texts(sources), sizes.vocabulary), folder, sizes.context)
             parameters = save_model(sizes, folder)
             write_manifest(
                 folder,
                 kind="model",
                 files=list(folder.iterdir()),
-                inputs={f"conversations-{number}": file for number, file in enumerate(conversations)},
-                settings=sizes.model_dump(),
+                inputs=inputs,
+                settings=choices.model_dump(),
                 facts={"parameters": parameters, "vocabulary": sizes.vocabulary},
                 digest=model_content(folder),
             )
-    except (ValidationError, ManifestError, BadFile, SmallTokenizerError) as error:
-        sys.exit(f"make_tiny_base: {error}")
+    except (ValidationError, ManifestError, FormatError, BadFile, SmallTokenizerError) as error:
+        sys.exit(f"make_tiny_model: {error}")
 
 
 if __name__ == "__main__":

@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import select_safe_pairs
+import select_pairs
 from amberline.core.manifests import verify
-from amberline.data import preferences
+from amberline.data import selecting_pairs
 from amberline.data.streams import BadFile
-from amberline.recipe.data import SafePairs
+from amberline.formats.registry import load_format
+from amberline.recipe.data import Pairs
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 safe_rows = st.builds(
@@ -41,9 +42,10 @@ V1 = {"response_0_harm_category": {}, "response_1_harm_category": {}, "response_
 def select(folder: Path, rows: list, version: str = "v0") -> tuple[dict, list, dict, list]:
     """Select pairs; return the grouped pairs, the JSON lines, the account and the rejects."""
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    funnel = preferences.select_safe_pairs(
-        folder / "rows.jsonl",
-        SafePairs(version=version),
+    name = f"pku_saferlhf_{version}"
+    funnel = selecting_pairs.select_pairs(
+        [(folder / "rows.jsonl", load_format(name))],
+        Pairs(select="exactly_one_safe", formats=[name]),
         folder / "pairs.json",
         folder / "pairs.jsonl",
         folder / "rejects.jsonl",
@@ -134,7 +136,7 @@ def test_remarkable_pairs_are_kept_and_listed(tmp_path: Path) -> None:
 def test_v1_is_taken_only_when_asked_for_by_name(tmp_path: Path) -> None:
     v0, v1 = row("p", "a", "b", True, False), row("p", "a", "b", True, False, **V1)
     assert select(tmp_path, [v1], "v1")[0] == select(tmp_path, [v0], "v0")[0]
-    with pytest.raises(BadFile, match=r"row 1: .* PKU-SafeRLHF v1, but v0 is asked for"):
+    with pytest.raises(BadFile, match=r"row 1: .* PKU-SafeRLHF v1, but v0 is asked for.*format: pku_saferlhf_v1"):
         select(tmp_path, [v1])
     with pytest.raises(BadFile, match=r"row 2: .* PKU-SafeRLHF v1, but v0 is asked for"):
         select(tmp_path, [v0, v1])
@@ -144,10 +146,19 @@ def test_v1_is_taken_only_when_asked_for_by_name(tmp_path: Path) -> None:
 
 def test_program_describes_what_it_made(tmp_path: Path, raw) -> None:
     rows = raw("pku_train.jsonl", [row("p", "a", "b", True, False), row("p", "a", "b", True, True)])
+    more = raw("more.jsonl", [row("p", "c", "d", False, True, **V1), row("q", "a", "b", True, False, **V1)])
     made = {name: tmp_path / "data" / f"{name}.json" for name in ("pairs", "jsonl", "funnel", "rejects")}
-    select_safe_pairs.main(rows=rows, settings='{"version": "v0"}', **made)
+    settings = {"select": "exactly_one_safe", "formats": ["pku_saferlhf_v0", "pku_saferlhf_v1"]}
+    select_pairs.main(rows=[rows, more], settings=json.dumps(settings), **made)
+    assert json.loads(made["pairs"].read_bytes()) == {
+        "p": {"responses": ["a", "b", "d", "c"], "pairs": [[0, 1], [2, 3]], "sft_target": "d"},
+        "q": {"responses": ["a", "b"], "pairs": [[0, 1]], "sft_target": "a"},
+    }
     for name in ("pairs", "jsonl"):
         manifest = verify(made[name])
-        assert manifest["inputs"]["rows"]["digest"] == verify(rows)["digest"]
-        assert manifest["facts"]["counts"][0]["out"] == 1
+        assert {name: parent["digest"] for name, parent in manifest["inputs"].items()} == {
+            "pku_train": verify(rows)["digest"],
+            "more": verify(more)["digest"],
+        }
+        assert manifest["facts"]["counts"][0]["out"] == 3
     assert json.loads(made["funnel"].read_bytes())["counts"][0]["rejected"] == {"both_safe": 1}

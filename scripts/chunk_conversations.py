@@ -15,8 +15,8 @@ from amberline.core.manifests import ManifestError, verify, write_manifest
 from amberline.core.parallel import WorkerLost
 from amberline.core.pieces import work_on_pieces
 from amberline.data.streams import BadFile, pieces, write_array
-from amberline.recipe.data import Split
-from amberline.text.splitting import MODES, split_piece
+from amberline.recipe.data import Chunk
+from amberline.text.chunk_pieces import MODES, chunk_piece
 from amberline.text.tokenizers import TokenizerRefused
 
 PIECE_BYTES = 2**21  # of the file that a process works on at a time
@@ -26,7 +26,7 @@ def main(
     *,
     conversations: Annotated[Path, typer.Option(help="conversations to cut: a JSON array")],
     model: Annotated[Path, typer.Option(help="Hugging Face folder with the tokenizer")],
-    settings: Annotated[str, typer.Option(help="amberchat.split of the configuration, as JSON")],
+    settings: Annotated[str, typer.Option(help="as JSON: Chunk in scripts/amberline/recipe/data.py")],
     processes: Annotated[int, typer.Option(min=1, help="processes that share the work")] = 1,
     chunks: Annotated[Path, typer.Option(help="chunks to write")],
     funnel: Annotated[Path, typer.Option(help="the account to write")],
@@ -35,11 +35,11 @@ def main(
 ) -> None:
     """Cut long conversations into chunks that fit the context."""
     try:
-        choices = Split.model_validate_json(settings)
+        choices = Chunk.model_validate_json(settings)
         rows = verify(conversations)["facts"].get("rows")
         verify(model)
-        funnels = {mode: Funnel("split") for mode in MODES}
-        work = partial(split_piece, conversations, model, choices)
+        funnels = {mode: Funnel("chunk") for mode in MODES}
+        work = partial(chunk_piece, conversations, model, choices)
         items = pieces(conversations, conversations.stat().st_size // PIECE_BYTES + 1)
         with write_array(chunks) as written:
             for made in work_on_pieces(work, items, processes, rejects=rejects, total=rows, unit="rows"):
@@ -62,7 +62,7 @@ def main(
             facts={"rows": written.rows, "counts": account["counts"], "notes": account["notes"]},
         )
     except (ValidationError, ManifestError, BadFile, FunnelError, TokenizerRefused, WorkerLost) as error:
-        sys.exit(f"split: {error}")
+        sys.exit(f"chunk_conversations: {error}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Chunks of a file as ids and labels, and preference pairs likewise, every row accounted for."""
+"""Chunks of a file as ids and labels, every row accounted for."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -30,10 +30,10 @@ class TokenPiece:
     loss_tokens: int = 0
 
 
-def tokenise_piece(path: Path, model: Path, settings: ConversationTokens, piece: Piece) -> TokenPiece:
+def tokenize_piece(path: Path, model: Path, settings: ConversationTokens, piece: Piece) -> TokenPiece:
     """Ids and labels of the chunks of one piece of a file. Raises BadFile and TokenizerRefused."""
     tokenizer = remembered_tokenizer(model)
-    funnel = Funnel("tokenise_conversations")
+    funnel = Funnel("tokenize")
     rejects: list[Reject] = []
     names: list[str] = []
     samples: list[Masked] = []

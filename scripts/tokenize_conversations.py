@@ -17,17 +17,17 @@ from amberline.data.streams import BadFile, pieces
 from amberline.data.tokens import SEQUENCES, token_files, write_tokens
 from amberline.recipe.data import ConversationTokens
 from amberline.text.columns import length_facts
-from amberline.text.tokenising import tokenise_piece
 from amberline.text.tokenizers import TokenizerRefused
+from amberline.text.tokenizing_conversations import tokenize_piece
 
 PIECE_BYTES = 2**21  # of the file that a process works on at a time
 
 
 def main(
     *,
-    chunks: Annotated[Path, typer.Option(help="chunks to tokenise: a JSON array")],
+    chunks: Annotated[Path, typer.Option(help="chunks to tokenize: a JSON array")],
     model: Annotated[Path, typer.Option(help="Hugging Face folder with the tokenizer")],
-    settings: Annotated[str, typer.Option(help="amberchat.tokens of the configuration, as JSON")],
+    settings: Annotated[str, typer.Option(help="as JSON: ConversationTokens in scripts/amberline/recipe/data.py")],
     processes: Annotated[int, typer.Option(min=1, help="processes that share the work")] = 1,
     tokens: Annotated[Path, typer.Option(help="token folder to write")],
     funnel: Annotated[Path, typer.Option(help="the account to write")],
@@ -38,10 +38,10 @@ def main(
         choices = ConversationTokens.model_validate_json(settings)
         rows = verify(chunks)["facts"].get("rows")
         verify(model)
-        account = Funnel("tokenise_conversations")
+        account = Funnel("tokenize")
         lengths: Counter[int] = Counter()
         loss_tokens = 0
-        work = partial(tokenise_piece, chunks, model, choices)
+        work = partial(tokenize_piece, chunks, model, choices)
         items = pieces(chunks, chunks.stat().st_size // PIECE_BYTES + 1)
         with write_tokens(tokens, SEQUENCES) as written:
             for made in work_on_pieces(work, items, processes, rejects=rejects, total=rows, unit="rows"):
@@ -69,7 +69,7 @@ def main(
             },
         )
     except (ValidationError, ManifestError, BadFile, FunnelError, TokenizerRefused, WorkerLost) as error:
-        sys.exit(f"tokenise_conversations: {error}")
+        sys.exit(f"tokenize_conversations: {error}")
 
 
 if __name__ == "__main__":

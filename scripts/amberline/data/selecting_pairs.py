@@ -1,0 +1,154 @@
+"""Pairs of a preferred response and another, chosen from preferences.
+
+`exactly_one_safe`, as published for AmberSafe: kept are rows with exactly one safe response, which is the chosen one.
+The pairs of a prompt are grouped in the shape that the DPO reference trains from:
+`{prompt: {"responses": [...], "pairs": [[chosen index, rejected index], ...], "sft_target": response}}`, where every
+pair adds its two responses (chosen first; none is merged with an equal one), and the last row's chosen response is
+the target of the supervised finetune.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import orjson
+from tqdm import tqdm
+
+from amberline.core.files import whole_file
+from amberline.core.funnel import Funnel, Reject, RejectsWriter, write_rejects
+from amberline.data.conversations import SPECIAL_TOKENS, BadRecord, WrongFile
+from amberline.data.preferences import Pair, Preference
+from amberline.data.streams import BadFile, read_records
+from amberline.recipe.data import Pairs
+
+
+class Reader(Protocol):
+    """How the rows of a source are read: what selection needs of a format of preferences (`amberline.formats`)."""
+
+    shape: str
+
+    def preference(self, row: Any) -> Preference:
+        """A row as a preference. Raises BadRecord or WrongFile."""
+
+
+def exactly_one_safe(preference: Preference) -> Pair:
+    """The safe response and the unsafe one. Raises BadRecord: both_safe, both_unsafe."""
+    first, second = preference.responses
+    match preference.safe:
+        case True, False:
+            return Pair(preference.prompt, first, second)
+        case False, True:
+            return Pair(preference.prompt, second, first)
+        case True, True:
+            raise BadRecord("both_safe", "no response is unsafe")
+        case _:
+            raise BadRecord("both_unsafe", "no response is safe")
+
+
+# By `select` of the settings: the pair of a preference, and what is said of a file in which none has one.
+SELECTIONS: Mapping[str, tuple[Callable[[Preference], Pair], str]] = {
+    "exactly_one_safe": (exactly_one_safe, "no row has exactly one safe response"),
+}
+
+
+def select_pairs(
+    sources: Sequence[tuple[Path, Reader]], settings: Pairs, pairs: Path, jsonl: Path, rejects: Path
+) -> Funnel:
+    """Write the pairs grouped by prompt, the same as JSON lines, and the rejects, atomically; return the account.
+
+    Both files hold the prompts in order of their first kept row, each with its pairs in row order, source by source.
+    Raises BadFile when a source is another file than its format reads, or no row of it gives a pair; FunnelError.
+    """
+    funnel = Funnel("select_pairs")
+    # The kept pairs are held in memory: the published data is 330,000 rows, some 200 MB.
+    grouped: dict[str, list[Pair]] = {}
+    with write_rejects(rejects) as rejected:
+        for path, reader in sources:
+            for pair in _pairs(path, reader, settings.select, funnel, rejected):
+                grouped.setdefault(pair.prompt, []).append(pair)
+        funnel.add("rows", out=sum(len(group) for group in grouped.values()))
+        funnel.note("prompts", len(grouped))
+        funnel.close()
+        with whole_file(pairs) as pairs_partial, whole_file(jsonl) as jsonl_partial:
+            _write_grouped(grouped, pairs_partial)
+            _write_lines(grouped, jsonl_partial)
+    return funnel
+
+
+def _write_grouped(grouped: dict[str, list[Pair]], path: Path) -> None:
+    """One JSON object, one prompt a line."""
+    with open(path, "wb") as handle:
+        separator = b"{\n"
+        for prompt, group in grouped.items():
+            handle.write(separator + orjson.dumps(prompt) + b": " + orjson.dumps(reference_shape(group)))
+            separator = b",\n"
+        handle.write(b"\n}\n")
+
+
+def _write_lines(grouped: dict[str, list[Pair]], path: Path) -> None:
+    with open(path, "wb") as handle:
+        for group in grouped.values():
+            for pair in group:
+                handle.write(orjson.dumps(pair) + b"\n")
+
+
+def reference_shape(group: list[Pair]) -> dict[str, Any]:
+    """The pairs of one prompt as the DPO reference holds them."""
+    return {
+        "responses": [response for pair in group for response in (pair.chosen, pair.rejected)],
+        "pairs": [(2 * index, 2 * index + 1) for index in range(len(group))],
+        "sft_target": group[-1].chosen,
+    }
+
+
+def _pairs(path: Path, reader: Reader, select: str, funnel: Funnel, rejected: RejectsWriter) -> Iterator[Pair]:
+    """The pairs of a file's rows; what gives none is counted and listed."""
+    choose, none_found = SELECTIONS[select]
+    rows = found = 0
+    for number, row in tqdm(read_records(path), desc=f"reading {path.name}", unit=" rows"):
+        rows += 1
+        funnel.add("rows", into=1)
+        try:
+            pair = choose(_read(path, reader, number, row))
+        except BadRecord as fault:
+            funnel.reject("rows", fault.reason)
+            rejected.write(Reject(path.name, number, None, fault.reason, fault.detail, row))
+            continue
+        found += 1
+        for kind in _oddities(pair):
+            funnel.note(kind)
+            rejected.write(Reject(path.name, number, None, kind, "kept", kept=True))
+        funnel.observe("characters in a prompt", len(pair.prompt))
+        funnel.observe("characters in a chosen response", len(pair.chosen))
+        funnel.observe("characters in a rejected response", len(pair.rejected))
+        yield pair
+    if not rows:
+        raise BadFile(path, 0, "there is no row in it", "Get it again, or correct the configuration.")
+    if not found:
+        raise BadFile(path, 0, none_found, "Is it the right file?")
+
+
+def _read(path: Path, reader: Reader, number: int, row: Any) -> Preference:
+    """A row as a preference. Raises BadRecord, and BadFile for a row that tells that its whole file is another."""
+    try:
+        return reader.preference(row)
+    except WrongFile as fault:
+        raise BadFile(path, number, fault.what, fault.fix) from None
+    except BadRecord as fault:
+        if number == 1 and fault.reason == "column_missing":
+            fix = f"Rows must be {reader.shape}: is it the right file, and the right format?"
+            raise BadFile(path, 1, f"columns are missing: {fault.detail}", fix) from None
+        raise
+
+
+def _oddities(pair: Pair) -> Iterator[str]:
+    if not pair.prompt.strip():
+        yield "empty_prompt"
+    if not pair.chosen.strip():
+        yield "empty_chosen_response"
+    if not pair.rejected.strip():
+        yield "empty_rejected_response"
+    if pair.chosen == pair.rejected:
+        yield "equal_responses"
+    if any(token in text for token in SPECIAL_TOKENS for text in (pair.prompt, pair.chosen, pair.rejected)):
+        yield "literal_special_token"

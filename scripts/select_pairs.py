@@ -1,0 +1,55 @@
+"""Select pairs of a preferred response and another from rows of preferences."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+
+from amberline.core.funnel import FunnelError
+from amberline.core.manifests import ManifestError, verify, write_manifest
+from amberline.data.selecting_pairs import select_pairs
+from amberline.data.streams import BadFile, by_name
+from amberline.formats.base import PreferenceFormat
+from amberline.formats.registry import FormatError, with_formats
+from amberline.recipe.data import Pairs
+
+
+def main(
+    *,
+    rows: Annotated[
+        list[Path],
+        typer.Option(help="raw preferences: JSON array or JSON lines, plain or .xz; repeated, in the order of formats"),
+    ],
+    settings: Annotated[str, typer.Option(help="as JSON: Pairs in scripts/amberline/recipe/data.py")],
+    pairs: Annotated[Path, typer.Option(help="the pairs to write, grouped by prompt")],
+    jsonl: Annotated[Path, typer.Option(help="the pairs to write as prompt, chosen, rejected, one a line")],
+    funnel: Annotated[Path, typer.Option(help="the account to write")],
+    rejects: Annotated[Path, typer.Option(help="the rejected rows to write")],
+) -> None:
+    """Select pairs of a preferred response and another from rows of preferences."""
+    try:
+        choices = Pairs.model_validate_json(settings)
+        inputs = by_name(rows)
+        for file in rows:
+            verify(file)
+        sources = with_formats(rows, choices.formats, PreferenceFormat)
+        account = select_pairs(sources, choices, pairs, jsonl, rejects)
+        account.write(funnel)
+        for made in (pairs, jsonl):
+            write_manifest(
+                made,
+                kind="preference-pairs",
+                files=[made],
+                beside=[funnel, rejects],
+                inputs=inputs,
+                settings=choices.model_dump(),
+                facts={"counts": account.to_json()["counts"], "notes": account.to_json()["notes"]},
+            )
+    except (ValidationError, ManifestError, FormatError, BadFile, FunnelError, OSError) as error:
+        sys.exit(f"select_pairs: {error}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
