@@ -1,90 +1,85 @@
-"""Measure a finished model on data that it never saw: perplexity of conversations, rewards of preference pairs.
+"""Measure a finished model with any evaluation of scripts/amberline/evaluations, on data that it never saw.
 
-Start it by itself for one process, or with `torchrun --nproc-per-node N` for N.
+Start it by itself for one process, or with `torchrun --nproc-per-node N --` in front for N.
 """
 
 import json
-import math
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
-import numpy.typing as npt
-import torch
 import typer
-from datasets import Dataset
 
 from amberline.core.files import whole_file
 from amberline.core.manifests import ManifestError, verify, write_manifest
-from amberline.data.tokens import IGNORED, BadTokens, open_tokens
+from amberline.data.tokens import BadTokens
+from amberline.evaluations.base import Arithmetic, Evaluation, EvaluationError
+from amberline.evaluations.registry import evaluation_names, load_evaluation
 from amberline.hub.model_names import ModelError
-from amberline.objectives.rewards import ahead, preference_metrics
-from amberline.recipe.evaluation import Measures
 from amberline.recipe.hardware import Hardware
 from amberline.training.ranks import FirstRankFailed, destroy_ranks, init_ranks
-from amberline.training.scoring import PAIR, SEQUENCE, Frozen, ScoringError, load_frozen, score
-
-
-def perplexity(frozen: Frozen, conversations: Dataset) -> dict[str, Any]:
-    """exp of the mean −log p over all target tokens; null where no conversation was held out."""
-    targets = sum(sum(label != IGNORED for label in row["labels"][1:]) for row in conversations)
-    if not targets:
-        return {"perplexity": None, "perplexity_tokens": 0}
-    total = score(frozen, conversations, SEQUENCE).sum()
-    return {"perplexity": math.exp(-total / targets), "perplexity_tokens": targets}
-
-
-def rewards(logps: npt.NDArray[np.float64], reference: npt.NDArray[np.float64], beta: float) -> dict[str, float]:
-    """Means over pairs of `preference_metrics`, from the log-probabilities of chosen and rejected responses, [N, 2]."""
-    each = preference_metrics(*logps.T, *reference.T, beta)
-    # Whether the chosen response is the more likely one, without a reference.
-    each["logps/accuracies"] = ahead(logps[:, 0] - logps[:, 1])
-    return {name: float(np.mean(values)) for name, values in each.items()}
+from amberline.training.references import unlike
+from amberline.training.scoring import ScoringError
 
 
 def main(
+    *,
+    evaluation: Annotated[str, typer.Option(help=f"one of: {', '.join(evaluation_names())}")],
     model: Annotated[Path, typer.Option(help="Hugging Face folder of the model")],
-    conversations: Annotated[Path, typer.Option(help="token folder of held-out conversations")],
-    pairs: Annotated[Path, typer.Option(help="token folder of test pairs")],
-    reference: Annotated[Path, typer.Option(help="token folder of the reference's log-probabilities of those pairs")],
-    settings: Annotated[str, typer.Option(help="how many pairs, beta, precision, as JSON")],
+    data: Annotated[Path, typer.Option(help="token folder, or file of pairs by prompt, that it is measured on")],
+    reference: Annotated[Path | None, typer.Option(help="a reference's log-probabilities of those pairs")] = None,
+    settings: Annotated[str, typer.Option(help="JSON of the settings that determine the metrics")],
     hardware: Annotated[str, typer.Option(help="JSON of machine and layout, as under hardware in config.yaml")],
-    output: Annotated[Path, typer.Option(help="JSON file to write")],
+    output: Annotated[Path, typer.Option(help="JSON file to write, with its manifest")],
 ) -> None:
     """Measure a finished model on data that it never saw."""
-    asked, machine = Measures.model_validate_json(settings), Hardware.model_validate_json(hardware)
+    if evaluation not in evaluation_names():
+        allowed = ", ".join(evaluation_names())
+        raise typer.BadParameter(f"found {evaluation!r}; allowed: {allowed}", param_hint="--evaluation")
+    kind = load_evaluation(evaluation)
+    if (reference is not None) != kind.needs_reference:
+        fault = f"{evaluation} {'needs it' if kind.needs_reference else 'has no use for it'}"
+        raise typer.BadParameter(fault, param_hint="--reference")
+    asked = kind(kind.Settings.model_validate_json(settings))
+    machine = Hardware.model_validate_json(hardware)
+    inputs = {"model": model, "data": data, **({"reference": reference} if reference else {})}
     ranks = init_ranks(machine.device, machine.cpus_per_rank)
-    if asked.tf32 and machine.device == "cuda":
-        torch.set_float32_matmul_precision("high")
     try:
-        ranks.from_first(lambda: [verify(folder)["digest"] for folder in (model, conversations, pairs, reference)])
-        rows, scored = open_tokens(pairs), open_tokens(reference)
-        if rows["id"][:] != scored["id"][:]:
-            raise ManifestError(f"{reference} holds scores of other pairs than {pairs}: delete it and make it again")
-        count = min(asked.pairs or len(rows), len(rows))
-        rows, scored = rows.select(range(count)), scored.select(range(count))
-        frozen = load_frozen(model, machine, asked.precision, ranks)
-        metrics: dict[str, Any] = {
-            "model": model.name,
-            **perplexity(frozen, open_tokens(conversations)),
-            "pairs": count,
-        }
-        kept = np.column_stack([scored["chosen_logp"][:], scored["rejected_logp"][:]])
-        metrics |= rewards(score(frozen, rows, PAIR), kept, asked.beta)
+        if kind.one_process and ranks.world > 1:
+            raise EvaluationError(f"{evaluation} is for one process: start it without torchrun")
+        ranks.from_first(lambda: _verify(inputs, asked))
+        metrics = asked.measure(model, data, reference, machine, ranks)
         if ranks.first:
-            with whole_file(output) as partial:
-                partial.write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
-            inputs = {"model": model, "conversations": conversations, "pairs": pairs, "reference": reference}
-            write_manifest(
-                output, kind="evaluation", files=[output], inputs=inputs, settings=asked.model_dump(), facts={}
-            )
-    except (BadTokens, FirstRankFailed, ManifestError, ModelError, ScoringError) as error:
+            _write(output, {"evaluation": evaluation, "model": model.name, **metrics})
+            found = asked.settings.model_dump(mode="json")
+            facts = {"evaluation": evaluation}
+            write_manifest(output, kind="evaluation", files=[output], inputs=inputs, settings=found, facts=facts)
+    except (BadTokens, EvaluationError, FirstRankFailed, ManifestError, ModelError, ScoringError) as error:
         if ranks.first:
             print(f"evaluate: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
     finally:
         destroy_ranks()
+
+
+def _verify(inputs: dict[str, Path], asked: Evaluation) -> None:
+    """Raise ManifestError or EvaluationError for inputs that are not what they should be."""
+    manifests = {name: verify(path) for name, path in inputs.items()}
+    if "reference" not in manifests:
+        return
+    settings = asked.settings
+    assert isinstance(settings, Arithmetic), f"{type(asked).__name__} needs a reference: its settings are Arithmetic"
+    arithmetic = {"precision": settings.precision, "tf32": settings.tf32}
+    if found := unlike(manifests["reference"], tokens=manifests["data"], **arithmetic):
+        raise EvaluationError(
+            f"{inputs['reference']} was computed with {found} than this evaluation's: it is not used; score the "
+            "reference again"
+        )
+
+
+def _write(output: Path, metrics: dict[str, Any]) -> None:
+    with whole_file(output) as partial:
+        partial.write_text(json.dumps(metrics, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

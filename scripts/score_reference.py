@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
 from amberline.core.manifests import ManifestError, verify, write_manifest
@@ -34,12 +33,10 @@ def main(
         raise typer.BadParameter(f"found {precision!r}; allowed are bfloat16 and float32", param_hint="--precision")
     machine = Hardware.model_validate_json(hardware)
     ranks = init_ranks(machine.device, machine.cpus_per_rank)
-    if tf32 and machine.device == "cuda":
-        torch.set_float32_matmul_precision("high")
     try:
         ranks.from_first(lambda: [verify(folder)["digest"] for folder in (model, tokens)])
         pairs = open_tokens(tokens)
-        frozen = load_frozen(model, machine, precision, ranks)
+        frozen = load_frozen(model, machine, precision, ranks, tf32=tf32)
         logps = score(frozen, pairs, PAIR)
         if ranks.first:
             with write_tokens(reference, LOGPS) as writer:

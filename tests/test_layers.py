@@ -15,7 +15,7 @@ LAYERS = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/architecture.md").read_text
 # What only programs and rules import, apart from these.
 FOR_PROGRAMS_ALONE = {"report": set(), "cluster": set()}
 # Folders whose files are found by their names; the recipe reads what they say.
-REGISTRIES = {"objectives", "formats"}
+REGISTRIES = {"evaluations", "formats", "objectives"}
 
 
 def test_every_package_is_in_the_table():
@@ -45,10 +45,18 @@ def test_the_recipe_and_the_settings_of_registries_need_no_torch():
     """`snakemake -n` reads them: it answers in seconds."""
     program = (
         "import sys; from amberline.objectives.registry import load_objective, objective_names\n"
-        "from amberline.formats.registry import format_names, load_format\n"
-        "import amberline.recipe.check\n"
-        "assert [load_objective(name).Settings for name in objective_names()]\n"
-        "assert [load_format(name).holds for name in format_names()]\n"
+        "from amberline.evaluations.registry import evaluation_names, load_evaluation
+"
+        "from amberline.formats.registry import format_names, load_format
+"
+        "import amberline.recipe.check
+"
+        "assert [load_objective(name).Settings for name in objective_names()]
+"
+        "assert [load_evaluation(name).Settings for name in evaluation_names()]
+"
+        "assert [load_format(name).holds for name in format_names()]
+"
         "print(sorted({'torch', 'transformers', 'datasets'} & sys.modules.keys()))"
     )
     done = subprocess.run(

@@ -12,12 +12,12 @@ from worlds import DPO as DPO_RECIPE
 
 from amberline.batches.plan import Step
 from amberline.data.tokens import open_tokens
+from amberline.evaluations.rewards import mean_rewards
 from amberline.model.load import load_model
 from amberline.objectives.base import Objective, ObjectiveError, count_targets
 from amberline.objectives.dpo import DPO, DPOSettings
 from amberline.objectives.rewards import preference_metrics
 from amberline.objectives.sft import SFT, SFTSettings
-from evaluate import rewards
 from golden_model import golden_model
 
 ROWS = [3, 11, 0, 7]
@@ -97,7 +97,7 @@ def test_one_definition_of_rewards_for_training_and_evaluation() -> None:
     """Ties count as a half in both."""
     logps = np.array([[-1.0, -2.0], [-3.0, -2.0], [-1.0, -1.0], [-4.0, -4.0]])
     reference = np.array([[-1.0, -1.0], [-1.0, -1.0], [-1.0, -1.0], [-3.0, -5.0]])
-    means = rewards(logps, reference, beta=0.5)
+    means = mean_rewards(logps, reference, beta=0.5)
     assert means["rewards/margins"] == 0.5 * np.mean([1, -1, 0, -2])
     assert means["rewards/accuracies"] == np.mean([1, 0, 0.5, 0])
     assert means["logps/accuracies"] == np.mean([1, 0, 0.5, 0.5])

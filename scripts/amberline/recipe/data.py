@@ -130,21 +130,26 @@ class Pairs(ResultSettings):
     formats: list[str] = Field(min_length=1, description="formats of the sources, in their order")
 
 
-class PreferenceTokens(ResultSettings):
+class PairTokens(ResultSettings):
     """Prompt and response tokenized apart, as the DPO reference does."""
 
-    responses: Literal["chosen"] | None = Field(
-        description="chosen: a row for every prompt's target, for supervised finetuning; null: a row for every pair"
-    )
     template: Literal["none", "vicuna"] = Field(description="none: published, the bare text; vicuna: the chat template")
     max_length: PositiveCount = Field(description="tokens of prompt and response together")
     max_prompt_length: PositiveCount = Field(description="tokens a prompt keeps when the whole is too long")
     truncation: Literal["keep_start", "keep_end"] = Field(description="which end of a long prompt is kept")
 
     @model_validator(mode="after")
-    def _prompt_leaves_room(self) -> "PreferenceTokens":
+    def _prompt_leaves_room(self) -> "PairTokens":
         if self.max_prompt_length >= self.max_length:
             raise ValueError(
                 f"max_prompt_length ({self.max_prompt_length}) must be smaller than max_length ({self.max_length})"
             )
         return self
+
+
+class PreferenceTokens(PairTokens):
+    """Settings of `tokenize_pairs.py`; the rules fill it in."""
+
+    responses: Literal["chosen"] | None = Field(
+        description="chosen: a row for every prompt's target, for supervised finetuning; null: a row for every pair"
+    )

@@ -19,6 +19,10 @@ class Export(ResultSettings):
 class Exported(ResultSettings):
     """How the finished model is written. It determines the exported model, not the training."""
 
+    export: str = Field(
+        pattern="^(last|best|step [1-9][0-9]*)$",
+        description="which checkpoint becomes the model: last, best (least held-out loss), or step N",
+    )
     export_dtype: Literal["bfloat16", "float32"] = Field(description="dtype of the exported model's weights")
 
 

@@ -18,6 +18,7 @@ from amberline.objectives.settings import Training
 from amberline.recipe.hardware import Hardware
 from amberline.recipe.runtime import TrainingRuntime
 from amberline.training.ranks import destroy_ranks, init_ranks
+from amberline.training.references import unlike
 from amberline.training.run_directory import REQUEUE, Identity, run_directory_of
 from amberline.training.stage import FAILURES, Finished, Stage, complain, train_stage, write_summary
 
@@ -113,18 +114,13 @@ def _identity(request: Request, settings: Training) -> Identity:
 
 
 def _check_reference(folder: Path, data: Mapping[str, Manifest], model: Manifest, settings: Training) -> None:
-    """Log-probabilities are used only for the model, the pairs and the arithmetic that they were computed with."""
-    found, computed = data["reference"]["inputs"], data["reference"]["settings"]
-    same = {
-        "model": found.get("model", {}).get("digest") == model["digest"],
-        "tokens": found.get("tokens", {}).get("digest") == data["tokens"]["digest"],
-        "precision": computed.get("precision") == settings.precision,
-        "tf32": computed.get("tf32", settings.tf32) == settings.tf32,
-    }
-    if differ := [name for name, is_same in same.items() if not is_same]:
+    """Raise ObjectiveError for log-probabilities of another model or other pairs, or that were computed otherwise."""
+    found = unlike(
+        data["reference"], tokens=data["tokens"], precision=settings.precision, tf32=settings.tf32, model=model
+    )
+    if found:
         raise ObjectiveError(
-            f"{folder} was computed with another {' and '.join(differ)} than this training's: "
-            "it is not used; score the reference again"
+            f"{folder} was computed with {found} than this training's: it is not used; score the reference again"
         )
 
 

@@ -44,8 +44,13 @@ class Frozen:
     ranks: Ranks
 
 
-def load_frozen(folder: Path, hardware: Hardware, precision: str, ranks: Ranks) -> Frozen:
-    """Load a model to score with; sharded, where there are several processes. Raises ModelError."""
+def load_frozen(folder: Path, hardware: Hardware, precision: str, ranks: Ranks, *, tf32: bool) -> Frozen:
+    """Load a model to score with; sharded, where there are several processes. Raises ModelError.
+
+    `tf32` lets float32 matrix products on CUDA use tf32, from now on.
+    """
+    if tf32 and ranks.device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
     attention, why = choose_attention(hardware.attention, ranks.device)
     if ranks.first:
         tqdm.write(f"attention: {attention}, because {why}")

@@ -1,0 +1,81 @@
+"""Answers to prompts: a few lines to read beside the metrics."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from amberline.core.manifests import read_manifest
+from amberline.core.settings import Count, PositiveCount, ResultSettings
+from amberline.evaluations.base import Evaluation
+
+if TYPE_CHECKING:
+    from amberline.recipe.hardware import Hardware
+    from amberline.training.ranks import Ranks
+
+
+class SamplesSettings(ResultSettings):
+    """Settings of answers."""
+
+    prompts: Count = Field(description="prompts that are asked, the first ones")
+    tokens: PositiveCount = Field(description="tokens of each answer at most")
+
+
+class Samples(Evaluation):
+    """Greedy answers to prompts, in the template that the model's training used."""
+
+    Settings = SamplesSettings
+    reads = "prompts"
+    one_process = True
+
+    settings: SamplesSettings
+
+    def measure(
+        self,
+        model: Path,
+        data: Path,
+        reference: Path | None,  # noqa: ARG002
+        hardware: Hardware,  # noqa: ARG002
+        ranks: Ranks,
+    ) -> dict[str, Any]:
+        """The template, and each prompt with its answer."""
+        # A model that was trained on no template is asked bare prompts.
+        template = read_manifest(model)["settings"].get("template", "none")
+        prompts = list(json.loads(data.read_text(encoding="utf-8")))[: self.settings.prompts]
+        answers = answer(model, prompts, template, self.settings.tokens, str(ranks.device))
+        return {
+            "tokens": self.settings.tokens,
+            "template": template,
+            "answers": [{"prompt": prompt, "answer": made} for prompt, made in zip(prompts, answers, strict=True)],
+        }
+
+
+def answer(folder: Path, prompts: list[str], template: str, tokens: int, device: str) -> list[str]:
+    """Greedy answers of a model to prompts, of `tokens` tokens at most. `template`: vicuna or none."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    model = model.to(device).eval()
+    answers = []
+    for prompt in prompts:
+        if template == "vicuna":
+            chat = [{"role": "user", "content": prompt}]
+            inputs = tokenizer.apply_chat_template(
+                chat, add_generation_prompt=True, return_tensors="pt", return_dict=True
+            )
+        else:
+            # A training without a template saw bare prompts, without a first token.
+            inputs = tokenizer(prompt, add_special_tokens=False, return_tensors="pt")
+        inputs = inputs.to(device)
+        with torch.inference_mode():
+            made = model.generate(**inputs, max_new_tokens=tokens, do_sample=False)
+        answers.append(tokenizer.decode(made[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip())
+    return answers
+
+
+EVALUATION = Samples

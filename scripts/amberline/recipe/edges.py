@@ -1,0 +1,208 @@
+"""What nodes say of each other: every edge leads to a node of the right kind, and there is no circle."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal, cast
+
+from amberline.evaluations.registry import evaluation_names, load_evaluation
+from amberline.formats.registry import format_names, load_format
+from amberline.objectives.registry import load_objective
+from amberline.recipe import nodes as kinds
+from amberline.recipe import paths
+from amberline.recipe.faults import unknown
+from amberline.recipe.graph import Recipe
+from amberline.recipe.resolve import Nodes
+
+
+def find_faults(nodes: Nodes) -> list[str]:
+    """All faults of a recipe whose nodes are right by themselves."""
+    found = [
+        *_sources(nodes),
+        *(fault for name, node in nodes.datasets.items() for fault in _dataset(nodes, f"datasets.{name}", node)),
+        *(fault for name, node in nodes.models.items() for fault in _model(nodes, f"models.{name}", node)),
+        *_circles(nodes.models),
+        *(fault for name, node in nodes.evaluations.items() for fault in _evaluation(nodes, f"evaluations.{name}", node)),
+    ]
+    if found:
+        return found
+    # What follows goes along edges.
+    recipe = Recipe(nodes)
+    return [
+        *_tokenizers(recipe),
+        *_evaluated(recipe),
+        *_trainings(recipe),
+        *_files(recipe),
+        *_hardware(recipe),
+    ]
+
+
+def _sources(nodes: Nodes) -> Iterator[str]:
+    for name, source in nodes.sources.items():
+        if source.format not in format_names():
+            yield unknown(f"sources.{name}.format", source.format, format_names(), "format")
+
+
+def _holding(nodes: Nodes, where: str, names: Iterable[str], holds: str) -> Iterator[str]:
+    """Faults of edges to sources."""
+    for name in names:
+        source = nodes.sources.get(name)
+        if source is None:
+            yield unknown(where, name, nodes.sources, "source")
+        elif source.format in format_names() and load_format(source.format).holds != holds:
+            yield f"{where}: {name} is of the format {source.format}, which holds no {holds}"
+
+
+def _dataset(nodes: Nodes, where: str, node: Any) -> Iterator[str]:
+    if isinstance(node, kinds.Mix):
+        yield from _holding(nodes, f"{where}.mix", node.mix, "conversations")
+        if len(set(node.mix)) < len(node.mix):
+            yield f"{where}.mix: a source stands in it twice; name each once"
+    elif isinstance(node, kinds.Pairs):
+        for part in ("train", "test"):
+            yield from _holding(nodes, f"{where}.pairs.{part}", node.pairs.sources(part), "preferences")
+        if both := set(node.pairs.sources("train")) & set(node.pairs.sources("test")):
+            yield f"{where}.pairs: {', '.join(sorted(both))} would be trained on and measured on; choose another source"
+    else:
+        mixes = [name for name, each in nodes.datasets.items() if isinstance(each, kinds.Mix)]
+        if node.chunk not in mixes:
+            yield unknown(f"{where}.chunk", node.chunk, mixes, "dataset of conversations")
+        if node.tokenizer not in nodes.models:
+            yield unknown(f"{where}.tokenizer", node.tokenizer, nodes.models, "model")
+
+
+def _model(nodes: Nodes, where: str, node: Any) -> Iterator[str]:
+    if isinstance(node, kinds.TinyStandIn):
+        yield from _holding(nodes, f"{where}.texts", node.texts, "conversations")
+    if not isinstance(node, kinds.TrainedModel):
+        return
+    if node.from_ not in nodes.models:
+        yield unknown(f"{where}.from", node.from_, nodes.models, "model")
+    learns_pairs = load_objective(node.train).rows_are == "pairs"
+    fitting = (kinds.Pairs,) if learns_pairs else (kinds.Chunk, kinds.Pairs)
+    allowed = [name for name, each in nodes.datasets.items() if isinstance(each, fitting)]
+    if node.on not in nodes.datasets:
+        yield unknown(f"{where}.on", node.on, allowed, "dataset")
+    elif node.on not in allowed and learns_pairs:
+        yield f"{where}.on: {node.train} learns from pairs, and {node.on} holds conversations; {_choose(allowed)}"
+    elif node.on not in allowed:
+        chunks = [name for name in allowed if getattr(nodes.datasets[name], "chunk", None) == node.on]
+        yield f"{where}.on: the conversations of {node.on} are not cut into chunks yet; {_choose(chunks or allowed)}"
+
+
+def _choose(names: list[str]) -> str:
+    return f"choose {' or '.join(names)}" if names else "there is no dataset that it could learn from"
+
+
+def _circles(models: Mapping[str, Any]) -> Iterator[str]:
+    for name in models:
+        line = [name]
+        while isinstance(node := models.get(line[-1]), kinds.TrainedModel) and node.from_ not in line:
+            line.append(node.from_)
+        if isinstance(node, kinds.TrainedModel) and node.from_ == name:
+            yield f"models.{name}.from: models start from each other in a circle: {' → '.join([*line, name])}"
+
+
+def _evaluation(nodes: Nodes, where: str, node: Any) -> Iterator[str]:
+    kind = next(each for each in evaluation_names() if each in type(node).model_fields)
+    reads = load_evaluation(kind).reads
+    fitting = (kinds.Chunk, kinds.Mix) if reads == "conversations" else (kinds.Pairs,)
+    allowed = [name for name, each in nodes.datasets.items() if isinstance(each, fitting)]
+    dataset = getattr(node, kind)
+    if dataset not in allowed:
+        what = "dataset of conversations" if reads == "conversations" else "dataset of pairs"
+        yield unknown(f"{where}.{kind}", dataset, allowed, what)
+    elif isinstance(nodes.datasets[dataset], kinds.Mix):
+        yield from _chunks_of(nodes, f"{where}.{kind}", dataset)
+    elif reads == "pairs" and not _read_like(nodes, dataset):
+        yield (
+            f"{where}: no model is trained on {dataset}, so nothing says how its pairs are tokenized; train one, or "
+            "remove this evaluation"
+        )
+    for name in [] if node.models == "all" else node.models:
+        if name not in nodes.models:
+            yield unknown(f"{where}.models", name, nodes.models, "model")
+    if isinstance(node, kinds.AgainstReference) and node.reference not in nodes.models:
+        yield unknown(f"{where}.reference", node.reference, nodes.models, "model")
+
+
+def _chunks_of(nodes: Nodes, where: str, mix: str) -> Iterator[str]:
+    """Conversations are measured as chunks: there must be one dataset that has them."""
+    chunks = [name for name, each in nodes.datasets.items() if getattr(each, "chunk", None) == mix]
+    if not chunks:
+        yield f"{where}: no dataset cuts the conversations of {mix} into chunks; add one, or remove this evaluation"
+    elif len(chunks) > 1:
+        yield f"{where}: {mix} is cut into chunks by {' and by '.join(chunks)}; say which, as in {where}: {chunks[0]}"
+
+
+def _read_like(nodes: Nodes, dataset: str) -> bool:
+    trained = [each for each in nodes.models.values() if isinstance(each, kinds.TrainedModel)]
+    return any(each.on == dataset and isinstance(each, kinds.PairTokens) for each in trained)
+
+
+def _tokenizers(recipe: Recipe) -> Iterator[str]:
+    """Chunks are cut for one tokenizer: a model with another one is refused."""
+    for name in recipe.trained:
+        node = recipe.node(name)
+        dataset = recipe.nodes.datasets[node.on]
+        if isinstance(dataset, kinds.Chunk) and (theirs := recipe.root(dataset.tokenizer)) != recipe.root(name):
+            yield (
+                f"models.{name}.on: {node.on} is cut for the tokenizer of {theirs}, and {name} has that of "
+                f"{recipe.root(name)}; cut a dataset for it: {{like: {node.on}, tokenizer: {recipe.root(name)}}}"
+            )
+
+
+def _evaluated(recipe: Recipe) -> Iterator[str]:
+    for name, node in recipe.nodes.evaluations.items():
+        tokenizer = recipe.tokenizer_of(name)
+        for model in [] if node.models == "all" else node.models:
+            if tokenizer not in {None, recipe.root(model)}:
+                yield (
+                    f"evaluations.{name}.models: {model} has the tokenizer of {recipe.root(model)}, and what is measured "
+                    f"on is tokenized with that of {tokenizer}; remove it from the list"
+                )
+        if not recipe.evaluated(name):
+            yield f"evaluations.{name}.models: there is no model that it could measure; remove this evaluation"
+
+
+def _trainings(recipe: Recipe) -> Iterator[str]:
+    for name in recipe.trained:
+        node, where = recipe.node(name), f"models.{name}"
+        if bool(node.evaluation.examples) != bool(node.evaluation.every_examples):
+            yield f"{where}.evaluation: examples and every_examples must be both 0 or both positive"
+        dataset = recipe.nodes.datasets[node.on]
+        if not isinstance(dataset, kinds.Chunk):
+            continue
+        if node.evaluation.examples and not recipe.nodes.datasets[dataset.chunk].heldout:
+            yield (
+                f"{where}.evaluation.examples: found {node.evaluation.examples}, but datasets.{dataset.chunk}.heldout is "
+                "0: withhold some conversations, or set it to 0"
+            )
+        root = recipe.nodes.models[recipe.root(name)]
+        if isinstance(root, kinds.TinyStandIn) and dataset.max_length > root.tiny.context:
+            yield (
+                f"datasets.{node.on}.max_length: found {dataset.max_length}, more than "
+                f"models.{recipe.root(name)}.tiny.context ({root.tiny.context}); lower it or raise the context"
+            )
+
+
+def _files(recipe: Recipe) -> Iterator[str]:
+    """Two nodes may not make the same file."""
+    made: defaultdict[str, set[str]] = defaultdict(set)
+    for path, node in recipe.data_files():
+        made[path].add(node)
+        made[paths.manifest(path)].add(node)
+    for path, makers in made.items():
+        if len(makers) > 1:
+            yield f"datasets: {' and '.join(sorted(makers))} would both make {path}; rename one of them"
+
+
+def _hardware(recipe: Recipe) -> Iterator[str]:
+    for name in recipe.nodes.hardware:
+        if name in recipe.nodes.evaluations:
+            hardware = recipe.hardware("evaluate", name)
+        elif name in recipe.nodes.models or name == "default":
+            hardware = recipe.hardware("train", name)
+        else:
+            hardware = recipe.hardware(cast(Literal["train", "score_reference", "evaluate"], name))
+        if hardware.device == "cpu" and hardware.attention in {"varlen", "flash"}:
+            yield f"hardware.{name}.attention: found {hardware.attention!r}, which needs device: cuda; use auto or sdpa"
