@@ -32,12 +32,12 @@ for node in RECIPE.names:
         name:
             node
         input:
-            [target for path in RECIPE.files(node) for target in (made(path), result(path))],
+            targets_of(node),
 
 
 rule evaluation:
     input:
-        [result(path) for name in RECIPE.nodes.evaluations for path in RECIPE.files(name)],
+        [target for name in RECIPE.nodes.evaluations for target in targets_of(name)],
 
 
 rule all:
@@ -45,7 +45,7 @@ rule all:
     input:
         rules.report.output.page,
         rules.evaluation.input,
-        [made(path) for model in RECIPE.nodes.models for path in RECIPE.files(model)],
+        [target for name in RECIPE.nodes.models for target in targets_of(name)],
 
 
 check_targets(command_line())

@@ -154,7 +154,7 @@ def commands(work: Path, processes: int) -> dict[str, list[str]]:
         ],
         "masks": [
             *(sys.executable, str(contest.ROOT / "scripts/tokenize_conversations.py"), *common),
-            *(f"--settings={json.dumps(tokens)}", f"--chunks={work / 'chunks.json'}", f"--tokens={work / 'tokens'}"),
+            *(f"--settings={json.dumps(tokens)}", f"--rows={work / 'chunks.json'}", f"--tokens={work / 'tokens'}"),
             *(f"--funnel={work / 'tokens.json'}", f"--rejects={work / 'tokens.jsonl'}"),
         ],
     }

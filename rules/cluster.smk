@@ -100,7 +100,8 @@ def launch(work, wildcards):
     """The command that starts a program once per rank; what follows is the program."""
     hardware = hardware_of(work, wildcards)
     slurm = "--slurm " if workflow.remote_exec else ""
-    stage = wildcards.model if work == "train" else work
+    # Under this name a start leaves marks beside the checkpoints.
+    stage = wildcards.model if work == "train" else "-on-".join(wildcards)
     # Only trainings read their tokens more than once. The node fills in the variables.
     scratch = f"--scratch '{CLUSTER.scratch}' " if CLUSTER.scratch and slurm and work == "train" else ""
     return (

@@ -56,7 +56,13 @@ def result(path):
 
 def made(path):
     """The manifest of something made; what jobs hand each other."""
-    return result(paths.manifest(path, folder=paths.is_folder(path)))
+    return result(paths.manifest(path))
+
+
+def targets_of(node):
+    """What is made when a node is asked for by its name."""
+    cards = [paths.card(node)] if node in RECIPE.trained else []
+    return [made(path) for path in RECIPE.files(node) + cards]
 
 
 class Untracked:

@@ -18,7 +18,7 @@ def reading(program, sources):
 
 def sources_of(wildcards):
     """The sources of a dataset, or of a split of it."""
-    return RECIPE.sources_of_dataset(wildcards.dataset, wildcards.get("part", ""))
+    return RECIPE.sources_of(wildcards.dataset, wildcards.get("part", ""))
 
 
 rule mix:
@@ -58,7 +58,7 @@ rule chunk:
         manifest=made(paths.data("{dataset}{part}")),
         funnel=result(paths.funnel("chunk", "{dataset}{part}")),
         rejects=result(paths.rejects("chunk", "{dataset}{part}")),
-        comparison=result(paths.comparison("{dataset}{part}")),
+        comparison=result(paths.both_modes("{dataset}{part}")),
     wildcard_constraints:
         dataset=alternatives(RECIPE.datasets(kinds.Chunk)),
         part="|-heldout",

@@ -99,7 +99,7 @@ rule train:
         manifest=made(paths.run("{model}")),
         metrics=result(paths.metrics("{model}")),
     wildcard_constraints:
-        model=alternatives(RECIPE.runs),
+        model=alternatives(list(dict.fromkeys(RECIPE.runs.values()))),
     log:
         result(paths.log("train", "{model}")),
     conda:
@@ -125,7 +125,7 @@ rule train:
 
 rule export:
     input:
-        run=lambda wildcards: result(paths.run(RECIPE.run_of(wildcards.model))),
+        run=lambda wildcards: result(paths.run(RECIPE.runs[wildcards.model])),
         model=lambda wildcards: made(paths.model(RECIPE.node(wildcards.model).from_)),
     output:
         made(paths.model("{model}")),
@@ -138,21 +138,21 @@ rule export:
     resources:
         **data_stage(),
     params:
-        **depends("export.py", paths.model("{model}")),
+        **depends("export_model.py", paths.model("{model}")),
         settings=lambda wildcards: export_settings(wildcards.model),
         files=files_of,
         model=lambda wildcards: Untracked(result(paths.model(wildcards.model))),
     shell:
-        "python scripts/export.py --run {input.run:q} --base {params.files.model:q} --settings {params.settings:q}"
+        "python scripts/export_model.py --run {input.run:q} --base {params.files.model:q} --settings {params.settings:q}"
         " --output {params.model:q} 2>&1 | tee {log:q}"
 
 
 rule write_card:
     input:
-        run=lambda wildcards: result(paths.run(RECIPE.run_of(wildcards.model))),
-        run_manifest=lambda wildcards: made(paths.run(RECIPE.run_of(wildcards.model))),
+        run=lambda wildcards: result(paths.run(RECIPE.runs[wildcards.model])),
+        run_manifest=lambda wildcards: made(paths.run(RECIPE.runs[wildcards.model])),
         model=made(paths.model("{model}")),
-        raw=lambda wildcards: raws(RECIPE.sources_of_model(wildcards.model)),
+        raw=lambda wildcards: raws(sources_of_model(wildcards.model)),
         base=lambda wildcards: made(paths.model(RECIPE.root(wildcards.model))),
     output:
         card=result(paths.card("{model}")),
@@ -167,7 +167,7 @@ rule write_card:
     params:
         **depends("write_card.py", paths.card("{model}")),
         settings=lambda wildcards: card_settings(wildcards.model),
-        kept=lambda wildcards: kept(RECIPE.run_of(wildcards.model)),
+        kept=lambda wildcards: kept(RECIPE.runs[wildcards.model]),
         files=files_of,
         raw=lambda wildcards, input: repeated("--raw", input.raw),
     shell:
@@ -192,11 +192,16 @@ def export_settings(model):
     return canonical(
         {
             "dtype": exported.export_dtype,
-            "template": RECIPE.template(model),
+            "template": RECIPE.node(model).template,
             "policy": model in WITH_POLICY,
             "training": json.loads(settings(RECIPE.training(model))),
         }
     )
+
+
+def sources_of_model(model):
+    """The sources that went into a model."""
+    return [name for name in RECIPE.nodes.sources if name in RECIPE.uses(model)]
 
 
 def card_settings(model):
@@ -205,7 +210,7 @@ def card_settings(model):
     return canonical(
         {
             "name": RECIPE.title(model),
-            "sources": RECIPE.described(uses),
+            "sources": described(uses),
             "deviations": deviations(RECIPE, among=uses),
         }
     )

@@ -1,17 +1,18 @@
 """One page that shows the whole recipe, every figure in it read from a file."""
 
-FUNNELS = [paths.funnel(stage, name) for stage, name in RECIPE.data_stages]
+from amberline.report.contents import contents
+
+PAGE = contents(RECIPE)
 
 
 rule report:
     input:
-        funnels=[result(path) for path in FUNNELS],
-        comparisons=[result(paths.comparison(name)) for name in RECIPE.chunked],
-        tokens=[made(paths.tokens(RECIPE.tokens(model).name)) for model in RECIPE.runs],
-        metrics=[result(paths.metrics(model)) for model in RECIPE.runs],
-        runs=[made(paths.run(model)) for model in RECIPE.runs],
-        evaluations=[result(path) for name in RECIPE.nodes.evaluations for path in RECIPE.files(name)],
-        models=[made(paths.model(name)) for name in RECIPE.trained],
+        funnels=[result(each["funnel"]) for each in PAGE["data"]],
+        both_modes=[result(each["file"]) for each in PAGE["both_modes"]],
+        metrics=[result(each["metrics"]) for each in PAGE["trainings"]],
+        runs=[made(each["run"]) for each in PAGE["trainings"]],
+        models=[made(each["folder"]) for each in PAGE["models"]],
+        evaluations=[result(model["file"]) for each in PAGE["evaluations"] for model in each["models"]],
         template="scripts/amberline/report/report.html.jinja",
     output:
         page=report(result("report/index.html"), category="Amberline"),
@@ -25,8 +26,8 @@ rule report:
         ENVIRONMENT
     params:
         **depends("write_report.py", "report/index.html"),
-        settings=canonical(page_settings(RECIPE, DEVIATIONS)),
-        kept=lambda wildcards: canonical([kept(model) for model in RECIPE.runs]),
+        settings=canonical({**PAGE, "deviations": DEVIATIONS, "sources": described(RECIPE.names)}),
+        kept=lambda wildcards: canonical([kept(each["name"]) for each in PAGE["trainings"]]),
     shell:
         "python scripts/write_report.py --results {RESULTS:q} --lock {LOCK:q} --settings {params.settings:q}"
         " --jobs {output.jobs:q} --output {output.page:q} 2>&1 | tee {log:q}"

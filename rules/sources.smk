@@ -4,6 +4,7 @@ from amberline.core.manifests import read_manifest
 from amberline.formats.registry import format_file
 from amberline.hub.origins import find_misfit, find_model_misfit
 from amberline.recipe.files import find_file
+from amberline.recipe.nodes import PretrainedModel
 
 RAW = {RECIPE.raw(name): name for name in RECIPE.nodes.sources}
 
@@ -53,3 +54,33 @@ rule acquire:
     shell:
         "python scripts/acquire.py --name {wildcards.source:q} --source {params.source:q} --output {output.file:q}"
         " 2>&1 | tee {log:q}"
+
+
+def described(names):
+    """What cards and the report say of sources and pretrained models. Of a local copy it is not claimed whose it is."""
+    sources = [described_source(name) for name in RECIPE.nodes.sources if name in names]
+    return sources + [described_model(name) for name in RECIPE.models(PretrainedModel) if name in names]
+
+
+def described_source(name):
+    source = RECIPE.nodes.sources[name]
+    published = source.path is None
+    return {
+        "name": name,
+        "repository": source.repository if published else None,
+        "revision": source.revision if published else None,
+        "file": source.file if published else os.path.basename(source.path),
+        "licence": source.licence,
+    }
+
+
+def described_model(name):
+    model = RECIPE.pretrained(name)
+    published = model.folder is None
+    return {
+        "name": name,
+        "repository": model.pretrained if published else None,
+        "revision": model.revision if published else None,
+        "file": None if published else os.path.basename(model.pretrained),
+        "licence": model.licence,
+    }

@@ -62,7 +62,7 @@ def weights_fault(model):
     They may be deleted as soon as every model of them is exported.
     """
     manifest = run_of(model)
-    exported = [Path(made(paths.model(name))) for name in RECIPE.trained if RECIPE.run_of(name) == model]
+    exported = [Path(made(paths.model(name))) for name in RECIPE.trained if RECIPE.runs[name] == model]
     if not manifest.exists() or all(each.exists() and not find_damage(each) for each in exported):
         return None
     run = manifest.with_name("run.json")

@@ -25,7 +25,7 @@ PIECE_BYTES = 2**21  # of the file that a process works on at a time
 
 def main(
     *,
-    chunks: Annotated[Path, typer.Option(help="chunks to tokenize: a JSON array")],
+    rows: Annotated[Path, typer.Option(help="chunks to tokenize: a JSON array")],
     model: Annotated[Path, typer.Option(help="Hugging Face folder with the tokenizer")],
     settings: Annotated[str, typer.Option(help="as JSON: ConversationTokens in scripts/amberline/recipe/data.py")],
     processes: Annotated[int, typer.Option(min=1, help="processes that share the work")] = 1,
@@ -36,15 +36,15 @@ def main(
     """Turn chunks of conversations into token ids, with the loss on the assistant's answers alone."""
     try:
         choices = ConversationTokens.model_validate_json(settings)
-        rows = verify(chunks)["facts"].get("rows")
+        total = verify(rows)["facts"].get("rows")
         verify(model)
         account = Funnel("tokenize")
         lengths: Counter[int] = Counter()
         loss_tokens = 0
-        work = partial(tokenize_piece, chunks, model, choices)
-        items = pieces(chunks, chunks.stat().st_size // PIECE_BYTES + 1)
+        work = partial(tokenize_piece, rows, model, choices)
+        items = pieces(rows, rows.stat().st_size // PIECE_BYTES + 1)
         with write_tokens(tokens, SEQUENCES) as written:
-            for made in work_on_pieces(work, items, processes, rejects=rejects, total=rows, unit="rows"):
+            for made in work_on_pieces(work, items, processes, rejects=rejects, total=total, unit="rows"):
                 written.write_batch(made.batch)
                 account.merge(made.funnel)
                 lengths.update(made.lengths)
@@ -57,7 +57,7 @@ def main(
             kind="conversation-tokens",
             files=token_files(tokens),
             beside=[funnel, rejects],
-            inputs={"chunks": chunks, "model": model},
+            inputs={"rows": rows, "model": model},
             settings=choices.model_dump(),
             facts={
                 "rows": written.rows,

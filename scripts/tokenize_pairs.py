@@ -24,7 +24,7 @@ from amberline.text.tokenizing_pairs import batches, read_prompts, schema_of, to
 
 def main(
     *,
-    pairs: Annotated[Path, typer.Option(help="pairs grouped by prompt: a JSON object")],
+    rows: Annotated[Path, typer.Option(help="pairs grouped by prompt: a JSON object")],
     model: Annotated[Path, typer.Option(help="Hugging Face folder with the tokenizer")],
     settings: Annotated[str, typer.Option(help="as JSON: PreferenceTokens in scripts/amberline/recipe/data.py")],
     processes: Annotated[int, typer.Option(min=1, help="processes that share the work")] = 1,
@@ -37,10 +37,10 @@ def main(
     lengths: Counter[int] = Counter()
     try:
         choices = PreferenceTokens.model_validate_json(settings)
-        verify(pairs)
+        verify(rows)
         verify(model)
-        prompts = read_prompts(pairs)
-        work = partial(tokenize_prompts, pairs.name, model, choices)
+        prompts = read_prompts(rows)
+        work = partial(tokenize_prompts, rows.name, model, choices)
         pieces = work_on_pieces(work, batches(prompts), processes, rejects=rejects, total=len(prompts), unit="prompts")
         with write_tokens(tokens, schema_of(choices)) as written:
             for made in pieces:
@@ -54,7 +54,7 @@ def main(
             kind="target-tokens" if choices.responses == "chosen" else "pair-tokens",
             files=token_files(tokens),
             beside=[funnel, rejects],
-            inputs={"pairs": pairs, "model": model},
+            inputs={"rows": rows, "model": model},
             settings=choices.model_dump(),
             facts=facts(lengths, account),
         )

@@ -2,7 +2,8 @@
 
 import difflib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,14 @@ from pydantic import ValidationError
 
 from amberline.core.digests import file_digest
 from amberline.core.settings import Kind, leaves
-from amberline.recipe import edges
 from amberline.recipe.cluster import Cluster
 from amberline.recipe.data import Source
+from amberline.recipe.edges import find_faults
 from amberline.recipe.faults import explain, message
 from amberline.recipe.files import PUBLISHED, ConfigurationError, find_file, read_recipe
 from amberline.recipe.graph import Recipe
 from amberline.recipe.nodes import PretrainedModel
-from amberline.recipe.resolve import Nodes, Resolution
+from amberline.recipe.resolve import SECTIONS, Nodes, Resolution
 
 # A local file up to this size is checked against its sha256 at every start; a larger one by its size here and by
 # its sha256 in the job that acquires it.
@@ -34,7 +35,7 @@ def check_recipe(values: Mapping[str, Any], *, files: bool = True) -> Recipe:
     faults = resolution.faults
     if nodes is None or faults:
         raise ConfigurationError(message(faults))
-    faults = list(edges.faults(nodes)) + (list(_file_faults(nodes)) if files else [])
+    faults = find_faults(nodes) + (list(_file_faults(nodes)) if files else [])
     if faults:
         raise ConfigurationError(message(faults))
     return Recipe(nodes)
@@ -100,13 +101,22 @@ def check_target(target: str, names: Sequence[str], results: str) -> None:
     )
 
 
-def deviations(recipe: Recipe) -> dict[str, dict[str, Any]]:
-    """Keys whose value differs from the published recipe: `{key: {"published": …, "here": …}}`.
+def deviations(recipe: Recipe, among: Container[str] | None = None) -> dict[str, dict[str, Any]]:
+    """Keys whose value differs from the published recipe: `{key: {"published": …, "here": …}}`; of some nodes, or of all.
 
     What something runs on, and what is kept and watched on the way, does not count.
     """
-    published = Recipe(_published_nodes())
-    here, there = (dict(leaves(each.of(Kind.RESULT, Kind.DESCRIPTION))) for each in (recipe, published))
+    here, there = (nodes.of(Kind.RESULT, Kind.DESCRIPTION) for nodes in (recipe.nodes, _published()))
+    found = {}
+    for section in SECTIONS:
+        for name in sorted(here[section].keys() | there[section].keys()):
+            if among is None or name in among:
+                pair = (dict(leaves(values[section].get(name, {}))) for values in (here, there))
+                found |= {f"{section}.{name}.{key}": each for key, each in _different(*pair).items()}
+    return found
+
+
+def _different(here: Mapping[str, Any], there: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {
         key: {"published": there.get(key), "here": here.get(key)}
         for key in sorted(here.keys() | there.keys())
@@ -114,7 +124,8 @@ def deviations(recipe: Recipe) -> dict[str, dict[str, Any]]:
     }
 
 
-def _published_nodes() -> Nodes:
+@cache
+def _published() -> Nodes:
     nodes = Resolution(read_recipe([PUBLISHED])).nodes()
     assert nodes is not None, "tests hold the published recipe to its types"
     return nodes
