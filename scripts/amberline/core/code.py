@@ -40,8 +40,7 @@ def imported_files(*programs: Path, root: Path = SCRIPTS) -> list[Path]:
         file = waiting.pop()
         if file not in found:
             found.add(file)
-            for module in _parsed(file).modules:
-                waiting.extend(_files_of(module, root))
+            waiting.extend(_imported_by(file, root))
     return sorted(found)
 
 
@@ -78,6 +77,12 @@ class _Parsed:
 @cache
 def _parsed(file: Path) -> _Parsed:
     return _Parsed(file)
+
+
+@cache
+def _imported_by(file: Path, root: Path) -> tuple[Path, ...]:
+    """The files under `root` that a file imports directly."""
+    return tuple({imported: None for module in _parsed(file).modules for imported in _files_of(module, root)})
 
 
 def _imported_modules(tree: ast.Module) -> Iterable[str]:
