@@ -148,7 +148,8 @@ class Resolution:
         for kind in kinds:
             values = on_top(values, {key: each for key, each in self._default(kind).items() if key in _keys(model)})
         values = on_top(on_top(values, _known_part(copied, model)), own)
-        self._filled[section][name] = values
+        # What it says itself comes first, in its order.
+        self._filled[section][name] = {key: values[key] for key in dict.fromkeys([*own, *values])}
         return self._typed(model, values, f"{section}.{name}")
 
     def _default(self, kind: str) -> dict[str, Any]:
