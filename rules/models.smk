@@ -14,10 +14,10 @@ def model_misfit(wildcards):
 rule acquire_model:
     output:
         made(paths.model("{model}")),
-    wildcard_constraints:
-        model=alternatives(RECIPE.models(kinds.PretrainedModel)),
     log:
         result(paths.log("acquire_model", "{model}")),
+    wildcard_constraints:
+        model=alternatives(RECIPE.models(kinds.PretrainedModel)),
     localrule: True
     conda:
         ENVIRONMENT
@@ -34,10 +34,10 @@ rule make_tiny_model:
         texts=lambda wildcards: raws(RECIPE.node(wildcards.model).texts),
     output:
         made(paths.model("{model}")),
-    wildcard_constraints:
-        model=alternatives(RECIPE.models(kinds.TinyStandIn)),
     log:
         result(paths.log("make_tiny_model", "{model}")),
+    wildcard_constraints:
+        model=alternatives(RECIPE.models(kinds.TinyStandIn)),
     conda:
         ENVIRONMENT
     resources:
@@ -65,10 +65,10 @@ rule score_reference:
         tokens=lambda wildcards: made(paths.tokens(scores_of(wildcards).tokens.name)),
     output:
         made(paths.scores("{scores}")),
-    wildcard_constraints:
-        scores=alternatives(list(RECIPE.all_scores)),
     log:
         result(paths.log("score_reference", "{scores}")),
+    wildcard_constraints:
+        scores=alternatives(list(RECIPE.all_scores)),
     conda:
         ENVIRONMENT
     threads: cores("score_reference")
@@ -77,8 +77,8 @@ rule score_reference:
     params:
         **depends("score_reference.py", paths.scores("{scores}")),
         # As the policy computes them, so that both agree before the first step.
-        settings=lambda wildcards: f"--precision {scores_of(wildcards).precision}{' --tf32' * scores_of(wildcards).tf32}",
         **launched("score_reference"),
+        settings=lambda wildcards: f"--precision {scores_of(wildcards).precision}{' --tf32' * scores_of(wildcards).tf32}",
         files=files_of,
         scores=lambda wildcards: Untracked(result(paths.scores(wildcards.scores))),
     shell:
@@ -98,10 +98,10 @@ rule train:
         run=result(paths.run("{model}")),
         manifest=made(paths.run("{model}")),
         metrics=result(paths.metrics("{model}")),
-    wildcard_constraints:
-        model=alternatives(list(dict.fromkeys(RECIPE.runs.values()))),
     log:
         result(paths.log("train", "{model}")),
+    wildcard_constraints:
+        model=alternatives(list(dict.fromkeys(RECIPE.runs.values()))),
     conda:
         ENVIRONMENT
     threads: cores("train")
@@ -129,10 +129,10 @@ rule export:
         model=lambda wildcards: made(paths.model(RECIPE.node(wildcards.model).from_)),
     output:
         made(paths.model("{model}")),
-    wildcard_constraints:
-        model=alternatives(RECIPE.trained),
     log:
         result(paths.log("export", "{model}")),
+    wildcard_constraints:
+        model=alternatives(RECIPE.trained),
     conda:
         ENVIRONMENT
     resources:
@@ -157,10 +157,10 @@ rule write_card:
     output:
         card=result(paths.card("{model}")),
         manifest=made(paths.card("{model}")),
-    wildcard_constraints:
-        model=alternatives(RECIPE.trained),
     log:
         result(paths.log("write_card", "{model}")),
+    wildcard_constraints:
+        model=alternatives(RECIPE.trained),
     localrule: True
     conda:
         ENVIRONMENT

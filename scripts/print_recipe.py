@@ -1,7 +1,7 @@
 """Print a recipe with everything filled in: files on top of each other, `like` and `defaults` resolved.
 
-    python scripts/print_recipe.py                              config.yaml itself
-    python scripts/print_recipe.py demo/config.yaml mine.yaml   as snakemake --configfile demo/config.yaml mine.yaml
+python scripts/print_recipe.py                              config.yaml itself
+python scripts/print_recipe.py demo/config.yaml mine.yaml   as snakemake --configfile demo/config.yaml mine.yaml
 """
 
 import json
@@ -14,7 +14,6 @@ import yaml
 
 from amberline.recipe.check import check_recipe
 from amberline.recipe.files import ConfigurationError, read_recipe
-
 
 Files = Annotated[list[Path] | None, typer.Argument(help="recipe files, each on top of those before it")]
 

@@ -45,18 +45,12 @@ def test_the_recipe_and_the_settings_of_registries_need_no_torch():
     """`snakemake -n` reads them: it answers in seconds."""
     program = (
         "import sys; from amberline.objectives.registry import load_objective, objective_names\n"
-        "from amberline.evaluations.registry import evaluation_names, load_evaluation
-"
-        "from amberline.formats.registry import format_names, load_format
-"
-        "import amberline.recipe.check
-"
-        "assert [load_objective(name).Settings for name in objective_names()]
-"
-        "assert [load_evaluation(name).Settings for name in evaluation_names()]
-"
-        "assert [load_format(name).holds for name in format_names()]
-"
+        "from amberline.evaluations.registry import evaluation_names, load_evaluation\n"
+        "from amberline.formats.registry import format_names, load_format\n"
+        "import amberline.recipe.check\n"
+        "assert [load_objective(name).Settings for name in objective_names()]\n"
+        "assert [load_evaluation(name).Settings for name in evaluation_names()]\n"
+        "assert [load_format(name).holds for name in format_names()]\n"
         "print(sorted({'torch', 'transformers', 'datasets'} & sys.modules.keys()))"
     )
     done = subprocess.run(

@@ -40,7 +40,10 @@ def test_lists_are_replaced_whole(write):
 
 def test_a_node_of_another_kind_replaces_the_one_below(write):
     file = write("mine.yaml", "models: {base: {pretrained: ./mine, revision: null}}\n")
-    assert read_recipe([ROOT / "demo/config.yaml", file])["models"]["base"] == {"pretrained": "./mine", "revision": None}
+    assert read_recipe([ROOT / "demo/config.yaml", file])["models"]["base"] == {
+        "pretrained": "./mine",
+        "revision": None,
+    }
     assert "pretrained" not in DEMO["models"]["base"]
 
 
@@ -68,7 +71,9 @@ def test_null_for_a_node_in_use_is_refused():
 
 def test_a_file_may_stand_on_another(write):
     write("below.yaml", "models: {amberchat: {seed: 5, epochs: 1}}\n")
-    file = write("mine.yaml", f"extends: {write('below.yaml', 'models: {amberchat: {seed: 5, epochs: 1}}')}\nstale: keep\n")
+    file = write(
+        "mine.yaml", f"extends: {write('below.yaml', 'models: {amberchat: {seed: 5, epochs: 1}}')}\nstale: keep\n"
+    )
     values = read_recipe([file])
     assert (values["models"]["amberchat"]["epochs"], values["stale"]) == (1, "keep")
     assert "extends" not in values

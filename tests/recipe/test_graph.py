@@ -113,7 +113,10 @@ def test_names_that_are_refused(overlay, said):
 @pytest.mark.parametrize(
     ("overlay", "said"),
     [
-        ({"datasets": {"evol-mix": {"mix": ["sharegpt", "evol_instruc"]}}}, ["no source 'evol_instruc'", "did you mean evol_instruct?"]),
+        (
+            {"datasets": {"evol-mix": {"mix": ["sharegpt", "evol_instruc"]}}},
+            ["no source 'evol_instruc'", "did you mean evol_instruct?"],
+        ),
         ({"datasets": {"evol-mix": {"mix": ["pku_train"]}}}, ["pku_train is of the format pku_saferlhf_v0", "no conv"]),
         ({"datasets": {"evol-mix": {"mix": ["sharegpt", "sharegpt"]}}}, ["a source stands in it twice"]),
         ({"datasets": {"evol-mix-split": {"chunk": "safe-pairs"}}}, ["no dataset of conversations 'safe-pairs'"]),
@@ -124,7 +127,10 @@ def test_names_that_are_refused(overlay, said):
         (models(amberchat={"from": "bse"}), ["models.amberchat.from: there is no model 'bse'; did you mean base?"]),
         (models(amberchat={"from": "ambersafe"}), ["in a circle: amberchat → ambersafe → ambersafe-sft → amberchat"]),
         (models(amberchat={"on": "evol-mix"}), ["not cut into chunks yet; choose evol-mix-split"]),
-        (models(amberchat={"on": "evol-mix-splt"}), ["there is no dataset 'evol-mix-splt'; did you mean evol-mix-split?"]),
+        (
+            models(amberchat={"on": "evol-mix-splt"}),
+            ["there is no dataset 'evol-mix-splt'; did you mean evol-mix-split?"],
+        ),
         (models(ambersafe={"on": "evol-mix-split"}), ["dpo learns from pairs, and evol-mix-split holds", "safe-pairs"]),
         (models(amberchat={"train": "dpoo"}), ["there is no objective 'dpoo'; did you mean dpo?"]),
         (models(a={"train": "sft", "tiny": {}}), ["models.a: it is tiny and train at once"]),
@@ -134,7 +140,10 @@ def test_names_that_are_refused(overlay, said):
         ({"evaluations": {"heldout": {"perplexity": "safe-pairs"}}}, ["no dataset of conversations 'safe-pairs'"]),
         ({"evaluations": {"rewards": {"rewards": "evol-mix"}}}, ["there is no dataset of pairs 'evol-mix'"]),
         ({"hardware": {"ambersaf": {"hours": 1}}}, ["hardware.ambersaf", "did you mean ambersafe?"]),
-        ({"hardware": {"train": {"device": "cpu", "attention": "flash"}}}, ["hardware.train.attention", "device: cuda"]),
+        (
+            {"hardware": {"train": {"device": "cpu", "attention": "flash"}}},
+            ["hardware.train.attention", "device: cuda"],
+        ),
         (models(amberchat={"evaluation": {"examples": 5, "every_examples": 5}}), ["datasets.evol-mix.heldout is 0"]),
         (models(amberchat={"evaluation": {"examples": 5}}), ["both 0 or both positive"]),
     ],
@@ -194,7 +203,9 @@ def test_a_model_that_is_only_exported_otherwise_shares_the_training():
 def test_a_reference_is_scored_in_each_precision_that_is_asked_for():
     recipe = recipe_with(models(half={"like": "ambersafe", "precision": "bfloat16"}))
     found = {(each.model, each.tokens.part, each.precision) for each in recipe.all_scores.values()}
-    assert found == {("ambersafe-sft", part, precision) for part in ("train", "test") for precision in ("float32", "bfloat16")}
+    assert found == {
+        ("ambersafe-sft", part, precision) for part in ("train", "test") for precision in ("float32", "bfloat16")
+    }
 
 
 def test_tokens_take_the_mode_of_their_dataset_unless_told_otherwise():

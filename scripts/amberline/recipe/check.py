@@ -102,12 +102,13 @@ def check_target(target: str, names: Sequence[str], results: str) -> None:
 
 
 def deviations(recipe: Recipe, among: Container[str] | None = None) -> dict[str, dict[str, Any]]:
-    """Keys whose value differs from the published recipe: `{key: {"published": …, "here": …}}`; of some nodes, or of all.
+    """Keys whose value differs from the published recipe: `{key: {"published": …, "here": …}}`.
 
-    What something runs on, and what is kept and watched on the way, does not count.
+    `among` names the nodes that are looked at; None: all. What something runs on, and what is kept and watched on the
+    way, does not count.
     """
     here, there = (nodes.of(Kind.RESULT, Kind.DESCRIPTION) for nodes in (recipe.nodes, _published()))
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for section in SECTIONS:
         for name in sorted(here[section].keys() | there[section].keys()):
             if among is None or name in among:

@@ -8,10 +8,10 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from amberline.core.digests import canonical, value_digest
-from amberline.core.settings import Kind
+from amberline.core.settings import Kind, Settings
 from amberline.evaluations.base import Evaluation
 from amberline.evaluations.registry import load_evaluation
 from amberline.objectives.base import Objective
@@ -29,6 +29,7 @@ from amberline.recipe.files import KIND_KEYS
 from amberline.recipe.hardware import Hardware
 from amberline.recipe.resolve import SECTIONS, Around, Nodes
 
+AnySettings = TypeVar("AnySettings", bound=Settings)
 Work = Literal["train", "score_reference", "evaluate"]
 Watching = Literal["train", "heldout"]  # what a training reads: to learn from, or to be watched on
 
@@ -347,6 +348,6 @@ def alternatives(names: Sequence[str]) -> str:
     return "|".join(map(re.escape, names)) or "(?!)"
 
 
-def _part_of(node: Any, settings: type[Any]) -> Any:
+def _part_of(node: Any, settings: type[AnySettings]) -> AnySettings:
     """Those keys of a node that settings have."""
     return settings(**{key: getattr(node, key) for key in settings.model_fields})

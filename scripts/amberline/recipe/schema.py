@@ -24,7 +24,7 @@ def schema() -> Schema:
         "models": [*MODELS.values(), *_trainings()],
         "evaluations": [evaluation_node(name) for name in evaluation_names()],
     }
-    every = [Around, Hardware, Cluster, *(each for section in types.values() for each in section)]
+    every: list[type[Settings]] = [Around, Hardware, Cluster, *(each for section in types.values() for each in section)]
     references, written = models_json_schema([(each, "validation") for each in every])
     definitions = written["$defs"]
     for each in definitions.values():

@@ -22,7 +22,7 @@ def contents(recipe: Recipe) -> dict[str, Any]:
 
 def _datasets(recipe: Recipe) -> list[dict[str, Any]]:
     """The accounts of datasets, in the recipe's order."""
-    stages = {kinds.Mix: "mix", kinds.Chunk: "chunk", kinds.Pairs: "select_pairs"}
+    stages: dict[type, str] = {kinds.Mix: "mix", kinds.Chunk: "chunk", kinds.Pairs: "select_pairs"}
     found = []
     for name, node in recipe.nodes.datasets.items():
         stage = stages[type(node)]
@@ -34,9 +34,7 @@ def _datasets(recipe: Recipe) -> list[dict[str, Any]]:
 
 def _tokens(recipe: Recipe) -> list[dict[str, Any]]:
     """The accounts of token folders."""
-    return [
-        {"stage": "tokenize", "name": name, "funnel": paths.funnel("tokenize", name)} for name in recipe.all_tokens
-    ]
+    return [{"stage": "tokenize", "name": name, "funnel": paths.funnel("tokenize", name)} for name in recipe.all_tokens]
 
 
 def _both_modes(recipe: Recipe, dataset: str) -> dict[str, Any]:
