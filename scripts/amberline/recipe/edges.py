@@ -36,7 +36,7 @@ def find_faults(nodes: Nodes) -> list[str]:
         *_tokenizers(recipe),
         *_evaluated(recipe),
         *_trainings(recipe),
-        *_files(recipe),
+        *find_collisions(recipe),
         *_hardware(recipe),
     ]
 
@@ -190,7 +190,7 @@ def _trainings(recipe: Recipe) -> Iterator[str]:
             )
 
 
-def _files(recipe: Recipe) -> Iterator[str]:
+def find_collisions(recipe: Recipe) -> Iterator[str]:
     """Two nodes may not make the same file."""
     made: defaultdict[str, set[str]] = defaultdict(set)
     for path, node in recipe.data_files():

@@ -5,8 +5,8 @@ read the same tokens, or need the same scores of a reference, share them.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -70,10 +70,22 @@ class Scores(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Variant:
+    """A variant, and which of its nodes are not those of the base."""
+
+    name: str
+    changes: list[str]  # dotted keys that it sets
+    own: list[str] = field(default_factory=list)  # nodes that it adds
+    same: Mapping[str, str] = field(default_factory=dict)  # of the nodes that it changes, those that are there already
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A recipe that is right."""
 
     nodes: Nodes
+    variants: tuple[Variant, ...] = ()
+    measured_on: Mapping[str, str] = field(default_factory=dict)  # where variants cut conversations more than once
 
     @property
     def around(self) -> Around:
@@ -247,6 +259,8 @@ class Recipe:
 
     def dataset_of(self, evaluation: str) -> str:
         """The dataset that is measured on; of conversations that are not cut, the one that has their chunks."""
+        if evaluation in self.measured_on:
+            return self.measured_on[evaluation]
         dataset = str(getattr(self.nodes.evaluations[evaluation], self.kind_of(evaluation)))
         chunks = [name for name in self.datasets(kinds.Chunk) if self.nodes.datasets[name].chunk == dataset]
         return chunks[0] if chunks else dataset
