@@ -13,6 +13,7 @@ from amberline.recipe import paths
 from amberline.recipe.check import check_cluster, check_recipe, check_target, deviations
 from amberline.recipe.files import ConfigurationError, on_top, read_file, read_recipe
 from amberline.recipe.graph import alternatives
+from amberline.recipe.variants import told
 from pathlib import Path
 from snakemake.cli import parse_args
 from snakemake.exceptions import WorkflowError
@@ -199,6 +200,13 @@ LOOKS_ONLY = (
 def looks_only(options):
     """Whether Snakemake changes nothing with these options; also if it was not started by a user."""
     return options is None or any(getattr(options, option) for option in LOOKS_ONLY)
+
+
+def tell_of_variants():
+    """Before anything starts: what each variant changes and adds."""
+    if workflow.is_main_process:
+        for variant in RECIPE.variants:
+            print(told(variant), file=sys.stderr)
 
 
 def check_targets(options):

@@ -98,6 +98,11 @@ class Recipe:
         return [name for section in SECTIONS for name in getattr(self.nodes, section)]
 
     @property
+    def other_names(self) -> dict[str, str]:
+        """Names under which variants know nodes that are there under another name."""
+        return {name: there for variant in self.variants for name, there in variant.same.items()}
+
+    @property
     def trained(self) -> list[str]:
         """Names of the models that are trained here."""
         return self.models(kinds.TrainedModel)
