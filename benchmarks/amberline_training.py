@@ -20,7 +20,7 @@ import train
 from amberline.core.manifests import write_manifest
 from amberline.data.tokens import PAIRS, SEQUENCES, token_files, write_tokens
 from amberline.training import stage
-from amberline.training.metrics import read_metrics
+from amberline.training.curve import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
@@ -30,11 +30,11 @@ COMMON = {"epochs": 1, "precision": "float32", "tf32": False, "evaluation": {"ev
 def split(settings: dict) -> dict[str, str]:
     """Settings as the programs take them: what determines the weights, and the rest."""
     kept = {name: settings[name] for name in ("checkpoints", "evaluation", "monitors")}
-    rest = {name: value for name, value in settings.items() if name not in {*kept, "export_dtype"}}
+    rest = {name: value for name, value in settings.items() if name not in {*kept, "export", "export_dtype"}}
     tracking = {"wandb_project": None, "wandb_mode": "offline"}
     return {
         "settings": json.dumps(rest),
-        "runtime": json.dumps({"training": kept, "tracking": tracking, "stale": "retrain"}),
+        "runtime": json.dumps({"training": kept, "tracking": tracking, "export": "last", "stale": "retrain"}),
     }
 
 

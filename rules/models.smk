@@ -138,12 +138,12 @@ rule export:
     resources:
         **data_stage(),
     params:
-        **depends("export_model.py", paths.model("{model}")),
+        **depends("export.py", paths.model("{model}")),
         settings=lambda wildcards: export_settings(wildcards.model),
         files=files_of,
         model=lambda wildcards: Untracked(result(paths.model(wildcards.model))),
     shell:
-        "python scripts/export_model.py --run {input.run:q} --base {params.files.model:q} --settings {params.settings:q}"
+        "python scripts/export.py --run {input.run:q} --base {params.files.model:q} --settings {params.settings:q}"
         " --output {params.model:q} 2>&1 | tee {log:q}"
 
 
