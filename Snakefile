@@ -64,6 +64,7 @@ prepare(command_line())
 
 
 onstart:
+    refuse_unexportable()
     decide_on_stale_trainings()
     if workflow.non_local_exec:
         submit_with_settings()

@@ -112,8 +112,8 @@ rule train:
         **launched("train"),
         files=files_of,
         objective=lambda wildcards: Untracked(RECIPE.node(wildcards.model).train),
-        reference=lambda wildcards, input: scored("--reference", input.reference),
-        heldout_reference=lambda wildcards, input: scored("--heldout-reference", input.heldout_reference),
+        reference=lambda wildcards, input: optional("--reference", input.reference),
+        heldout_reference=lambda wildcards, input: optional("--heldout-reference", input.heldout_reference),
     shell:
         "{params.launch} scripts/train.py --objective {params.objective:q} --name {wildcards.model:q}"
         " --model {params.files.model:q} --tokens {params.files.tokens:q} {params.reference:q}"
@@ -127,6 +127,7 @@ rule export:
     input:
         run=lambda wildcards: result(paths.run(RECIPE.runs[wildcards.model])),
         model=lambda wildcards: made(paths.model(RECIPE.node(wildcards.model).from_)),
+        heldout=lambda wildcards: chosen_on(wildcards.model),
     output:
         made(paths.model("{model}")),
     log:
@@ -141,10 +142,11 @@ rule export:
         **depends("export.py", paths.model("{model}")),
         settings=lambda wildcards: export_settings(wildcards.model),
         files=files_of,
+        heldout=lambda wildcards, input: optional("--heldout", input.heldout),
         model=lambda wildcards: Untracked(result(paths.model(wildcards.model))),
     shell:
-        "python scripts/export.py --run {input.run:q} --base {params.files.model:q} --settings {params.settings:q}"
-        " --output {params.model:q} 2>&1 | tee {log:q}"
+        "python scripts/export.py --run {input.run:q} --base {params.files.model:q} {params.heldout:q}"
+        " --settings {params.settings:q} --output {params.model:q} 2>&1 | tee {log:q}"
 
 
 rule write_card:
@@ -181,20 +183,28 @@ def reference_of(model, part):
     return [made(paths.scores(scores.name))] if scores else []
 
 
-def scored(option, manifests):
-    """The option that names scores, if there are any."""
+def chosen_on(model):
+    """The manifest of the held-out rows by whose loss the exported checkpoint is chosen; none if it is not so chosen."""
+    best = RECIPE.exported(model).export == "best"
+    return [made(paths.tokens(RECIPE.tokens(model, "heldout").name))] if best else []
+
+
+def optional(option, manifests):
+    """An option that names what manifests describe, if there are any."""
     return repeated(option, [manifests] if isinstance(manifests, str) else manifests)
 
 
 def export_settings(model):
     """What determines an exported model, and the settings that its training must have had."""
-    exported = RECIPE.exported(model)
+    exported, training = RECIPE.exported(model), RECIPE.training(model)
     return canonical(
         {
             "dtype": exported.export_dtype,
+            "export": exported.export,
+            "evaluation": training.evaluation.model_dump() if exported.export == "best" else None,
             "template": RECIPE.node(model).template,
             "policy": model in WITH_POLICY,
-            "training": json.loads(settings(RECIPE.training(model))),
+            "training": json.loads(settings(training)),
         }
     )
 

@@ -130,7 +130,7 @@ def _train(stage: Stage, ranks: Ranks) -> bool:
         f"{len(lengths):,} examples, {lengths.sum():,} tokens, {targets.sum():,} of them with loss; "
         f"{plan.steps:,} steps of {settings.global_batch}, in {settings.epochs} epochs",
     )
-    ranks.from_first(lambda: [_check_export(stage, export, plan.steps) for export in stage.exports])
+    ranks.from_first(lambda: _check_exports(stage, plan.steps))
     torch.manual_seed(settings.seed)
     if settings.tf32 and ranks.device.type == "cuda":
         torch.set_float32_matmul_precision("high")
@@ -204,8 +204,13 @@ def _train(stage: Stage, ranks: Ranks) -> bool:
     return done == plan.steps
 
 
+def _check_exports(stage: Stage, steps: int) -> None:
+    """Raise CheckpointError before the first step if a checkpoint to export would not be there after the last."""
+    for export in stage.exports:
+        _check_export(stage, export, steps)
+
+
 def _check_export(stage: Stage, export: str, steps: int) -> None:
-    """Raise CheckpointError before the first step if the checkpoint to export would not be there after the last."""
     there = [each.step for each in complete(stage.directory.folder)]
     step = asked_step(export)
     if step is None or (step < steps and step not in there):
