@@ -60,6 +60,7 @@ rule all:
 
 check_targets(command_line())
 tell_of_variants()
+tell_of_unused()
 prepare(command_line())
 
 

@@ -232,7 +232,13 @@ class Recipe:
     def _training_key(self, model: str) -> str:
         """What determines a model's training."""
         node, settings = self.nodes.models[model], self.training(model).of(Kind.RESULT)
-        return canonical([node.train, settings, node.from_, self.tokens(model).name])
+        return canonical([node.train, settings, self._model_key(node.from_), self.tokens(model).name])
+
+    def _model_key(self, model: str) -> str:
+        """What determines a model: two that are trained and exported alike are one to those that start from them."""
+        if model not in self.trained:
+            return model
+        return canonical([self._training_key(model), self.exported(model).of(Kind.RESULT)])
 
     def uses(self, model: str) -> set[str]:
         """All nodes that went into a model, itself too."""
