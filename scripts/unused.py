@@ -1,9 +1,9 @@
 """List what lies in a results folder and no recipe names: of removed variants, nodes and settings. Deletes if asked to.
 
-    python scripts/unused.py --recipe demo/config.yaml                        what the demo does not name
-    python scripts/unused.py --recipe demo/config.yaml,mine.yaml --delete     … nor what mine.yaml puts on top of it
+    python scripts/unused.py --recipe demo/config.yaml                       what the demo does not name
+    python scripts/unused.py --recipe demo/config.yaml,mine.yaml --delete    … nor mine.yaml on top of it
 
-Name every recipe that uses the results folder, each as `snakemake --configfile` gets it: what one of them names is kept.
+Name every recipe that uses the results folder, each as `snakemake --configfile` gets it: what one of them names stays.
 """
 
 import shutil

@@ -77,7 +77,7 @@ def test_unfinished_runs_of_the_recipe_are_kept_and_finished_ones_that_nothing_n
 
 def test_tokens_of_other_settings_are_listed(results):
     longer = recipe_with(B3, {"models": {"ambersafe-sft": {"max_length": 120}}}, on=DEMO)
-    assert {Path(each).parts[0] for each in listed(results, longer)} == {"tokens", "funnels", "rejects", "scores"}
+    assert {Path(each).parts[0] for each in listed(results, longer)} == {"tokens", "funnels", "rejects"}
 
 
 def test_the_program_lists_and_deletes(tmp_path, results):

@@ -48,7 +48,7 @@ def entries(recipe: Recipe) -> Iterator[str]:
     yield from map(paths.model, recipe.nodes.models)
     yield from map(paths.tokens, recipe.all_tokens)
     yield from map(paths.scores, recipe.all_scores)
-    yield from (os.path.dirname(paths.run(name)) for name in recipe.runs.values())
+    yield from (paths.run(name).removesuffix("/run.json") for name in recipe.runs.values())
     yield from (paths.evaluation(name, model) for name in recipe.nodes.evaluations for model in recipe.evaluated(name))
     for stage, name in _data_stages(recipe):
         yield paths.funnel(stage, name)
