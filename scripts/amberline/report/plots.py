@@ -21,11 +21,12 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 AMBER, SLATE, PALE = "#c77700", "#44546a", "#b9bfc7"
 COLOURS = (AMBER, SLATE)
 PANEL = (3.6, 2.5)  # inches
+MARGINS = {"left": 0.15, "right": 0.98, "top": 0.89}  # the same in all panels, so that they are in line
 BINS_NAMED = 7
 BINS = 6  # there is room for so many at least, so that a few bars are no wide ones
 POINTS = 600  # of a curve; of a longer one, means of so many steps that no more are left
 FAR_APART = 50  # largest over smallest value, from which bars stand on a logarithmic axis
-LABEL = 26  # characters in a line of a bar's name
+LABEL = 24  # characters in a line of a bar's name
 
 Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]  # steps and values by name
 
@@ -76,6 +77,7 @@ def curve(title: str, series: Series) -> str:
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     if len(series) > 1:
         axis.legend(frameon=False, fontsize=8)
+    figure.subplots_adjust(**MARGINS, bottom=0.18)
     return _svg(figure)
 
 
@@ -99,6 +101,7 @@ def histogram(title: str, counted: Mapping[str, Any]) -> str:
     axis.set_xlim(-0.6, max(len(names), BINS) - 0.4)
     axis.yaxis.set_major_locator(MaxNLocator(nbins="auto", integer=True))
     _finish(axis, title, "")
+    figure.subplots_adjust(**MARGINS, bottom=0.26)
     return _svg(figure)
 
 
@@ -113,7 +116,7 @@ def bars(title: str, drawn: Sequence[Bar]) -> str:
     """One horizontal bar each, with its value written behind it."""
     names = ["\n".join(textwrap.wrap(bar.name, LABEL)) or bar.name for bar in drawn]
     lines = sum(1 + 0.6 * name.count("\n") for name in names)
-    figure, axis = plt.subplots(figsize=(5.2, 0.34 * lines + 0.75))
+    figure, axis = plt.subplots(figsize=(4.4, 0.34 * lines + 0.75))
     values = [bar.value for bar in drawn]
     shapes = axis.barh(range(len(drawn)), values, color=[PALE if bar.quiet else AMBER for bar in drawn], height=0.68)
     axis.bar_label(shapes, [bar.text for bar in drawn], padding=4)
@@ -125,6 +128,7 @@ def bars(title: str, drawn: Sequence[Bar]) -> str:
         axis.set_xscale("log")
     axis.margins(x=0.18)
     _finish(axis, title, "logarithmic axis" if logarithmic else "")
+    figure.tight_layout()
     return _svg(figure)
 
 
@@ -135,7 +139,6 @@ def _finish(axis: Axes, title: str, unit: str) -> None:
 
 
 def _svg(figure: Figure) -> str:
-    figure.tight_layout()
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
     plt.close(figure)
