@@ -34,9 +34,6 @@ TEMPLATE = """\
 library_name: transformers
 pipeline_tag: text-generation
 license: {{ licence }}
-{%- if base_model %}
-base_model: {{ base_model }}
-{%- endif %}
 {%- if datasets %}
 datasets:
 {%- for name in datasets %}
@@ -45,15 +42,15 @@ datasets:
 {%- endif %}
 tags:
 - amberline
-{%- if training.facts.objective %}
-- {{ training.facts.objective }}
+{%- if objective %}
+- {{ objective }}
 {%- endif %}
 ---
 
 # {{ name }}
 
 Made by Amberline, after LLM360's "Finetuning Amber": the model `{{ node }}` of the recipe, trained
-{%- if training.facts.objective %} with the objective `{{ training.facts.objective }}`{% endif %} for \
+{%- if objective %} with the objective `{{ objective }}`{% endif %} for \
 {{ "{:,}".format(training.facts.steps) }} optimizer steps over {{ "{:,}".format(training.facts.examples) }} examples, \
 {{ "{:,}".format(training.facts.loss_tokens) }} tokens with loss. Weights in {{ dtype }}.
 
@@ -139,6 +136,7 @@ def render_card(card: Card) -> str:
     return environment.from_string(TEMPLATE).render(
         name=card.text.name,
         node=card.node,
+        objective=facts.get("objective"),  # not told by trainings of old
         dtype=card.model["settings"]["dtype"],
         prompting=PROMPTING[card.model["settings"]["template"]],
         deviations=card.text.deviations,
@@ -147,9 +145,6 @@ def render_card(card: Card) -> str:
         sources=sources,
         licence=_licence(sources),
         not_stated=any(each["licence"] == NOT_STATED for each in sources),
-        base_model=next(
-            (each["repository"] for each in sources if each["repository"] and each["name"] not in card.raw), None
-        ),
         datasets=sorted({each["repository"] for each in sources if each["repository"] and each["name"] in card.raw}),
         digests={
             "weights": facts["weights_sha256"],
