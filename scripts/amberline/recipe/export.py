@@ -51,7 +51,7 @@ class CardSource(DescriptionSettings):
     repository: str | None = Field(description="its id on the hub; null: a local copy, of which nothing is claimed")
     revision: str | None = Field(description="commit of that repository")
     file: str | None = Field(description="file inside that repository, or the local file's name")
-    licence: str = Field(description="licence under which it was published")
+    licence: str | None = Field(description="licence under which it was published; null: not known")
 
 
 class CardText(DescriptionSettings):
