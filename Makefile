@@ -13,7 +13,7 @@ BIN := .venv/bin
 # The environment is rebuilt when a lock changes in content: the stamp's name is the locks' digest.
 STAMP := .venv/.$(ENVIRONMENT)-$(shell cat envs/$(ENVIRONMENT).lock envs/dev.lock | sha256sum | cut -c1-16)
 
-.PHONY: demo test environment lock dag schema format check clean
+.PHONY: demo test environment lock drawings schema format check clean
 
 demo: $(STAMP)  ## the whole pipeline at small scale on the CPU
 	@echo "== Demo: raw data to AmberSafe on $(CORES) cores. Stages that are done already are not run again."
@@ -48,8 +48,8 @@ $(STAMP):
 lock:  ## make the locks anew, after a change of envs/*.in
 	envs/lock.sh
 
-dag: $(STAMP)  ## the drawing in the README, after a change of the rules
-	$(BIN)/python docs/make_dag.py
+drawings: $(STAMP)  ## those of recipe, rules and layers in the documentation, after a change of them
+	$(BIN)/python docs/make_drawings.py
 
 schema: $(STAMP)  ## docs/config.schema.json, after a change of scripts/amberline/recipe
 	$(BIN)/python scripts/write_schema.py

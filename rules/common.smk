@@ -13,6 +13,8 @@ from amberline.recipe import paths
 from amberline.recipe.check import check_cluster, check_recipe, check_target, deviations
 from amberline.recipe.files import ConfigurationError, on_top, read_file, read_recipe
 from amberline.recipe.graph import alternatives
+from amberline.recipe.inventory import models_of_no_node
+from amberline.recipe.variants import told
 from pathlib import Path
 from snakemake.cli import parse_args
 from snakemake.exceptions import WorkflowError
@@ -199,6 +201,24 @@ LOOKS_ONLY = (
 def looks_only(options):
     """Whether Snakemake changes nothing with these options; also if it was not started by a user."""
     return options is None or any(getattr(options, option) for option in LOOKS_ONLY)
+
+
+def tell_of_variants():
+    """Before anything starts: what each variant changes and adds."""
+    if workflow.is_main_process:
+        for variant in RECIPE.variants:
+            print(told(variant), file=sys.stderr)
+
+
+def tell_of_unused():
+    """Before anything starts: models that are left of removed variants and nodes stay, and may be deleted."""
+    left = models_of_no_node(Path(RESULTS), RECIPE) if workflow.is_main_process else []
+    if left:
+        print(
+            f"{RESULTS} holds {len(left)} models that are of no node of this recipe, such as {left[0]}: they stay. "
+            "python scripts/unused.py --help tells how to list and delete what no recipe names",
+            file=sys.stderr,
+        )
 
 
 def check_targets(options):

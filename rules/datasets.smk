@@ -30,10 +30,10 @@ rule mix:
         manifests=[made(paths.data("{dataset}")), made(paths.data("{dataset}", "heldout"))],
         funnel=result(paths.funnel("mix", "{dataset}")),
         rejects=result(paths.rejects("mix", "{dataset}")),
-    wildcard_constraints:
-        dataset=alternatives(RECIPE.datasets(kinds.Mix)),
     log:
         result(paths.log("mix", "{dataset}")),
+    wildcard_constraints:
+        dataset=alternatives(RECIPE.datasets(kinds.Mix)),
     conda:
         ENVIRONMENT
     resources:
@@ -59,11 +59,11 @@ rule chunk:
         funnel=result(paths.funnel("chunk", "{dataset}{part}")),
         rejects=result(paths.rejects("chunk", "{dataset}{part}")),
         comparison=result(paths.both_modes("{dataset}{part}")),
+    log:
+        result(paths.log("chunk", "{dataset}{part}")),
     wildcard_constraints:
         dataset=alternatives(RECIPE.datasets(kinds.Chunk)),
         part="|-heldout",
-    log:
-        result(paths.log("chunk", "{dataset}{part}")),
     conda:
         ENVIRONMENT
     threads: DATA_THREADS
@@ -89,11 +89,11 @@ rule select_pairs:
         manifest=made(paths.data("{dataset}", "{part}")),
         funnel=result(paths.funnel("select_pairs", "{dataset}-{part}")),
         rejects=result(paths.rejects("select_pairs", "{dataset}-{part}")),
+    log:
+        result(paths.log("select_pairs", "{dataset}-{part}")),
     wildcard_constraints:
         dataset=alternatives(RECIPE.datasets(kinds.Pairs)),
         part="train|test",
-    log:
-        result(paths.log("select_pairs", "{dataset}-{part}")),
     conda:
         ENVIRONMENT
     resources:
@@ -125,10 +125,10 @@ rule tokenize:
         manifest=made(paths.tokens("{tokens}")),
         funnel=result(paths.funnel("tokenize", "{tokens}")),
         rejects=result(paths.rejects("tokenize", "{tokens}")),
-    wildcard_constraints:
-        tokens=alternatives(list(RECIPE.all_tokens)),
     log:
         result(paths.log("tokenize", "{tokens}")),
+    wildcard_constraints:
+        tokens=alternatives(list(RECIPE.all_tokens)),
     conda:
         ENVIRONMENT
     threads: DATA_THREADS

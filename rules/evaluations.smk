@@ -23,11 +23,11 @@ rule evaluate:
     output:
         metrics=result(paths.evaluation("{evaluation}", "{model}")),
         manifest=made(paths.evaluation("{evaluation}", "{model}")),
+    log:
+        result(paths.log("evaluate", "{evaluation}", "{model}")),
     wildcard_constraints:
         evaluation=alternatives(list(RECIPE.nodes.evaluations)),
         model=alternatives(list(RECIPE.nodes.models)),
-    log:
-        result(paths.log("evaluate", "{evaluation}", "{model}")),
     conda:
         ENVIRONMENT
     threads: cores("evaluate")
@@ -38,11 +38,11 @@ rule evaluate:
             lambda wildcards: with_registered("evaluate.py", evaluation_file(RECIPE.kind_of(wildcards.evaluation))),
             paths.evaluation("{evaluation}", "{model}"),
         ),
-        settings=lambda wildcards: settings(RECIPE.evaluation_settings(wildcards.evaluation)),
         **launched("evaluate"),
+        settings=lambda wildcards: settings(RECIPE.evaluation_settings(wildcards.evaluation)),
         files=files_of,
         kind=lambda wildcards: Untracked(RECIPE.kind_of(wildcards.evaluation)),
-        reference=lambda wildcards, input: scored("--reference", input.reference),
+        reference=lambda wildcards, input: optional("--reference", input.reference),
     shell:
         "{params.launch} scripts/evaluate.py --evaluation {params.kind:q} --model {params.files.model:q}"
         " --data {params.files.data:q} {params.reference:q} --settings {params.settings:q}"

@@ -14,10 +14,10 @@ def model_misfit(wildcards):
 rule acquire_model:
     output:
         made(paths.model("{model}")),
-    wildcard_constraints:
-        model=alternatives(RECIPE.models(kinds.PretrainedModel)),
     log:
         result(paths.log("acquire_model", "{model}")),
+    wildcard_constraints:
+        model=alternatives(RECIPE.models(kinds.PretrainedModel)),
     localrule: True
     conda:
         ENVIRONMENT
@@ -34,10 +34,10 @@ rule make_tiny_model:
         texts=lambda wildcards: raws(RECIPE.node(wildcards.model).texts),
     output:
         made(paths.model("{model}")),
-    wildcard_constraints:
-        model=alternatives(RECIPE.models(kinds.TinyStandIn)),
     log:
         result(paths.log("make_tiny_model", "{model}")),
+    wildcard_constraints:
+        model=alternatives(RECIPE.models(kinds.TinyStandIn)),
     conda:
         ENVIRONMENT
     resources:
@@ -65,10 +65,10 @@ rule score_reference:
         tokens=lambda wildcards: made(paths.tokens(scores_of(wildcards).tokens.name)),
     output:
         made(paths.scores("{scores}")),
-    wildcard_constraints:
-        scores=alternatives(list(RECIPE.all_scores)),
     log:
         result(paths.log("score_reference", "{scores}")),
+    wildcard_constraints:
+        scores=alternatives(list(RECIPE.all_scores)),
     conda:
         ENVIRONMENT
     threads: cores("score_reference")
@@ -77,8 +77,8 @@ rule score_reference:
     params:
         **depends("score_reference.py", paths.scores("{scores}")),
         # As the policy computes them, so that both agree before the first step.
-        settings=lambda wildcards: f"--precision {scores_of(wildcards).precision}{' --tf32' * scores_of(wildcards).tf32}",
         **launched("score_reference"),
+        settings=lambda wildcards: f"--precision {scores_of(wildcards).precision}{' --tf32' * scores_of(wildcards).tf32}",
         files=files_of,
         scores=lambda wildcards: Untracked(result(paths.scores(wildcards.scores))),
     shell:
@@ -98,10 +98,10 @@ rule train:
         run=result(paths.run("{model}")),
         manifest=made(paths.run("{model}")),
         metrics=result(paths.metrics("{model}")),
-    wildcard_constraints:
-        model=alternatives(list(dict.fromkeys(RECIPE.runs.values()))),
     log:
         result(paths.log("train", "{model}")),
+    wildcard_constraints:
+        model=alternatives(list(dict.fromkeys(RECIPE.runs.values()))),
     conda:
         ENVIRONMENT
     threads: cores("train")
@@ -112,8 +112,8 @@ rule train:
         **launched("train"),
         files=files_of,
         objective=lambda wildcards: Untracked(RECIPE.node(wildcards.model).train),
-        reference=lambda wildcards, input: scored("--reference", input.reference),
-        heldout_reference=lambda wildcards, input: scored("--heldout-reference", input.heldout_reference),
+        reference=lambda wildcards, input: optional("--reference", input.reference),
+        heldout_reference=lambda wildcards, input: optional("--heldout-reference", input.heldout_reference),
     shell:
         "{params.launch} scripts/train.py --objective {params.objective:q} --name {wildcards.model:q}"
         " --model {params.files.model:q} --tokens {params.files.tokens:q} {params.reference:q}"
@@ -127,24 +127,26 @@ rule export:
     input:
         run=lambda wildcards: result(paths.run(RECIPE.runs[wildcards.model])),
         model=lambda wildcards: made(paths.model(RECIPE.node(wildcards.model).from_)),
+        heldout=lambda wildcards: chosen_on(wildcards.model),
     output:
         made(paths.model("{model}")),
-    wildcard_constraints:
-        model=alternatives(RECIPE.trained),
     log:
         result(paths.log("export", "{model}")),
+    wildcard_constraints:
+        model=alternatives(RECIPE.trained),
     conda:
         ENVIRONMENT
     resources:
         **data_stage(),
     params:
-        **depends("export_model.py", paths.model("{model}")),
+        **depends("export.py", paths.model("{model}")),
         settings=lambda wildcards: export_settings(wildcards.model),
         files=files_of,
+        heldout=lambda wildcards, input: optional("--heldout", input.heldout),
         model=lambda wildcards: Untracked(result(paths.model(wildcards.model))),
     shell:
-        "python scripts/export_model.py --run {input.run:q} --base {params.files.model:q} --settings {params.settings:q}"
-        " --output {params.model:q} 2>&1 | tee {log:q}"
+        "python scripts/export.py --run {input.run:q} --base {params.files.model:q} {params.heldout:q}"
+        " --settings {params.settings:q} --output {params.model:q} 2>&1 | tee {log:q}"
 
 
 rule write_card:
@@ -157,10 +159,10 @@ rule write_card:
     output:
         card=result(paths.card("{model}")),
         manifest=made(paths.card("{model}")),
-    wildcard_constraints:
-        model=alternatives(RECIPE.trained),
     log:
         result(paths.log("write_card", "{model}")),
+    wildcard_constraints:
+        model=alternatives(RECIPE.trained),
     localrule: True
     conda:
         ENVIRONMENT
@@ -181,20 +183,28 @@ def reference_of(model, part):
     return [made(paths.scores(scores.name))] if scores else []
 
 
-def scored(option, manifests):
-    """The option that names scores, if there are any."""
+def chosen_on(model):
+    """The manifest of the held-out rows by whose loss the exported checkpoint is chosen; none if it is not so chosen."""
+    best = RECIPE.exported(model).export == "best"
+    return [made(paths.tokens(RECIPE.tokens(model, "heldout").name))] if best else []
+
+
+def optional(option, manifests):
+    """An option that names what manifests describe, if there are any."""
     return repeated(option, [manifests] if isinstance(manifests, str) else manifests)
 
 
 def export_settings(model):
     """What determines an exported model, and the settings that its training must have had."""
-    exported = RECIPE.exported(model)
+    exported, training = RECIPE.exported(model), RECIPE.training(model)
     return canonical(
         {
             "dtype": exported.export_dtype,
+            "export": exported.export,
+            "evaluation": training.evaluation.model_dump() if exported.export == "best" else None,
             "template": RECIPE.node(model).template,
             "policy": model in WITH_POLICY,
-            "training": json.loads(settings(RECIPE.training(model))),
+            "training": json.loads(settings(training)),
         }
     )
 

@@ -36,11 +36,11 @@ rule acquire:
     output:
         file=result("raw/{source}.{ending}"),
         manifest=made("raw/{source}.{ending}"),
+    log:
+        result(paths.log("acquire", "{source}.{ending}")),
     wildcard_constraints:
         source=alternatives(list(RECIPE.nodes.sources)),
         ending=r"jsonl?(\.xz|\.gz)?",
-    log:
-        result(paths.log("acquire", "{source}.{ending}")),
     localrule: True
     conda:
         ENVIRONMENT

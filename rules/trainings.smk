@@ -4,6 +4,7 @@ import atexit
 
 from amberline.training.staleness import Status, changes, cost, final_weights, forget, keep, kept_for, status
 from amberline.training.checkpoint_files import MARKER
+from amberline.training.exportable import why_not_exportable
 from amberline.objectives.registry import objective_file
 
 
@@ -76,6 +77,7 @@ def runtime(model):
         {
             "training": RECIPE.training(model).of(Kind.RUNTIME),
             "tracking": RECIPE.around.tracking.of(Kind.RUNTIME),
+            "exports": sorted({RECIPE.exported(name).export for name in RECIPE.trained if RECIPE.runs[name] == model}),
             "stale": RECIPE.around.stale,
         }
     )
@@ -87,6 +89,29 @@ def kept(model):
     will_be = RECIPE.around.stale == "keep" and status_of(model) is Status.STALE
     is_kept = RECIPE.around.stale != "retrain" and kept_for(manifest, now)
     return canonical(now if will_be or is_kept else None)
+
+
+def unexportable():
+    """A line for each model whose checkpoint is not there, or never will be."""
+    runs_again = {job.wildcards.model for job in trainings(workflow.dag.jobs) if workflow.dag.needrun(job)}
+    exports = (job for job in workflow.dag.jobs if job.rule.name == "export" and workflow.dag.needrun(job))
+    lines = []
+    for model in (job.wildcards.model for job in exports):
+        run, training = RECIPE.runs[model], RECIPE.training(model)
+        fault = why_not_exportable(
+            None if run in runs_again else run_of(run),
+            training.checkpoints.every_steps,
+            RECIPE.exported(model).export,
+            training.evaluation,
+        )
+        lines += [f"models.{model}.export: {fault}"] if fault else []
+    return lines
+
+
+def refuse_unexportable():
+    """Before the first job: stop at models whose checkpoint is not there, or never will be."""
+    if lines := unexportable():
+        raise WorkflowError("\n".join(["Nothing was started.", *lines]))
 
 
 def trainings(jobs):
@@ -167,6 +192,8 @@ def at_the_end():
     if workflow.dag is None:
         return
     if workflow.dryrun:
+        if lines := unexportable():
+            print("\n".join(["A real run stops before the first job.", *lines]), file=sys.stderr)
         if lines := stale_trainings():
             first = "Finished trainings are stale: a real run stops before the first job."
             print("\n".join([first, *lines, STALE_FIX]), file=sys.stderr)

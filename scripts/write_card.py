@@ -16,7 +16,7 @@ def main(
     model: Annotated[Path, typer.Option(help="folder of the exported model")],
     run: Annotated[Path, typer.Option(help="summary of its training (run.json)")],
     raw: Annotated[list[Path], typer.Option(help="raw file that went into it; may be repeated")],
-    base: Annotated[Path, typer.Option(help="folder of the base model")],
+    base: Annotated[Path, typer.Option(help="folder of the model at the start of its line")],
     settings: Annotated[str, typer.Option(help="name, sources and deviations, as JSON")],
     output: Annotated[Path, typer.Option(help="README.md to write")],
 ) -> None:
@@ -24,6 +24,7 @@ def main(
     try:
         card = Card(
             text=CardText.model_validate_json(settings),
+            node=model.name,
             model=read_manifest(model),
             training=read_manifest(run),
             raw={manifest["settings"]["name"]: manifest for manifest in map(read_manifest, raw)},

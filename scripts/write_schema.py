@@ -5,7 +5,7 @@ from pathlib import Path
 
 import typer
 
-from amberline.recipe.config import schema
+from amberline.recipe.schema import schema
 
 
 def main(output: Path = Path("docs/config.schema.json")) -> None:

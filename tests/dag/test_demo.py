@@ -1,13 +1,16 @@
 """The whole line on the demo's data: what it makes, and that it learns."""
 
+import html
 import json
 import os
 import re
 
 import pytest
 import torch
+from markupsafe import escape
 
 from amberline.cluster.accounts import RECORD, note_job
+from amberline.report.text import number
 from dag.conftest import DEMO
 from slurm.stand_ins import SACCT, printing, program
 
@@ -79,10 +82,46 @@ def test_no_held_out_conversation_is_trained_on(results):
 
 def test_the_report_stands_alone_and_tells_the_figures(results):
     page = (results / "report/index.html").read_text(encoding="utf-8")
-    assert page.count("<svg") >= 5
+    assert page.count("<svg") >= 20
     assert "src=" not in page
-    perplexity = read(results / "evaluation/amberchat.json")["perplexity"]
-    assert f"{perplexity:.4g}" in page
+    perplexity = read(results / "evaluations/heldout/amberchat.json")["perplexity"]
+    assert f"<b>{number(perplexity)}</b>" in page
+    text = html.unescape(re.sub(r"<(svg|style)\b.*?</\1>|<[^>]+>", "\n", page, flags=re.DOTALL))
+    for title in (
+        "evol-mix: mix of sharegpt and evol_instruct",
+        "safe-pairs-train: pairs of pku_train",
+        "heldout: perplexity on held-out conversations of evol-mix",
+        "rewards: rewards on test pairs of safe-pairs",
+    ):
+        assert f"\n{title}\n" in text
+    assert not re.search(r"\b(None|nan)\b", text)
+
+
+def test_the_report_has_the_answers_of_each_model(results):
+    page = (results / "report/index.html").read_text(encoding="utf-8")
+    for model in ("amberchat", "ambersafe"):
+        answers = read(results / f"evaluations/answers/{model}.json")["answers"]
+        assert len(answers) == 4
+        for each in answers:
+            assert page.count(f"<b>{escape(each['prompt'])}</b>") == 1
+            assert f"<dd>{escape(each['answer']) or '(nothing)'}</dd>" in page
+
+
+@pytest.mark.parametrize(
+    ("model", "title", "objective"),
+    [
+        ("amberchat", "AmberChat", "sft"),
+        ("ambersafe-sft", "AmberSafe, SFT only", "sft"),
+        ("ambersafe", "AmberSafe", "dpo"),
+    ],
+)
+def test_a_card_says_what_the_model_is_and_what_went_into_it(results, model, title, objective):
+    card = (results / f"models/{model}/README.md").read_text(encoding="utf-8")
+    assert f"# {title}\n" in card
+    assert f"the model `{model}` of the recipe, trained with the objective `{objective}`" in card
+    safe = ["pku_test", "pku_train"] if model != "amberchat" else []
+    sources = re.findall(r"^\| (\w+) \| – \| \S+ \| [0-9a-f]{16}… \| apache-2.0 \|$", card, re.MULTILINE)
+    assert sources == ["evol_instruct", *safe, "sharegpt"]
 
 
 def test_the_report_tells_of_slurm_jobs_where_there_were_any(finished, results, tmp_path, monkeypatch):
@@ -90,15 +129,15 @@ def test_the_report_tells_of_slurm_jobs_where_there_were_any(finished, results, 
     assert "Jobs on the cluster" not in (results / "report/index.html").read_text(encoding="utf-8")
 
     project = finished.copy(tmp_path / "project")
-    note_job(project.root / "results/demo" / RECORD, job="1", name="amberline_a", stage="train_dpo")
+    note_job(project.root / "results/demo" / RECORD, job="1", name="amberline_a", stage="train ambersafe")
     assert not project.planned()
     program(tmp_path / "bin", "sacct", printing(SACCT))
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    project.snakemake(*DEMO, "--quiet", "all", "--forcerun", "write_report")
+    project.snakemake(*DEMO, "--quiet", "all", "--forcerun", "report")
     page = (project.root / "results/demo/report/index.html").read_text(encoding="utf-8")
-    row = re.search(r"<tr><td>train dpo</td>.*</tr>", page)[0]
+    row = re.search(r"<tr><td[^>]*>train ambersafe</td>.*</tr>", page)[0]
     cells = re.sub(r"<[^>]+>", " ", row).split()
-    assert cells == ["train", "dpo", "1", "completed", "0:00:09", "16%", "0.313", "1", "2", "8"]
+    assert cells == ["train", "ambersafe", "1", "completed", "0:00:09", "16%", "0.313", "1", "2", "8"]
 
 
 def test_nothing_made_names_this_machine(results, finished):

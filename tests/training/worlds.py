@@ -79,14 +79,14 @@ DPO = changed(
 )
 
 
-def split(settings: dict[str, Any], stale: str = "ask") -> dict[str, str]:
+def split(settings: dict[str, Any], stale: str = "ask", export: str = "last") -> dict[str, str]:
     """Settings as the programs take them: what determines the weights, and the rest."""
     kept = {name: value for name, value in settings.items() if name in {"checkpoints", "evaluation", "monitors"}}
     rest = {name: value for name, value in settings.items() if name not in kept}
     tracking = {"wandb_project": None, "wandb_mode": "offline"}
     return {
         "settings": json.dumps(rest),
-        "runtime": json.dumps({"training": kept, "tracking": tracking, "stale": stale}),
+        "runtime": json.dumps({"training": kept, "tracking": tracking, "exports": [export], "stale": stale}),
     }
 
 

@@ -40,7 +40,8 @@ def imported_files(*programs: Path, root: Path = SCRIPTS) -> list[Path]:
         file = waiting.pop()
         if file not in found:
             found.add(file)
-            waiting.extend(_imported_by(file, root))
+            for module in _parsed(file).modules:
+                waiting.extend(_files_of(module, root))
     return sorted(found)
 
 
@@ -54,7 +55,9 @@ def code_digest(*programs: Path) -> str:
     return digest.hexdigest()
 
 
-def package_versions(lock: Path, *programs: Path) -> dict[str, str]:
+# Asked for each job: thousands of jobs run a handful of programs.
+@cache
+def package_versions(lock: Path, *programs: Path) -> Mapping[str, str]:
     """Name and version in the lock of each package that can change what the programs make, sorted by name."""
     imported = {module.split(".")[0] for file in imported_files(*programs) for module in _parsed(file).modules}
     patterns = [pattern for name in PACKAGES.keys() & imported for pattern in PACKAGES[name]]
@@ -79,12 +82,6 @@ def _parsed(file: Path) -> _Parsed:
     return _Parsed(file)
 
 
-@cache
-def _imported_by(file: Path, root: Path) -> tuple[Path, ...]:
-    """The files under `root` that a file imports directly."""
-    return tuple({imported: None for module in _parsed(file).modules for imported in _files_of(module, root)})
-
-
 def _imported_modules(tree: ast.Module) -> Iterable[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -104,14 +101,12 @@ def _remove_docstring(node: ast.AST) -> None:
             del node.body[0]
 
 
-def _files_of(module: str, root: Path) -> Iterable[Path]:
+@cache
+def _files_of(module: str, root: Path) -> tuple[Path, ...]:
     """The files behind a dotted name: each package's `__init__.py` on the way, and the module itself."""
     parts = module.split(".")
-    for depth in range(1, len(parts) + 1):
-        path = root.joinpath(*parts[:depth])
-        for file in (path / "__init__.py", path.with_suffix(".py")):
-            if file.is_file():
-                yield file
+    paths = [root.joinpath(*parts[:depth]) for depth in range(1, len(parts) + 1)]
+    return tuple(file for path in paths for file in (path / "__init__.py", path.with_suffix(".py")) if file.is_file())
 
 
 @cache

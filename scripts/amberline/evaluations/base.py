@@ -2,7 +2,8 @@
 
 To add an evaluation, write a file like `perplexity.py` in this folder: its settings, a subclass of `Evaluation`, and
 the line `EVALUATION = …` that names it. Files of this folder are read with the recipe, at every `snakemake -n`, so
-torch, transformers and datasets are imported where they are used.
+torch, transformers and datasets are imported where they are used. The first line of the file is what the report says of
+the metrics.
 """
 
 from __future__ import annotations
@@ -47,6 +48,10 @@ class Evaluation(ABC):
     one_process: ClassVar[bool] = False  # whether one process measures, however many the machine has room for
     columns: ClassVar[Mapping[str, str]] = {}  # the metrics that a table of models shows, with their titles
     headline: ClassVar[str | None] = None  # the one metric to plot
+    # Of evaluations against a reference: what the metrics of the reference itself are, by definition, and the metrics
+    # that are twice as large at twice the beta.
+    of_reference: ClassVar[Mapping[str, float]] = {}
+    linear_in_beta: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, settings: ResultSettings) -> None:
         self.settings = settings

@@ -39,6 +39,8 @@ class Rewards(Evaluation):
         "pairs": "pairs",
     }
     headline = "rewards/accuracies"
+    of_reference: ClassVar[Mapping[str, float]] = {"rewards/accuracies": 0.5, "rewards/margins": 0.0}
+    linear_in_beta = ("rewards/margins",)
 
     settings: RewardsSettings
 

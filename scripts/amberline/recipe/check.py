@@ -13,12 +13,13 @@ from amberline.core.digests import file_digest
 from amberline.core.settings import Kind, leaves
 from amberline.recipe.cluster import Cluster
 from amberline.recipe.data import Source
-from amberline.recipe.edges import find_faults
+from amberline.recipe.edges import find_collisions, find_faults
 from amberline.recipe.faults import explain, message
 from amberline.recipe.files import PUBLISHED, ConfigurationError, find_file, read_recipe
 from amberline.recipe.graph import Recipe
 from amberline.recipe.nodes import PretrainedModel
 from amberline.recipe.resolve import SECTIONS, Nodes, Resolution
+from amberline.recipe.variants import with_variants
 
 # A local file up to this size is checked against its sha256 at every start; a larger one by its size here and by
 # its sha256 in the job that acquires it.
@@ -26,17 +27,29 @@ HASHED_AT_START = 64 * 2**20
 
 
 def check_recipe(values: Mapping[str, Any], *, files: bool = True) -> Recipe:
-    """Fill in a recipe and check it, all faults at once; with `files`, also the local files that it names.
+    """Fill in a recipe with its variants and check it, all faults at once.
 
-    Raises ConfigurationError.
+    With `files`, the local files that it names, too. Raises ConfigurationError.
     """
+    recipe = _check_without_variants({key: value for key, value in values.items() if key != "variants"})
+    faults: list[str] = []
+    if values.get("variants"):
+        recipe = with_variants(recipe, values, _check_without_variants)
+        faults += find_collisions(recipe)
+    if files:
+        faults += _file_faults(recipe.nodes)
+    if faults:
+        raise ConfigurationError(message(faults))
+    return recipe
+
+
+def _check_without_variants(values: Mapping[str, Any]) -> Recipe:
     resolution = Resolution(values)
     nodes = resolution.nodes()
     faults = resolution.faults
+    if nodes is not None and not faults:
+        faults = find_faults(nodes)
     if nodes is None or faults:
-        raise ConfigurationError(message(faults))
-    faults = find_faults(nodes) + (list(_file_faults(nodes)) if files else [])
-    if faults:
         raise ConfigurationError(message(faults))
     return Recipe(nodes)
 
@@ -102,12 +115,13 @@ def check_target(target: str, names: Sequence[str], results: str) -> None:
 
 
 def deviations(recipe: Recipe, among: Container[str] | None = None) -> dict[str, dict[str, Any]]:
-    """Keys whose value differs from the published recipe: `{key: {"published": …, "here": …}}`; of some nodes, or of all.
+    """Keys whose value differs from the published recipe: `{key: {"published": …, "here": …}}`.
 
-    What something runs on, and what is kept and watched on the way, does not count.
+    `among` names the nodes that are looked at; None: all. What something runs on, and what is kept and watched on the
+    way, does not count.
     """
     here, there = (nodes.of(Kind.RESULT, Kind.DESCRIPTION) for nodes in (recipe.nodes, _published()))
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for section in SECTIONS:
         for name in sorted(here[section].keys() | there[section].keys()):
             if among is None or name in among:

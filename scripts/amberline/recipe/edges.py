@@ -9,6 +9,7 @@ from amberline.formats.registry import format_names, load_format
 from amberline.objectives.registry import load_objective
 from amberline.recipe import nodes as kinds
 from amberline.recipe import paths
+from amberline.recipe.data import PairTokens
 from amberline.recipe.faults import unknown
 from amberline.recipe.graph import Recipe
 from amberline.recipe.resolve import Nodes
@@ -21,7 +22,11 @@ def find_faults(nodes: Nodes) -> list[str]:
         *(fault for name, node in nodes.datasets.items() for fault in _dataset(nodes, f"datasets.{name}", node)),
         *(fault for name, node in nodes.models.items() for fault in _model(nodes, f"models.{name}", node)),
         *_circles(nodes.models),
-        *(fault for name, node in nodes.evaluations.items() for fault in _evaluation(nodes, f"evaluations.{name}", node)),
+        *(
+            fault
+            for name, node in nodes.evaluations.items()
+            for fault in _evaluation(nodes, f"evaluations.{name}", node)
+        ),
     ]
     if found:
         return found
@@ -31,7 +36,7 @@ def find_faults(nodes: Nodes) -> list[str]:
         *_tokenizers(recipe),
         *_evaluated(recipe),
         *_trainings(recipe),
-        *_files(recipe),
+        *find_collisions(recipe),
         *_hardware(recipe),
     ]
 
@@ -136,7 +141,7 @@ def _chunks_of(nodes: Nodes, where: str, mix: str) -> Iterator[str]:
 
 def _read_like(nodes: Nodes, dataset: str) -> bool:
     trained = [each for each in nodes.models.values() if isinstance(each, kinds.TrainedModel)]
-    return any(each.on == dataset and isinstance(each, kinds.PairTokens) for each in trained)
+    return any(each.on == dataset and isinstance(each, PairTokens) for each in trained)
 
 
 def _tokenizers(recipe: Recipe) -> Iterator[str]:
@@ -157,8 +162,8 @@ def _evaluated(recipe: Recipe) -> Iterator[str]:
         for model in [] if node.models == "all" else node.models:
             if tokenizer not in {None, recipe.root(model)}:
                 yield (
-                    f"evaluations.{name}.models: {model} has the tokenizer of {recipe.root(model)}, and what is measured "
-                    f"on is tokenized with that of {tokenizer}; remove it from the list"
+                    f"evaluations.{name}.models: {model} has the tokenizer of {recipe.root(model)}, and what is "
+                    f"measured on is tokenized with that of {tokenizer}; remove it from the list"
                 )
         if not recipe.evaluated(name):
             yield f"evaluations.{name}.models: there is no model that it could measure; remove this evaluation"
@@ -174,8 +179,8 @@ def _trainings(recipe: Recipe) -> Iterator[str]:
             continue
         if node.evaluation.examples and not recipe.nodes.datasets[dataset.chunk].heldout:
             yield (
-                f"{where}.evaluation.examples: found {node.evaluation.examples}, but datasets.{dataset.chunk}.heldout is "
-                "0: withhold some conversations, or set it to 0"
+                f"{where}.evaluation.examples: found {node.evaluation.examples}, but datasets.{dataset.chunk}.heldout "
+                "is 0: withhold some conversations, or set it to 0"
             )
         root = recipe.nodes.models[recipe.root(name)]
         if isinstance(root, kinds.TinyStandIn) and dataset.max_length > root.tiny.context:
@@ -185,7 +190,7 @@ def _trainings(recipe: Recipe) -> Iterator[str]:
             )
 
 
-def _files(recipe: Recipe) -> Iterator[str]:
+def find_collisions(recipe: Recipe) -> Iterator[str]:
     """Two nodes may not make the same file."""
     made: defaultdict[str, set[str]] = defaultdict(set)
     for path, node in recipe.data_files():

@@ -5,13 +5,13 @@ read the same tokens, or need the same scores of a reference, share them.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from amberline.core.digests import canonical, value_digest
-from amberline.core.settings import Kind
+from amberline.core.settings import Kind, Settings
 from amberline.evaluations.base import Evaluation
 from amberline.evaluations.registry import load_evaluation
 from amberline.objectives.base import Objective
@@ -29,6 +29,7 @@ from amberline.recipe.files import KIND_KEYS
 from amberline.recipe.hardware import Hardware
 from amberline.recipe.resolve import SECTIONS, Around, Nodes
 
+AnySettings = TypeVar("AnySettings", bound=Settings)
 Work = Literal["train", "score_reference", "evaluate"]
 Watching = Literal["train", "heldout"]  # what a training reads: to learn from, or to be watched on
 
@@ -69,10 +70,22 @@ class Scores(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Variant:
+    """A variant, and which of its nodes are not those of the base."""
+
+    name: str
+    changes: list[str]  # dotted keys that it sets
+    own: list[str] = field(default_factory=list)  # nodes that it adds
+    same: Mapping[str, str] = field(default_factory=dict)  # of the nodes that it changes, those that are there already
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A recipe that is right."""
 
     nodes: Nodes
+    variants: tuple[Variant, ...] = ()
+    measured_on: Mapping[str, str] = field(default_factory=dict)  # where variants cut conversations more than once
 
     @property
     def around(self) -> Around:
@@ -83,6 +96,11 @@ class Recipe:
     def names(self) -> list[str]:
         """The names of all nodes."""
         return [name for section in SECTIONS for name in getattr(self.nodes, section)]
+
+    @property
+    def other_names(self) -> dict[str, str]:
+        """Names under which variants know nodes that are there under another name."""
+        return {name: there for variant in self.variants for name, there in variant.same.items()}
 
     @property
     def trained(self) -> list[str]:
@@ -214,7 +232,13 @@ class Recipe:
     def _training_key(self, model: str) -> str:
         """What determines a model's training."""
         node, settings = self.nodes.models[model], self.training(model).of(Kind.RESULT)
-        return canonical([node.train, settings, node.from_, self.tokens(model).name])
+        return canonical([node.train, settings, self._model_key(node.from_), self.tokens(model).name])
+
+    def _model_key(self, model: str) -> str:
+        """What determines a model: two that are trained and exported alike are one to those that start from them."""
+        if model not in self.trained:
+            return model
+        return canonical([self._training_key(model), self.exported(model).of(Kind.RESULT)])
 
     def uses(self, model: str) -> set[str]:
         """All nodes that went into a model, itself too."""
@@ -246,6 +270,8 @@ class Recipe:
 
     def dataset_of(self, evaluation: str) -> str:
         """The dataset that is measured on; of conversations that are not cut, the one that has their chunks."""
+        if evaluation in self.measured_on:
+            return self.measured_on[evaluation]
         dataset = str(getattr(self.nodes.evaluations[evaluation], self.kind_of(evaluation)))
         chunks = [name for name in self.datasets(kinds.Chunk) if self.nodes.datasets[name].chunk == dataset]
         return chunks[0] if chunks else dataset
@@ -347,6 +373,6 @@ def alternatives(names: Sequence[str]) -> str:
     return "|".join(map(re.escape, names)) or "(?!)"
 
 
-def _part_of(node: Any, settings: type[Any]) -> Any:
+def _part_of(node: Any, settings: type[AnySettings]) -> AnySettings:
     """Those keys of a node that settings have."""
     return settings(**{key: getattr(node, key) for key in settings.model_fields})

@@ -1,7 +1,7 @@
 """The nodes of a recipe: sources, datasets, models and evaluations, each kind a closed type.
 
 A node's kind is told by one of its keys (`mix`, `chunk`, `pretrained` …). What a training may say depends on its
-objective and on what it learns from, so that type is put together from the objective's settings and those of its tokens.
+objective and on what it learns from: its type is put together from the objective's settings and those of its tokens.
 """
 
 from functools import cache
@@ -109,7 +109,9 @@ class OfPairs(PairTokens):
 class Evaluation(ResultSettings):
     """What all evaluations share."""
 
-    models: Literal["all"] | Names = Field(description="models that are measured, as a list; all: every one that can be")
+    models: Literal["all"] | Names = Field(
+        description="models that are measured, as a list; all: every one that can be"
+    )
 
 
 class AgainstReference(ResultSettings):
@@ -130,7 +132,7 @@ def trained_model(objective: str, holds: str) -> type[TrainedModel]:
         tokens: type[Settings] = OfPairs
     else:
         tokens = OfConversations if holds == "conversations" else OfResponses
-    return create_model(f"{objective} on {holds}", __base__=(trains.Settings, tokens, TrainedModel), __module__=__name__)
+    return _put_together(f"{objective} on {holds}", (trains.Settings, tokens, TrainedModel))
 
 
 @cache
@@ -140,5 +142,11 @@ def evaluation_node(name: str) -> type[Evaluation]:
     bases: list[type[Settings]] = [found.Settings, Evaluation]
     bases += [AgainstReference] if found.needs_reference else []
     bases += [OfConversations] if found.reads == "conversations" else []
-    dataset: Any = (Name, Field(description="dataset that is measured on"))
-    return create_model(f"evaluation {name}", __base__=tuple(bases), __module__=__name__, **{name: dataset})
+    return _put_together(
+        f"evaluation {name}", tuple(bases), **{name: (Name, Field(description="dataset that is measured on"))}
+    )
+
+
+def _put_together(name: str, bases: tuple[type[Settings], ...], **fields: Any) -> type[Any]:
+    """A type with the fields of several."""
+    return create_model(name, __base__=bases, __module__=__name__, **fields)

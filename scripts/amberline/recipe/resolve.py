@@ -148,7 +148,8 @@ class Resolution:
         for kind in kinds:
             values = on_top(values, {key: each for key, each in self._default(kind).items() if key in _keys(model)})
         values = on_top(on_top(values, _known_part(copied, model)), own)
-        self._filled[section][name] = values
+        # What it says itself comes first, in its order.
+        self._filled[section][name] = {key: values[key] for key in dict.fromkeys([*own, *values])}
         return self._typed(model, values, f"{section}.{name}")
 
     def _default(self, kind: str) -> dict[str, Any]:
@@ -188,16 +189,13 @@ class Resolution:
             return [], Source
         kinds = [kind for kind in KIND_KEYS[section] if kind in said]
         if len(kinds) != 1:
-            found = f"is {' and '.join(kinds)} at once" if kinds else "does not say what it is"
-            self.faults.append(f"{where}: it {found}; it must have one of the keys {', '.join(KIND_KEYS[section])}")
+            said_so = f"is {' and '.join(kinds)} at once" if kinds else "does not say what it is"
+            self.faults.append(f"{where}: it {said_so}; it must have one of the keys {', '.join(KIND_KEYS[section])}")
             return None
         kind = kinds[0]
-        if section == "datasets":
-            return [kind], DATASETS[kind]
-        if section == "evaluations":
-            return [kind], evaluation_node(kind)
         if kind != "train":
-            return [kind], MODELS[kind]
+            found = evaluation_node(kind) if section == "evaluations" else (DATASETS | MODELS)[kind]
+            return [kind], found
         if said["train"] not in objective_names():
             self.faults.append(unknown(f"{where}.train", said["train"], objective_names(), "objective"))
             return None

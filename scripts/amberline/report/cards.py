@@ -1,6 +1,7 @@
 """Model cards: what a model is, what went into it, and how it departs from the published recipe."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,15 +13,19 @@ from amberline.core.settings import leaves
 from amberline.recipe.export import CardSource, CardText
 from amberline.training.staleness import kept_changes
 
+NOT_STATED = "not stated"
+# What the hub takes for a licence; words that say more stand in the table of sources alone.
+IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9.-]*")
+
 PROMPTING = {
     "vicuna": (
         "Trained on the Vicuna v1.1 template, which is this folder's chat template: use `apply_chat_template`, or in "
         "FastChat `--conv-template vicuna_v1.1`. FastChat does not find the template by the model's name by itself."
     ),
     "none": (
-        "The preference training saw bare prompts: no template, no beginning-of-sequence token, nothing between prompt "
-        "and response. The chat template in this folder is that of the chat model it started from. Say which of the "
-        "two an evaluation used; they give different figures."
+        "This training saw bare prompts: no template, no beginning-of-sequence token, nothing between prompt and "
+        "response. If there is a chat template in this folder, it is that of the model that training started from. Say "
+        "which of the two an evaluation used; they give different figures."
     ),
 }
 
@@ -36,13 +41,16 @@ datasets:
 {%- endfor %}
 {%- endif %}
 tags:
-- amber
-- {{ training.facts.stage }}
+- amberline
+{%- if objective %}
+- {{ objective }}
+{%- endif %}
 ---
 
 # {{ name }}
 
-Made by Amberline, stage `{{ training.facts.stage }}` of the recipe of LLM360's "Finetuning Amber":
+Made by Amberline, after LLM360's "Finetuning Amber": the model `{{ node }}` of the recipe, trained
+{%- if objective %} with the objective `{{ objective }}`{% endif %} for \
 {{ "{:,}".format(training.facts.steps) }} optimizer steps over {{ "{:,}".format(training.facts.examples) }} examples, \
 {{ "{:,}".format(training.facts.loss_tokens) }} tokens with loss. Weights in {{ dtype }}.
 
@@ -60,6 +68,8 @@ Made by Amberline, stage `{{ training.facts.stage }}` of the recipe of LLM360's 
 {%- endfor %}
 
 A licence binds what is made from its data: the strictest of these binds this model.
+{%- if not_stated %} Where none is stated, ask whoever \
+published the source before you use this model.{% endif %}
 
 ## Departures from the published recipe
 
@@ -110,29 +120,31 @@ class Card:
     """What goes into a card: text of the configuration, and manifests."""
 
     text: CardText
+    node: str  # the model's name in the recipe
     model: Manifest  # of the exported folder
     training: Manifest  # of the training that made the weights
     raw: Mapping[str, Manifest]  # of raw files, by the name of their source
-    base: Manifest  # of the base model
+    base: Manifest  # of the model at the start of its line
 
 
 def render_card(card: Card) -> str:
     """The model card in Markdown, with the front matter that the Hugging Face hub reads."""
     sources = [_source(card, each) for each in sorted(card.text.sources, key=lambda source: source.name)]
-    licences = {source["licence"] for source in sources}
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)  # noqa: S701, Markdown
     environment.filters["json"] = canonical
     facts = card.training["facts"]
     return environment.from_string(TEMPLATE).render(
         name=card.text.name,
+        node=card.node,
+        objective=facts.get("objective"),  # not told by trainings of old
         dtype=card.model["settings"]["dtype"],
         prompting=PROMPTING[card.model["settings"]["template"]],
         deviations=card.text.deviations,
         training=card.training,
         settings=list(leaves(card.training["settings"])),
         sources=sources,
-        # The hub wants one identifier; where sources differ, the table below says which is whose.
-        licence=licences.pop() if len(licences) == 1 else "other",
+        licence=_licence(sources),
+        not_stated=any(each["licence"] == NOT_STATED for each in sources),
         datasets=sorted({each["repository"] for each in sources if each["repository"] and each["name"] in card.raw}),
         digests={
             "weights": facts["weights_sha256"],
@@ -146,10 +158,17 @@ def render_card(card: Card) -> str:
     )
 
 
+def _licence(sources: Sequence[Mapping[str, Any]]) -> str:
+    """The one identifier that the hub wants; where sources differ, the table of the card says which is whose."""
+    licences = {source["licence"] for source in sources}
+    alone = licences.pop() if len(licences) == 1 else ""
+    return alone if IDENTIFIER.fullmatch(alone) else "other"
+
+
 def _source(card: Card, source: CardSource) -> dict[str, Any]:
     """A row of the table of sources: what the configuration says of it, and the content that was found."""
     found = card.raw.get(source.name)
     values = {**source.model_dump(), "sha256": found["facts"]["sha256"] if found else None}
     # A branch was resolved to a commit when the model was fetched.
     commit = None if found or not source.repository else card.base["facts"].get("commit")
-    return {**values, "revision": commit or source.revision}
+    return {**values, "revision": commit or source.revision, "licence": source.licence or NOT_STATED}

@@ -1,7 +1,10 @@
-"""The report: one page that needs no other file, every figure in it read from a file of the run."""
+"""The report: one page that needs no other file, every figure in it read from a file of the run.
+
+What it shows, and under which titles, `contents` tells of the recipe; no node is known here by its name.
+"""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,43 +12,68 @@ import pandas as pd
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from amberline.report import plots
+from amberline.recipe import paths
+from amberline.report import plots, text
+from amberline.report.measured import evaluation_view, samples_view, tile
 from amberline.training.staleness import kept_changes
 
-STAGES = {
-    "amberchat": "AmberChat finetune",
-    "sft": "AmberSafe: finetune on preferred responses",
-    "dpo": "AmberSafe: direct preference optimisation",
+# Panels of a training's curves: those are drawn whose every column is there. Held-out values join where there are any.
+PANELS: tuple[tuple[str, Mapping[str, str]], ...] = (
+    ("loss", {"training": "loss"}),
+    ("reward accuracy", {"training": "rewards/accuracies"}),
+    ("reward margin", {"training": "rewards/margins"}),
+    ("rewards", {"chosen": "rewards/chosen", "rejected": "rewards/rejected"}),
+    ("log p of the responses", {"chosen": "logps/chosen", "rejected": "logps/rejected"}),
+    ("gradient norm", {"before clipping": "grad_norm"}),
+    ("learning rate", {"learning rate": "learning_rate"}),
+)
+# Columns that count, or that say what another panel says.
+NOT_DRAWN = {
+    "step",
+    "epoch",
+    "examples",
+    "tokens",
+    "loss_tokens",
+    *(key for _, keys in PANELS for key in keys.values()),
 }
-MODELS = {
-    "base": "base model",
-    "amberchat": "AmberChat",
-    "ambersafe-sft": "AmberSafe, SFT only",
-    "ambersafe": "AmberSafe",
-}
-FUNNELS = {
-    "mix": "Mix of ShareGPT and evol-instruct",
-    "split": "Split into chunks",
-    "tokenise_conversations": "Tokens and loss masks",
-    "split-heldout": "Split, held-out conversations",
-    "tokenise_conversations-heldout": "Tokens, held-out conversations",
-    "select_safe_pairs-train": "Safe pairs, train",
-    "tokenise_preferences-train": "Preference tokens, train",
-    "select_safe_pairs-test": "Safe pairs, test",
-    "tokenise_preferences-test": "Preference tokens, test",
-}
+HELDOUT = "heldout/"
 
 
 def build_page(results: Path, settings: Mapping[str, Any], lock: str, jobs: Mapping[str, Any]) -> str:
-    """The page as HTML. `settings` holds the configuration and its deviations from the published recipe.
+    """The page as HTML. `settings` holds the contents of the page, and what differs from the published recipe.
 
     `jobs` are the run's Slurm jobs and why there are no figures of them, as `cluster.accounts` tells.
     """
-    variants = settings["configuration"]["ambersafe"]["variants"]
-    models = MODELS | {f"ambersafe-{name}": f"AmberSafe, {name}" for name in variants}
-    funnels = {name: _read(results / "funnels" / f"{name}.json") for name in FUNNELS}
-    evaluation = {name: _read(results / "evaluation" / f"{name}.json") for name in models}
-    manifests = {name: _read(results / "models" / name / "manifest.json") for name in ("amberchat", "ambersafe")}
+    found = [(each, _metrics(results, each)) for each in settings["evaluations"]]
+    accounts = [{**each, **_read(results / each["funnel"])} for each in settings["data"]]
+    trainings = [_training(results, each) for each in settings["trainings"]]
+    return (
+        _environment()
+        .get_template("report.html.jinja")
+        .render(
+            trained=_trained(settings),
+            tiles=list(filter(None, (tile(*each) for each in found))),
+            accounts=accounts,
+            both_modes=[
+                {**each, "rows": _side_by_side(_read(results / each["file"]))} for each in settings["both_modes"]
+            ],
+            histograms=[_histograms(each) for each in accounts if each["histograms"]],
+            trainings=trainings,
+            evaluations=[evaluation_view(*each) for each in found if each[0]["columns"]],
+            samples=list(filter(None, (samples_view(*each) for each in found))),
+            jobs=jobs["jobs"],
+            unaccounted=jobs["missing"],
+            methods=settings["methods"],
+            sources=[_source(results, each, settings["raw"]) for each in settings["sources"]],
+            models=[{**each, **_read(results / paths.manifest(each["folder"]))} for each in settings["models"]],
+            deviations=settings["deviations"],
+            configuration=yaml.safe_dump(settings["recipe"], sort_keys=False, allow_unicode=True, width=110),
+            packages=[line.split("==") for line in lock.splitlines() if "==" in line],
+        )
+    )
+
+
+def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -53,71 +81,47 @@ def build_page(results: Path, settings: Mapping[str, Any], lock: str, jobs: Mapp
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": _number, "duration": _duration, "gigabytes": _gigabytes, "percent": _percent}
-    return environment.get_template("report.html.jinja").render(
-        funnels=[(title, funnels[name]) for name, title in FUNNELS.items()],
-        comparison=_comparison(_read(results / "funnels" / "split-comparison.json")),
-        lengths=_lengths(funnels),
-        curves=[(title, _curves(results / "training" / stage / "metrics.jsonl")) for stage, title in STAGES.items()],
-        evaluation=[(title, evaluation[name]) for name, title in models.items()],
-        evaluation_plot=_evaluation_plot({title: evaluation[name] for name, title in models.items()}),
-        jobs=jobs["jobs"],
-        unaccounted=jobs["missing"],
-        samples=_read(results / "evaluation" / "samples.json"),
-        manifests=manifests,
-        sources=[_source(results, each) for each in settings["sources"]],
-        trainings=[(title, _training(results, stage)) for stage, title in STAGES.items()],
-        deviations=settings["deviations"],
-        configuration=yaml.safe_dump(settings["configuration"], sort_keys=False, allow_unicode=True, width=110),
-        settings=settings["configuration"],
-        packages=[line.split("==") for line in lock.splitlines() if "==" in line],
-    )
-
-
-def _source(results: Path, source: Mapping[str, Any]) -> dict[str, Any]:
-    """A source as the configuration describes it, and the content that was found."""
-    found = next((results / "raw").glob(f"{source['name']}.*.manifest.json"), None)
-    return {**source, "sha256": _read(found)["facts"]["sha256"] if found else None}
-
-
-def _training(results: Path, stage: str) -> dict[str, Any]:
-    """Which code and packages made a training's weights: `made_with`, `earlier`, and what `kept` is for."""
-    facts: dict[str, Any] = _read(results / "training" / stage / "run.json.manifest.json")["facts"]
-    return {**facts, "kept": kept_changes(facts)}
+    environment.filters |= {
+        "number": text.number,
+        "duration": text.duration,
+        "gigabytes": text.gigabytes,
+        "percent": text.percent,
+        "listed": text.listed,
+    }
+    return environment
 
 
 def _read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _number(value: Any) -> str:
-    """A number as people read it: thousands apart, four figures of a fraction."""
-    if isinstance(value, bool) or value is None:
-        return {True: "yes", False: "no", None: "–"}[value]
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return str(value)
+def _trained(settings: Mapping[str, Any]) -> list[str]:
+    """The titles of the models that are trained here."""
+    return [title for each in settings["trainings"] for title in (each["title"], *each["shared_by"])]
 
 
-def _duration(seconds: int | None) -> str:
-    if seconds is None:
-        return "–"
-    minutes, rest = divmod(seconds, 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+def _metrics(results: Path, evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """What an evaluation found, by the name of the model."""
+    return {each["name"]: _read(results / each["file"]) for each in evaluation["models"]}
 
 
-def _gigabytes(size: int | None) -> str:
-    """Thousands of Slurm's M, which are MiB: what `memory_gb` asks for."""
-    return "–" if size is None else f"{size / (1000 * 2**20):.3g}"
+def _source(results: Path, source: Mapping[str, Any], raw: Mapping[str, str]) -> dict[str, Any]:
+    """A source or a pretrained model as the configuration describes it, and the content or commit that was found."""
+    name = source["name"]
+    if name in raw:
+        return {**source, "sha256": _read(results / paths.manifest(raw[name]))["facts"]["sha256"]}
+    made = results / paths.manifest(paths.model(name))
+    commit = _read(made)["facts"].get("commit") if made.exists() else None
+    return {**source, "revision": commit or source["revision"], "sha256": None}
 
 
-def _percent(part: float | None) -> str:
-    return "–" if part is None else f"{part:.0%}"
+def _training(results: Path, training: Mapping[str, Any]) -> dict[str, Any]:
+    """A training, its curves, and what made its weights: `made_with`, `earlier`, and what it is `kept` for."""
+    facts: dict[str, Any] = _read(results / paths.manifest(training["run"]))["facts"]
+    return {**facts, **training, "kept": kept_changes(facts), "curves": list(_curves(results / training["metrics"]))}
 
 
-def _comparison(modes: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _side_by_side(modes: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Rows of the side-by-side table: a unit's way in, each loss by reason, and what is left, for every mode."""
     rows = []
     accounts = {mode: {each["unit"]: each for each in modes[mode]["counts"]} for mode in modes}
@@ -132,44 +136,30 @@ def _comparison(modes: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def _lengths(funnels: Mapping[str, Mapping[str, Any]]) -> str:
-    """Histograms that the stages took."""
-    panels = [
-        (name, histogram)
-        for stage in ("split", "tokenise_conversations", "tokenise_preferences-train")
-        for name, histogram in funnels[stage]["histograms"].items()
-    ]
-    return plots.histograms(panels) if panels else ""
+def _histograms(account: Mapping[str, Any]) -> dict[str, Any]:
+    """The histograms that a stage took."""
+    panels = [plots.histogram(name, each) for name, each in account["histograms"].items()]
+    return {"title": account["title"], "for_training": account["for_training"], "panels": panels}
 
 
-def _curves(path: Path) -> str:
-    """Loss, gradient norm and learning rate of a training; for preferences, rewards too."""
+def _curves(path: Path) -> Iterator[str]:
+    """The curves of a training: what is known to matter first, then whatever else its objective measured."""
     rows = pd.read_json(path, lines=True)
-    panels = [
-        ("loss", _series(rows, {"training": "loss", "held out": "heldout/loss"})),
-        ("gradient norm", _series(rows, {"before clipping": "grad_norm"})),
-        ("learning rate", _series(rows, {"learning rate": "learning_rate"})),
-    ]
-    if "rewards/margins" in rows:
-        panels[1:] = [
-            (
-                "reward accuracy",
-                _series(rows, {"training": "rewards/accuracies", "held out": "heldout/rewards/accuracies"}),
-            ),
-            ("reward margin", _series(rows, {"training": "rewards/margins", "held out": "heldout/rewards/margins"})),
-        ]
-    return plots.curves(panels)
+    for title, columns in PANELS:
+        if set(columns.values()) <= set(rows):
+            yield plots.curve(title, _series(rows, columns))
+    for name in rows.columns:
+        if name not in NOT_DRAWN and not name.startswith(HELDOUT) and pd.api.types.is_numeric_dtype(rows[name]):
+            yield plots.curve(name.replace("_", " "), _series(rows, {"training": name}))
 
 
-def _series(rows: pd.DataFrame, columns: Mapping[str, str]) -> dict[str, tuple[Sequence[float], Sequence[float]]]:
-    found: dict[str, tuple[Sequence[float], Sequence[float]]] = {}
-    for name, column in columns.items():
-        if column in rows:
-            known = rows[["step", column]].dropna()
-            found[name] = (known["step"].tolist(), known[column].tolist())
+def _series(rows: pd.DataFrame, columns: Mapping[str, str]) -> plots.Series:
+    """Steps and values by name, with the held-out values of the same columns."""
+    only = len(columns) == 1
+    heldout = {"held out" if only else f"{name}, held out": f"{HELDOUT}{key}" for name, key in columns.items()}
+    found: dict[str, Any] = {}
+    for name, key in {**columns, **heldout}.items():
+        if key in rows:
+            known = rows[["step", key]].dropna()
+            found[name] = (known["step"].tolist(), known[key].tolist())
     return found
-
-
-def _evaluation_plot(evaluation: Mapping[str, Mapping[str, Any]]) -> str:
-    accuracy = {name: each["rewards/accuracies"] for name, each in reversed(list(evaluation.items()))}
-    return plots.bars("Reward accuracy on unseen test pairs", accuracy, "")

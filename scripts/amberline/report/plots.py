@@ -1,8 +1,12 @@
-"""Plots of the report, as SVG text that stands inside the page."""
+"""Plots of the report, as SVG text that stands inside the page. A panel is a picture of its own, so that the page can
+set as many beside each other as there is room for.
+"""
 
 import io
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
@@ -12,10 +16,19 @@ matplotlib.use("svg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-AMBER, SLATE, GREEN, RED = "#c77700", "#44546a", "#3a7d44", "#b23a48"
-COLOURS = (AMBER, SLATE, GREEN, RED)
-PANELS_IN_A_ROW = 3
+AMBER, SLATE, PALE = "#c77700", "#44546a", "#b9bfc7"
+COLOURS = (AMBER, SLATE)
+PANEL = (3.6, 2.5)  # inches
+MARGINS = {"left": 0.15, "right": 0.98, "top": 0.89}  # the same in all panels, so that they are in line
+BINS_NAMED = 7
+BINS = 6  # there is room for so many at least, so that a few bars are no wide ones
+POINTS = 600  # of a curve; of a longer one, means of so many steps that no more are left
+FAR_APART = 50  # largest over smallest value, from which bars stand on a logarithmic axis
+LABEL = 24  # characters in a line of a bar's name
+
+Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]  # steps and values by name
 
 plt.rcParams.update(
     {
@@ -25,68 +38,107 @@ plt.rcParams.update(
         "font.size": 9,
         "axes.spines.top": False,
         "axes.spines.right": False,
+        "axes.edgecolor": SLATE,
         "axes.titlesize": 10,
         "axes.titlelocation": "left",
     }
 )
 
 
-def curves(panels: Sequence[tuple[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]]]) -> str:
-    """Panels beside each other, each (title, {name: (steps, values)}). A short series gets markers."""
-    figure, axes = plt.subplots(1, len(panels), figsize=(3.4 * len(panels), 2.4), squeeze=False)
-    for axis, (title, series) in zip(axes[0], panels, strict=True):
-        for colour, (name, (steps, values)) in zip(COLOURS, series.items(), strict=False):
-            axis.plot(steps, values, color=colour, label=name, marker="o" if len(steps) < 8 else None, linewidth=1.3)
-        _finish(axis, title, "optimizer step", legend=len(series) > 1)
+@dataclass(frozen=True)
+class Bar:
+    """A bar of a plot."""
+
+    name: str
+    value: float
+    text: str  # written behind it
+    quiet: bool = False  # drawn pale: a value that is what it is by definition
+
+
+def curve(title: str, series: Series) -> str:
+    """Values over optimizer steps. A short series gets markers; a long one is thinned by means."""
+    figure, axis = plt.subplots(figsize=PANEL)
+    every = 1
+    for index, (name, (steps, values)) in enumerate(series.items()):
+        # The third and fourth, which are held-out values, have the colours of the first and second.
+        colour, style = COLOURS[index % 2], "-" if index < 2 else "--"
+        every = max(every, -(-len(steps) // POINTS))
+        drawn = [_means(each, -(-len(steps) // POINTS)) for each in (steps, values)]
+        axis.plot(
+            *drawn,
+            style,
+            color=colour,
+            label=name,
+            marker="o" if len(steps) < 12 else None,
+            markersize=4,
+            linewidth=1.3,
+        )
+    _finish(axis, title, "optimizer step" if every == 1 else f"optimizer step (means of {every} steps)")
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    if len(series) > 1:
+        axis.legend(frameon=False, fontsize=8)
+    figure.subplots_adjust(**MARGINS, bottom=0.18)
     return _svg(figure)
 
 
-def histograms(panels: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
-    """Panels in rows of three, each (title, histogram): `counts[i]` is the bin from `edges[i]` to the next edge."""
-    rows = -(-len(panels) // PANELS_IN_A_ROW)
-    figure, axes = plt.subplots(rows, PANELS_IN_A_ROW, figsize=(3.4 * PANELS_IN_A_ROW, 2.3 * rows), squeeze=False)
-    for axis in axes.flat[len(panels) :]:
-        axis.set_visible(False)
-    for axis, (title, histogram) in zip(axes.flat, panels, strict=False):
-        edges, counts = histogram["edges"], histogram["counts"]
-        first = next((index for index, count in enumerate(counts) if count), 0)
-        names = [_bin_name(edges, index) for index in range(first, len(counts))]
-        axis.bar(range(len(names)), counts[first:], color=AMBER, width=0.9)
-        every = max(1, len(names) // 8)
-        axis.set_xticks(range(0, len(names), every), names[::every], rotation=45, ha="right")
-        _finish(axis, title, "", legend=False)
+def _means(values: Sequence[float], every: int) -> Sequence[float]:
+    """The means of so many values each."""
+    if every <= 1:
+        return values
+    groups = [values[start : start + every] for start in range(0, len(values), every)]
+    return [sum(group) / len(group) for group in groups]
+
+
+def histogram(title: str, counted: Mapping[str, Any]) -> str:
+    """A histogram: `counts[i]` is the bin from `edges[i]` to the next edge."""
+    figure, axis = plt.subplots(figsize=PANEL)
+    edges, counts = counted["edges"], counted["counts"]
+    first = next((index for index, count in enumerate(counts) if count), 0)
+    names = [_bin_name(edges, index) for index in range(first, len(counts))]
+    axis.bar(range(len(names)), counts[first:], color=AMBER, width=0.9)
+    every = -(-len(names) // BINS_NAMED) or 1
+    axis.set_xticks(range(0, len(names), every), names[::every], rotation=35, ha="right", rotation_mode="anchor")
+    axis.set_xlim(-0.6, max(len(names), BINS) - 0.4)
+    axis.yaxis.set_major_locator(MaxNLocator(nbins="auto", integer=True))
+    _finish(axis, title, "")
+    figure.subplots_adjust(**MARGINS, bottom=0.26)
     return _svg(figure)
 
 
 def _bin_name(edges: Sequence[int], index: int) -> str:
     if index + 1 == len(edges):
-        return f"{edges[index]}+"
+        return f"{edges[index]:,}+"
     last = edges[index + 1] - 1
-    return str(edges[index]) if last == edges[index] else f"{edges[index]}–{last}"
+    return f"{edges[index]:,}" if last == edges[index] else f"{edges[index]:,}–{last:,}"
 
 
-def bars(title: str, values: Mapping[str, float], unit: str) -> str:
-    """One horizontal bar a name, with its value written behind it."""
-    figure, axis = plt.subplots(figsize=(5, 0.42 * len(values) + 0.5))
-    names = list(values)
-    drawn = axis.barh(range(len(names)), list(values.values()), color=[COLOURS[0], *[SLATE] * (len(names) - 1)])
-    axis.bar_label(drawn, fmt="%.3g", padding=3)
-    axis.set_yticks(range(len(names)), names)
+def bars(title: str, drawn: Sequence[Bar]) -> str:
+    """One horizontal bar each, with its value written behind it."""
+    names = ["\n".join(textwrap.wrap(bar.name, LABEL)) or bar.name for bar in drawn]
+    lines = sum(1 + 0.6 * name.count("\n") for name in names)
+    figure, axis = plt.subplots(figsize=(4.4, 0.34 * lines + 0.75))
+    values = [bar.value for bar in drawn]
+    shapes = axis.barh(range(len(drawn)), values, color=[PALE if bar.quiet else AMBER for bar in drawn], height=0.68)
+    axis.bar_label(shapes, [bar.text for bar in drawn], padding=4)
+    axis.set_yticks(range(len(drawn)), names)
+    axis.tick_params(axis="y", length=0)
     axis.invert_yaxis()
-    axis.margins(x=0.15)
-    _finish(axis, title, unit, legend=False)
+    logarithmic = min(values) > 0 and max(values) / min(values) > FAR_APART
+    if logarithmic:
+        axis.set_xscale("log")
+    axis.margins(x=0.18)
+    _finish(axis, title, "logarithmic axis" if logarithmic else "")
+    figure.tight_layout()
     return _svg(figure)
 
 
-def _finish(axis: Axes, title: str, unit: str, *, legend: bool) -> None:
+def _finish(axis: Axes, title: str, unit: str) -> None:
     axis.set_title(title)
-    axis.set_xlabel(unit)
-    if legend:
-        axis.legend(frameon=False, fontsize=8)
+    axis.set_xlabel(unit, color=SLATE, fontsize=8)
+    axis.tick_params(colors=SLATE, labelsize=8)
 
 
 def _svg(figure: Figure) -> str:
-    figure.tight_layout()
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
     plt.close(figure)

@@ -10,6 +10,7 @@ stops before its first step, and a person says whether it goes on.
 
 import json
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -114,23 +115,11 @@ def enter(directory: RunDirectory, stale: str) -> tuple[RunDirectory, list[str]]
     """
     directory.requeue.unlink(missing_ok=True)
     others = _others(directory)
-    finished = [other for other in others if read_marker(other.final) is not None]
-    if finished and stale == "keep" and read_marker(directory.final) is None:
-        return _keep(finished[0], directory)
-    if not (directory.folder / "identity.json").is_file():
-        if same := [other for other in others if other.identity == directory.identity]:
-            return _continue_in(same[0], directory)
-        kept = [other for other in finished if directory.identity.digest in kept_for(other.folder)]
-        if kept and stale == "ask":
-            return _keep(kept[0], directory)
-        unfinished = [other for other in others if other not in finished and complete(other.folder)]
-        for other in unfinished:
-            if _may_continue(other, directory.identity):
-                return _continue_in(other, directory)
-        if unfinished:
-            _refuse_unfinished(unfinished[0], directory.identity)
-        if finished and stale == "ask":
-            _refuse_stale(finished[0], directory)
+    elsewhere = _finished_elsewhere(directory, others, stale)
+    if elsewhere is None and not (directory.folder / "identity.json").is_file():
+        elsewhere = _instead_of_a_new_one(directory, others, stale)
+    if elsewhere is not None:
+        return elsewhere
     directory.folder.mkdir(parents=True, exist_ok=True)
     notes = _lock(directory)
     known = Identity.read(directory.folder) is not None
@@ -146,6 +135,39 @@ def enter(directory: RunDirectory, stale: str) -> tuple[RunDirectory, list[str]]
         return directory, [*notes, f"continuing in {directory.folder}"]
     _write_identity(directory.folder, directory.identity)
     return directory, [*notes, f"starting fresh in {directory.folder}{_why_not_another(directory)}"]
+
+
+def _finished_elsewhere(
+    directory: RunDirectory, others: list[RunDirectory], stale: str
+) -> tuple[RunDirectory, list[str]] | None:
+    """A finished run that is used where it is: the same one under another name, or one that is to be kept."""
+    if read_marker(directory.final) is not None:
+        return None
+    finished = [other for other in others if read_marker(other.final) is not None]
+    if same := [other for other in finished if other.identity == directory.identity]:
+        return _use(same[0], directory)
+    return _keep(finished[0], directory) if finished and stale == "keep" else None
+
+
+def _instead_of_a_new_one(
+    directory: RunDirectory, others: list[RunDirectory], stale: str
+) -> tuple[RunDirectory, list[str]] | None:
+    """A run that is taken over or kept where there is none of this name; raises RunDirectoryError as `enter` does."""
+    finished = [other for other in others if read_marker(other.final) is not None]
+    if same := [other for other in others if other.identity == directory.identity]:
+        return _continue_in(same[0], directory)
+    kept = [other for other in finished if directory.identity.digest in kept_for(other.folder)]
+    if kept and stale == "ask":
+        return _keep(kept[0], directory)
+    unfinished = [other for other in others if other not in finished and complete(other.folder)]
+    for other in unfinished:
+        if _may_continue(other, directory.identity):
+            return _continue_in(other, directory)
+    if unfinished:
+        _refuse_unfinished(unfinished[0], directory.identity)
+    if finished and stale == "ask":
+        _refuse_stale(finished[0], directory)
+    return None
 
 
 def release(directory: RunDirectory) -> None:
@@ -211,6 +233,13 @@ def _others(directory: RunDirectory) -> list[RunDirectory]:
         if identity is not None and directory.identity.asks_the_same(identity):
             found.append((file.stat().st_mtime, RunDirectory(file.parent, directory.stage, identity)))
     return [other for _, other in sorted(found, key=lambda each: each[0], reverse=True)]
+
+
+def _use(other: RunDirectory, directory: RunDirectory) -> tuple[RunDirectory, list[str]]:
+    """Use the finished run where it is: a summary that was written under its name may say where its weights are."""
+    used = replace(directory, folder=other.folder)
+    _mark_as_used(other.folder)
+    return used, [*_lock(used), f"the same run is finished already: {other.folder}"]
 
 
 def _keep(other: RunDirectory, directory: RunDirectory) -> tuple[RunDirectory, list[str]]:
@@ -309,8 +338,10 @@ def _write_json(path: Path, value: Any) -> None:
 
 def _why_not_another(directory: RunDirectory) -> str:
     """How the newest other run of this stage differs, for someone who expected it to be continued."""
-    others = [file.parent for file in directory.folder.parent.glob(f"{directory.stage}-*/identity.json")]
-    others = [folder for folder in others if folder != directory.folder]
+    # Exactly: the name of one stage may be the beginning of another's.
+    is_ours = re.compile(re.escape(directory.stage) + "-[0-9a-f]{16}").fullmatch
+    found = [file.parent for file in directory.folder.parent.glob("*-*/identity.json")]
+    others = [folder for folder in found if is_ours(folder.name) and folder != directory.folder]
     if not others:
         return ""
     newest = max(others, key=lambda folder: (folder / "identity.json").stat().st_mtime)
