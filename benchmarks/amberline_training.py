@@ -12,7 +12,6 @@ import tempfile
 from pathlib import Path
 
 import torch
-from report import Report
 
 import score_reference
 import train
@@ -22,6 +21,7 @@ from amberline.recipe.check import check_recipe
 from amberline.recipe.files import PUBLISHED, read_recipe
 from amberline.training import stage
 from amberline.training.curve import read_metrics
+from report import Report
 
 RECIPE = check_recipe(read_recipe([PUBLISHED]), files=False)
 COMMON = {"epochs": 1, "precision": "float32", "tf32": False, "evaluation": {"every_examples": 0, "examples": 0}}
