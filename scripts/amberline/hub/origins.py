@@ -49,8 +49,9 @@ def model_origin(source: Pretrained) -> dict[str, Any]:
 
 def find_model_misfit(source: Pretrained, manifest: Mapping[str, Any]) -> str | None:
     """Why a model with this manifest is not what is asked for, as a clause; None if it is."""
-    facts = manifest["facts"]
-    folder = source.folder
+    facts, folder = manifest["facts"], source.folder
+    if "origin" not in facts:
+        return "it was made here, and is to be acquired"
     try:
         found = model_origin(source)
         if folder is not None and found == facts["origin"]:
