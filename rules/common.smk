@@ -87,7 +87,8 @@ class Files:
 
 def data_of(manifest):
     """What a manifest describes."""
-    return os.path.dirname(manifest) if manifest.endswith("/manifest.json") else manifest.removesuffix(".manifest.json")
+    folder, name = os.path.split(manifest)
+    return folder if name == "manifest.json" else manifest.removesuffix(".manifest.json")
 
 
 def files_of(wildcards, input):
@@ -184,7 +185,7 @@ def recorded(output, prefix):
 
 def command_line():
     """The options that a user gave to Snakemake; None in its jobs, and in programs that use it as a library."""
-    by_name = os.path.basename(sys.argv[0]) == "snakemake" or sys.argv[0].endswith("/snakemake/__main__.py")
+    by_name = Path(sys.argv[0]).name == "snakemake" or Path(sys.argv[0]).parts[-2:] == ("snakemake", "__main__.py")
     if not (workflow.is_main_process and by_name):
         return None
     return parse_args(sys.argv[1:])[1]

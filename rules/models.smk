@@ -114,12 +114,13 @@ rule train:
         objective=lambda wildcards: Untracked(RECIPE.node(wildcards.model).train),
         reference=lambda wildcards, input: optional("--reference", input.reference),
         heldout_reference=lambda wildcards, input: optional("--heldout-reference", input.heldout_reference),
+        checkpoints=lambda wildcards: Untracked(result("checkpoints")),
     shell:
         "{params.launch} scripts/train.py --objective {params.objective:q} --name {wildcards.model:q}"
         " --model {params.files.model:q} --tokens {params.files.tokens:q} {params.reference:q}"
         " --heldout {params.files.heldout:q} {params.heldout_reference:q}"
         " --settings {params.settings:q} --runtime {params.runtime:q} --packages {params.packages:q}"
-        " --hardware {params.hardware:q} --checkpoints {RESULTS:q}/checkpoints --run {output.run:q}"
+        " --hardware {params.hardware:q} --checkpoints {params.checkpoints:q} --run {output.run:q}"
         " --metrics {output.metrics:q} 2>&1 | tee {log:q}"
 
 
