@@ -106,7 +106,7 @@ def launch(work, wildcards):
     scratch = f"--scratch '{CLUSTER.scratch}' " if CLUSTER.scratch and slurm and work == "train" else ""
     return (
         # Shell and tee outlive the warning that Slurm sends before it takes the machine away, as the launcher does.
-        f"trap '' TERM; python scripts/launch.py {slurm}{scratch}--stage {stage} --device {hardware.device} "
+        f"trap '' TERM; python {shlex.quote(SCRIPTS)}/launch.py {slurm}{scratch}--stage {stage} --device {hardware.device} "
         f"--nodes {hardware.nodes} --ranks-per-node {hardware.ranks_per_node} "
         f"--cpus-per-rank {hardware.cpus_per_rank} --checkpoints {shlex.quote(result('checkpoints'))} --"
     )

@@ -11,7 +11,7 @@ from amberline.core.digests import canonical
 from amberline.core.settings import Kind
 from amberline.recipe import paths
 from amberline.recipe.check import check_cluster, check_recipe, check_target, deviations
-from amberline.recipe.files import ConfigurationError, on_top, read_file, read_recipe
+from amberline.recipe.files import WORKFLOW, ConfigurationError, on_top, read_file, read_recipe
 from amberline.recipe.graph import alternatives
 from amberline.recipe.inventory import models_of_no_node
 from amberline.recipe.variants import told
@@ -33,7 +33,7 @@ def read_configuration():
         return SUBMITTED["recipe"], SUBMITTED["cluster"]
     # Snakemake has merged the files in its own way, without regard to kinds of nodes.
     recipe = read_recipe(workflow.config_settings.configfiles, workflow.config_settings.config)
-    site = read_file(Path(workflow.basedir, "slurm/site.yaml"))
+    site = read_file(WORKFLOW / "slurm/site.yaml")
     return recipe, on_top(site.get("cluster"), recipe.pop("cluster", {}))
 
 
@@ -45,7 +45,8 @@ except ConfigurationError as error:
     raise WorkflowError(str(error)) from None
 
 RESULTS = RECIPE.around.results
-LOCK = f"envs/{RECIPE.around.environment}.lock"
+SCRIPTS = os.path.relpath(WORKFLOW / "scripts")
+LOCK = os.path.relpath(WORKFLOW / f"envs/{RECIPE.around.environment}.lock")
 ENVIRONMENT = f"../envs/{RECIPE.around.environment}.yaml"
 # Keys that differ from the published recipe, for model cards and the report.
 DEVIATIONS = deviations(RECIPE)
@@ -110,7 +111,7 @@ DIGESTS = {}  # of code that was asked for, by its programs
 
 def code(*programs):
     """Digest of what programs do. In a Slurm job, raises WorkflowError if that changed since it was submitted."""
-    found = code_digest(*(Path(workflow.basedir, "scripts", program) for program in programs))
+    found = code_digest(*(WORKFLOW / "scripts" / program for program in programs))
     DIGESTS[" ".join(programs)] = found
     if SUBMITTED and SUBMITTED["code"].get(" ".join(programs), found) != found:
         raise WorkflowError(
@@ -122,13 +123,12 @@ def code(*programs):
 
 def packages(*programs):
     """Versions of the packages that can change what programs make."""
-    files = [Path(workflow.basedir, "scripts", program) for program in programs]
-    return package_versions(Path(workflow.basedir, LOCK), *files)
+    return package_versions(Path(LOCK), *(WORKFLOW / "scripts" / program for program in programs))
 
 
 def with_registered(program, *files):
     """A program, and files of registries that it finds by names in its settings."""
-    return [program, *(os.path.relpath(file, f"{workflow.basedir}/scripts") for file in files)]
+    return [program, *(os.path.relpath(file, WORKFLOW / "scripts") for file in files)]
 
 
 def depends(programs, *outputs, misfit=lambda wildcards: None):
@@ -216,7 +216,7 @@ def tell_of_unused():
     if left:
         print(
             f"{RESULTS} holds {len(left)} models that are of no node of this recipe, such as {left[0]}: they stay. "
-            "python scripts/unused.py --help tells how to list and delete what no recipe names",
+            f"python {SCRIPTS}/unused.py --help tells how to list and delete what no recipe names",
             file=sys.stderr,
         )
 

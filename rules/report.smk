@@ -13,7 +13,7 @@ rule report:
         runs=[made(each["run"]) for each in PAGE["trainings"]],
         models=[made(each["folder"]) for each in PAGE["models"]],
         evaluations=[result(model["file"]) for each in PAGE["evaluations"] for model in each["models"]],
-        template="scripts/amberline/report/report.html.jinja",
+        template=f"{SCRIPTS}/amberline/report/report.html.jinja",
     output:
         page=report(result("report/index.html"), category="Amberline"),
         manifest=made("report/index.html"),
@@ -29,5 +29,5 @@ rule report:
         settings=canonical({**PAGE, "deviations": DEVIATIONS, "sources": described(RECIPE.names)}),
         kept=lambda wildcards: canonical([kept(each["name"]) for each in PAGE["trainings"]]),
     shell:
-        "python scripts/write_report.py --results {RESULTS:q} --lock {LOCK:q} --settings {params.settings:q}"
+        "python {SCRIPTS:q}/write_report.py --results {RESULTS:q} --lock {LOCK:q} --settings {params.settings:q}"
         " --jobs {output.jobs:q} --output {output.page:q} 2>&1 | tee {log:q}"
