@@ -67,5 +67,5 @@ prepare(command_line())
 onstart:
     refuse_unexportable()
     decide_on_stale_trainings()
-    if workflow.non_local_exec:
+    if workflow.non_local_exec and not IS_MODULE:
         submit_with_settings()

@@ -14,6 +14,7 @@ from amberline.recipe.check import check_cluster, check_recipe, check_target, de
 from amberline.recipe.files import WORKFLOW, ConfigurationError, on_top, read_file, read_recipe
 from amberline.recipe.graph import alternatives
 from amberline.recipe.inventory import models_of_no_node
+from amberline.recipe.resolve import RESERVED
 from amberline.recipe.variants import told
 from pathlib import Path
 from snakemake.cli import parse_args
@@ -27,12 +28,21 @@ os.environ["PATH"] = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
 SUBMITTED = json.loads(Path(config["submitted"]).read_text(encoding="utf-8")) if "submitted" in config else None
 
 
+# Another workflow may use this one as a module, with other names for rules and a prefix before all paths.
+IS_MODULE = not workflow.modifier.is_main_snakefile()
+PREFIX = str(workflow.modifier.modify_path("x")).removesuffix("x")
+RULES = {workflow.modifier.modify_rulename(name): name for name in RESERVED}
+
+
 def read_configuration():
     """The recipe, and what is particular to a cluster and no part of it, as they are written."""
     if SUBMITTED:
         return SUBMITTED["recipe"], SUBMITTED["cluster"]
-    # Snakemake has merged the files in its own way, without regard to kinds of nodes.
-    recipe = read_recipe(workflow.config_settings.configfiles, workflow.config_settings.config)
+    if IS_MODULE:
+        recipe = read_recipe([], config)
+    else:
+        # Snakemake has merged the files in its own way, without regard to kinds of nodes.
+        recipe = read_recipe(workflow.config_settings.configfiles, workflow.config_settings.config)
     site = read_file(WORKFLOW / "slurm/site.yaml")
     return recipe, on_top(site.get("cluster"), recipe.pop("cluster", {}))
 
@@ -60,6 +70,21 @@ def result(path):
 def made(path):
     """The manifest of something made; what jobs hand each other."""
     return result(paths.manifest(path))
+
+
+def place(path):
+    """Where something made lies: what rules call `result`, with a module's prefix."""
+    return f"{PREFIX}{result(path)}"
+
+
+def manifest_at(path):
+    """Where the manifest of something made lies."""
+    return f"{PREFIX}{made(path)}"
+
+
+def rule_of(job):
+    """The name of a job's rule, as it is in this workflow."""
+    return RULES.get(job.rule.name, job.rule.name)
 
 
 def targets_of(node):
@@ -141,7 +166,10 @@ def depends(programs, *outputs, misfit=lambda wildcards: None):
     return {
         "code": lambda wildcards: code(*found(wildcards)),
         "packages": lambda wildcards: canonical(packages(*found(wildcards))),
-        "whole": lambda wildcards: whole([made(path.format(**wildcards)) for path in outputs], misfit, wildcards),
+        "scripts": Untracked(SCRIPTS),
+        "whole": lambda wildcards: whole(
+            [manifest_at(path.format(**wildcards)) for path in outputs], misfit, wildcards
+        ),
     }
 
 
@@ -212,7 +240,7 @@ def tell_of_variants():
 
 def tell_of_unused():
     """Before anything starts: models that are left of removed variants and nodes stay, and may be deleted."""
-    left = models_of_no_node(Path(RESULTS), RECIPE) if workflow.is_main_process else []
+    left = models_of_no_node(Path(place("")), RECIPE) if workflow.is_main_process else []
     if left:
         print(
             f"{RESULTS} holds {len(left)} models that are of no node of this recipe, such as {left[0]}: they stay. "
@@ -223,6 +251,8 @@ def tell_of_unused():
 
 def check_targets(options):
     """Stop at a target that is no node, no rule and no file that a rule makes, with the nearest one that is."""
+    if IS_MODULE:
+        return
     names = [rule.name for rule in workflow.rules]
     for target in options.targets if options else ():
         try:
