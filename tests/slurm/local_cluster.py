@@ -107,7 +107,7 @@ mkdir -p /etc/slurm
 mount --bind {folder}/etc /etc/slurm
 until ip link set eth0 up 2> /dev/null; do sleep 0.05; done
 ip address add {address}/24 dev eth0
-exec slurmd -D
+exec slurmd -D {options}
 """
 
 
@@ -214,10 +214,12 @@ class LocalCluster:
         self.account("add", "account", "students")
         self.account("add", "user", "root", "account=students")
 
-    def start_node(self, name: str) -> None:
-        """Start a node, the first time or after it crashed."""
+    def start_node(self, name: str, *, powered: bool = False) -> None:
+        """Start a node, the first time, after it crashed, or because Slurm has `powered` it up for a job."""
         number = self.names.index(name)
-        script = NODE.format(name=name, folder=self.folder, address=f"{self._network}.{number + 10}")
+        script = NODE.format(
+            name=name, folder=self.folder, address=f"{self._network}.{number + 10}", options="-b" if powered else ""
+        )
         node = self._start(
             name,
             *("unshare", "--net", "--uts", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from amberline.cluster.accounts import RECORD
-from amberline.cluster.progress import newest_checkpoint
+from amberline.cluster.progress import IDLE_STARTS, newest_checkpoint
 from slurm.pipelines import Pipeline, Sleepers, on_cluster, on_slurm, weights
 from slurm.stand_ins import program
 from slurm.test_interruptions import RULE, Training
@@ -170,6 +170,50 @@ def test_a_node_that_is_away_when_a_job_starts_costs_time_alone(cluster, tmp_pat
         cluster.start_node("node2")
     assert pipeline.end(120) == 0, pipeline.text
     print(pipeline.text)
+
+
+HOLD = """\
+    import time
+
+    with open("begun", "a") as begun:
+        begun.write("written\\n")
+    while Path("held").exists():
+        time.sleep(0.1)
+"""
+
+
+def test_a_training_with_final_weights_may_be_started_again_and_again(first, untrained, cluster):
+    """It has only its summary to write, which each start is kept from."""
+    summary = 'Returns what it says."""\n'
+    untrained.edit("scripts/amberline/training/stage.py", summary, summary + HOLD)
+    held, begun = untrained.root / "held", untrained.root / "begun"
+    held.touch()
+    training, starts = Training(untrained, cluster), 0
+    pipeline = Pipeline(untrained, cluster.environment, *on_slurm())
+
+    def has_final_weights() -> str:
+        nonlocal starts
+        starts += 1
+        pipeline.until(lambda: begun.exists() and len(begun.read_text().splitlines()) == starts)
+        assert list(untrained.root.glob("results/demo/checkpoints/amberchat-*/final/checkpoint.json"))
+        [job] = training.jobs("RUNNING")
+        return job
+
+    # The guard in the job, which counts starts under one number.
+    job = has_final_weights()
+    for _ in range(IDLE_STARTS + 1):
+        cluster.ask("scontrol", "requeue", job)
+        assert has_final_weights() == job
+    # The guard in the pipeline, which counts the jobs that it submits.
+    for _ in range(IDLE_STARTS + 1):
+        cluster.ask("scancel", "--signal=KILL", f"{job}.0")
+        killed, job = job, has_final_weights()
+        assert job != killed
+        assert re.search(rf"Slurm job {killed} \({RULE}\) .*: it is submitted again", pipeline.text)
+    held.unlink()
+    assert pipeline.end(300) == 0, pipeline.text
+    print(f"{starts} starts\n{pipeline.text}")
+    assert weights(untrained) == weights(first.project)
 
 
 def test_a_cluster_that_cancels_and_a_user_who_does_leave_no_trace_in_the_weights(first, untrained, cluster):

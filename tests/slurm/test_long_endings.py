@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from slurm.local_cluster import local_cluster, why_not
 from slurm.pipelines import Sleepers
 from slurm.stand_ins import program
 from slurm.test_outages import without
@@ -139,35 +140,40 @@ STATES = [
 ]
 
 
+def ends(pipeline: Sleepers, number: signal.Signals) -> str:
+    """End a pipeline, within ten seconds. Returns what it says about it."""
+    began = time.monotonic()
+    pipeline.process.send_signal(number)
+    assert pipeline.end(30) == 1
+    seconds = time.monotonic() - began
+    print(f"{number.name}: {seconds:.1f} s\n{pipeline.text}")
+    assert seconds < 10
+    assert "Traceback" not in pipeline.text
+    [said] = [line for line in pipeline.text.splitlines() if "the pipeline ends" in line]
+    return said
+
+
 @pytest.mark.parametrize("state", STATES, ids=lambda state: state.__name__)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 def test_a_pipeline_is_ended_and_started_again(cluster, tmp_path, state, number):
     trial = Trial(cluster, tmp_path)
     with state(trial) as pipeline:
-        began = time.monotonic()
-        pipeline.process.send_signal(number)
-        assert pipeline.end(30) == 1
-        seconds = time.monotonic() - began
+        said = ends(pipeline, number)
         jobs = pipeline.submitted()
-    said = [line for line in pipeline.text.splitlines() if "the pipeline ends" in line]
-    print(f"{state.__name__}, {number.name}: {seconds:.1f} s\n{pipeline.text}")
-    assert seconds < 10
-    assert len(said) == 1
-    assert "Traceback" not in pipeline.text
     cancels = number == signal.SIGINT and state is not without_controller
     if state is submitting_without_controller:
         assert not jobs
-        assert said[0].startswith(
+        assert said.startswith(
             "Ctrl-C: the pipeline ends; none of its Slurm jobs was left."
             if number == signal.SIGINT
             else "SIGTERM: the pipeline ends; no Slurm jobs were left."
         )
     elif number == signal.SIGTERM:
-        assert said[0].startswith(f"SIGTERM: the pipeline ends; its Slurm jobs run on: {jobs[0]} (sleep 0).")
+        assert said.startswith(f"SIGTERM: the pipeline ends; its Slurm jobs run on: {jobs[0]} (sleep 0).")
     elif cancels:
-        assert said[0].startswith(f"Ctrl-C: the pipeline ends, its Slurm jobs were cancelled: {jobs[0]} (sleep 0).")
+        assert said.startswith(f"Ctrl-C: the pipeline ends, its Slurm jobs were cancelled: {jobs[0]} (sleep 0).")
     else:
-        assert said[0].startswith(f"Ctrl-C: the pipeline ends, but {jobs[0]} could not be cancelled (scancel")
+        assert said.startswith(f"Ctrl-C: the pipeline ends, but {jobs[0]} could not be cancelled (scancel")
 
     following = trial.start(seconds=1)
     assert following.end(120) == 0, following.text
@@ -194,3 +200,42 @@ def test_a_job_that_was_left_before_it_started_does_its_work(cluster, tmp_path):
     assert following.end(60) == 0, following.text
     assert len(following.submitted()) == 1
     assert following.text.strip().endswith("Nothing to be done (all requested files are present and up to date).")
+
+
+POWER_SAVING = """
+SuspendProgram=/usr/bin/true
+ResumeProgram=/usr/bin/true
+SuspendTime=86400
+SuspendTimeout=1
+ResumeTimeout=300
+"""
+
+
+def test_a_job_whose_nodes_are_powered_down_waits_for_them(tmp_path):
+    if (reason := why_not()) is not None:
+        pytest.skip(f"NOT RUN, a Slurm cluster cannot be started here: {reason}")
+    configuring = r"1 configuring\. Job \d+ \(sleep 0\): its nodes are being started"
+    with local_cluster(more=POWER_SAVING) as cluster:
+        for name in cluster.names:
+            cluster.crash_node(name)
+            cluster.ask("scontrol", "update", f"NodeName={name}", "State=POWER_DOWN")
+        time.sleep(3)
+        trial = Trial(cluster, tmp_path)
+        trial.config["seconds"] = 1
+
+        pipeline = trial.waits(configuring)
+        [left] = pipeline.submitted()
+        assert ends(pipeline, signal.SIGTERM).startswith(
+            f"SIGTERM: the pipeline ends; its Slurm jobs run on: {left} (sleep 0)."
+        )
+        pipeline = trial.waits(configuring)
+        assert re.search(rf"are cancelled now: {left} \(sleep_wildcards_0, configuring\)", pipeline.text)
+        [_, job] = pipeline.submitted()
+        assert ends(pipeline, signal.SIGINT).startswith(
+            f"Ctrl-C: the pipeline ends, its Slurm jobs were cancelled: {job} (sleep 0)."
+        )
+        pipeline = trial.waits(configuring)
+        for name in cluster.names:
+            cluster.start_node(name, powered=True)
+        assert pipeline.end(120) == 0, pipeline.text
+        print(pipeline.text)
