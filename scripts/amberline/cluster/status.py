@@ -35,6 +35,8 @@ def _why(job: Job) -> str:
     """Why a job does not run yet: Slurm's reason, and what it means."""
     if job.state == "CONFIGURING":
         return "its nodes are being started"
+    if job.reason == "None":
+        return "new in the queue"
     meaning = MEANINGS.get(job.reason.split(",")[0])
     return f"{job.reason}, {meaning}" if meaning else job.reason
 
