@@ -57,7 +57,7 @@ def trained_through(pipeline, untrained) -> None:
     """Wait for the pipeline's end, and see that it was one job that trained what is trained without outages."""
     assert pipeline.end(400) == 0, pipeline.text
     lines = (untrained.root / "results/demo" / RECORD).read_text().splitlines()
-    assert sum("finetune_amberchat" in line for line in lines) == 2  # the second is ours, the first that of `first`
+    assert sum("train amberchat" in line for line in lines) == 2  # the second is ours, the first that of `first`
 
 
 def has_begun(pipeline, project) -> None:
@@ -102,7 +102,7 @@ def test_a_training_goes_on_after_its_pipeline_was_ended(first, untrained, clust
     pipeline.process.send_signal(number)
     assert pipeline.end(20) == 1
     assert time.monotonic() - began < 10
-    log = untrained.root / "results/demo/logs/finetune_amberchat.log"
+    log = untrained.root / "results/demo/logs/train/amberchat.log"
     if number == signal.SIGINT:
         assert "its Slurm jobs were cancelled" in pipeline.text
         eventually(lambda: "stopped on request after step" in log.read_text())
