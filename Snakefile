@@ -12,7 +12,7 @@ import sys
 # training, otherwise hold the cores that the others need: a training beside another job took four times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-sys.path.insert(0, f"{workflow.basedir}/scripts")
+sys.path.insert(0, f"{workflow.current_basedir}/scripts")
 
 
 include: "rules/common.smk"
@@ -35,6 +35,16 @@ for node in RECIPE.names:
             targets_of(node),
 
 
+# What is the same as another node is a target by its own name, too.
+for name, there in RECIPE.other_names.items():
+
+    rule:
+        name:
+            name
+        input:
+            targets_of(there),
+
+
 rule evaluation:
     input:
         [target for name in RECIPE.nodes.evaluations for target in targets_of(name)],
@@ -49,10 +59,13 @@ rule all:
 
 
 check_targets(command_line())
+tell_of_variants()
+tell_of_unused()
 prepare(command_line())
 
 
 onstart:
+    refuse_unexportable()
     decide_on_stale_trainings()
-    if workflow.non_local_exec:
+    if workflow.non_local_exec and not IS_MODULE:
         submit_with_settings()

@@ -12,29 +12,29 @@ import tempfile
 from pathlib import Path
 
 import torch
-import yaml
-from report import Report
 
 import score_reference
 import train
 from amberline.core.manifests import write_manifest
 from amberline.data.tokens import PAIRS, SEQUENCES, token_files, write_tokens
+from amberline.recipe.check import check_recipe
+from amberline.recipe.files import PUBLISHED, read_recipe
 from amberline.training import stage
-from amberline.training.metrics import read_metrics
+from amberline.training.curve import read_metrics
+from report import Report
 
-ROOT = Path(__file__).resolve().parents[1]
-RECIPE = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
+RECIPE = check_recipe(read_recipe([PUBLISHED]), files=False)
 COMMON = {"epochs": 1, "precision": "float32", "tf32": False, "evaluation": {"every_examples": 0, "examples": 0}}
 
 
 def split(settings: dict) -> dict[str, str]:
     """Settings as the programs take them: what determines the weights, and the rest."""
     kept = {name: settings[name] for name in ("checkpoints", "evaluation", "monitors")}
-    rest = {name: value for name, value in settings.items() if name not in {*kept, "export_dtype"}}
+    rest = {name: value for name, value in settings.items() if name not in kept}
     tracking = {"wandb_project": None, "wandb_mode": "offline"}
     return {
         "settings": json.dumps(rest),
-        "runtime": json.dumps({"training": kept, "tracking": tracking, "stale": "retrain"}),
+        "runtime": json.dumps({"training": kept, "tracking": tracking, "exports": ["last"], "stale": "retrain"}),
     }
 
 
@@ -124,11 +124,11 @@ def main() -> None:
             "metrics": work / "metrics.jsonl",
         }
         if options.stage == "sft":
-            settings = RECIPE["amberchat"]["training"] | COMMON
+            settings = RECIPE.training("amberchat").model_dump(mode="json") | COMMON
             settings |= {"global_batch": options.batch, "loss_normalization": "token_mean", "micro_batch_examples": 1}
             train.main(**common, **split(settings), objective="sft", name="amberchat")
         else:
-            settings = RECIPE["ambersafe"]["dpo"] | COMMON | {"global_batch": options.batch}
+            settings = RECIPE.training("ambersafe").model_dump(mode="json") | COMMON | {"global_batch": options.batch}
             score_reference.main(
                 model=model,
                 tokens=tokens,

@@ -24,9 +24,9 @@ rule acquire_model:
     params:
         **acquired("acquire_model.py", paths.model("{model}"), misfit=model_misfit),
         source=lambda wildcards: Untracked(RECIPE.pretrained(wildcards.model).model_dump(mode="json")),
-        model=lambda wildcards: Untracked(result(paths.model(wildcards.model))),
+        model=lambda wildcards: Untracked(place(paths.model(wildcards.model))),
     shell:
-        "python scripts/acquire_model.py --source {params.source:q} --output {params.model:q} 2>&1 | tee {log:q}"
+        "python {params.scripts:q}/acquire_model.py --source {params.source:q} --output {params.model:q} 2>&1 | tee {log:q}"
 
 
 rule make_tiny_model:
@@ -48,9 +48,9 @@ rule make_tiny_model:
         ),
         settings=lambda wildcards: settings(RECIPE.tiny_settings(wildcards.model)),
         texts=lambda wildcards, input: repeated("--conversations", input.texts),
-        model=lambda wildcards: Untracked(result(paths.model(wildcards.model))),
+        model=lambda wildcards: Untracked(place(paths.model(wildcards.model))),
     shell:
-        "python scripts/make_tiny_model.py {params.texts:q} --settings {params.settings:q} --output {params.model:q}"
+        "python {params.scripts:q}/make_tiny_model.py {params.texts:q} --settings {params.settings:q} --output {params.model:q}"
         " 2>&1 | tee {log:q}"
 
 
@@ -80,9 +80,9 @@ rule score_reference:
         **launched("score_reference"),
         settings=lambda wildcards: f"--precision {scores_of(wildcards).precision}{' --tf32' * scores_of(wildcards).tf32}",
         files=files_of,
-        scores=lambda wildcards: Untracked(result(paths.scores(wildcards.scores))),
+        scores=lambda wildcards: Untracked(place(paths.scores(wildcards.scores))),
     shell:
-        "{params.launch} scripts/score_reference.py --model {params.files.model:q} --tokens {params.files.tokens:q}"
+        "{params.launch} {params.scripts:q}/score_reference.py --model {params.files.model:q} --tokens {params.files.tokens:q}"
         " {params.settings} --hardware {params.hardware:q} --reference {params.scores:q} 2>&1 | tee {log:q}"
 
 
@@ -112,14 +112,14 @@ rule train:
         **launched("train"),
         files=files_of,
         objective=lambda wildcards: Untracked(RECIPE.node(wildcards.model).train),
-        reference=lambda wildcards, input: scored("--reference", input.reference),
-        heldout_reference=lambda wildcards, input: scored("--heldout-reference", input.heldout_reference),
+        reference=lambda wildcards, input: optional("--reference", input.reference),
+        heldout_reference=lambda wildcards, input: optional("--heldout-reference", input.heldout_reference),
     shell:
-        "{params.launch} scripts/train.py --objective {params.objective:q} --name {wildcards.model:q}"
+        "{params.launch} {params.scripts:q}/train.py --objective {params.objective:q} --name {wildcards.model:q}"
         " --model {params.files.model:q} --tokens {params.files.tokens:q} {params.reference:q}"
         " --heldout {params.files.heldout:q} {params.heldout_reference:q}"
         " --settings {params.settings:q} --runtime {params.runtime:q} --packages {params.packages:q}"
-        " --hardware {params.hardware:q} --checkpoints {RESULTS:q}/checkpoints --run {output.run:q}"
+        " --hardware {params.hardware:q} --checkpoints {params.checkpoints:q} --run {output.run:q}"
         " --metrics {output.metrics:q} 2>&1 | tee {log:q}"
 
 
@@ -127,6 +127,7 @@ rule export:
     input:
         run=lambda wildcards: result(paths.run(RECIPE.runs[wildcards.model])),
         model=lambda wildcards: made(paths.model(RECIPE.node(wildcards.model).from_)),
+        heldout=lambda wildcards: chosen_on(wildcards.model),
     output:
         made(paths.model("{model}")),
     log:
@@ -138,13 +139,14 @@ rule export:
     resources:
         **data_stage(),
     params:
-        **depends("export_model.py", paths.model("{model}")),
+        **depends("export.py", paths.model("{model}")),
         settings=lambda wildcards: export_settings(wildcards.model),
         files=files_of,
-        model=lambda wildcards: Untracked(result(paths.model(wildcards.model))),
+        heldout=lambda wildcards, input: optional("--heldout", input.heldout),
+        model=lambda wildcards: Untracked(place(paths.model(wildcards.model))),
     shell:
-        "python scripts/export_model.py --run {input.run:q} --base {params.files.model:q} --settings {params.settings:q}"
-        " --output {params.model:q} 2>&1 | tee {log:q}"
+        "python {params.scripts:q}/export.py --run {input.run:q} --base {params.files.model:q} {params.heldout:q}"
+        " --settings {params.settings:q} --output {params.model:q} 2>&1 | tee {log:q}"
 
 
 rule write_card:
@@ -171,7 +173,7 @@ rule write_card:
         files=files_of,
         raw=lambda wildcards, input: repeated("--raw", input.raw),
     shell:
-        "python scripts/write_card.py --model {params.files.model:q} --run {input.run:q} {params.raw:q}"
+        "python {params.scripts:q}/write_card.py --model {params.files.model:q} --run {input.run:q} {params.raw:q}"
         " --base {params.files.base:q} --settings {params.settings:q} --output {output.card:q} 2>&1 | tee {log:q}"
 
 
@@ -181,20 +183,28 @@ def reference_of(model, part):
     return [made(paths.scores(scores.name))] if scores else []
 
 
-def scored(option, manifests):
-    """The option that names scores, if there are any."""
+def chosen_on(model):
+    """The manifest of the held-out rows by whose loss the exported checkpoint is chosen; none if it is not so chosen."""
+    best = RECIPE.exported(model).export == "best"
+    return [made(paths.tokens(RECIPE.tokens(model, "heldout").name))] if best else []
+
+
+def optional(option, manifests):
+    """An option that names what manifests describe, if there are any."""
     return repeated(option, [manifests] if isinstance(manifests, str) else manifests)
 
 
 def export_settings(model):
     """What determines an exported model, and the settings that its training must have had."""
-    exported = RECIPE.exported(model)
+    exported, training = RECIPE.exported(model), RECIPE.training(model)
     return canonical(
         {
             "dtype": exported.export_dtype,
+            "export": exported.export,
+            "evaluation": training.evaluation.model_dump() if exported.export == "best" else None,
             "template": RECIPE.node(model).template,
             "policy": model in WITH_POLICY,
-            "training": json.loads(settings(RECIPE.training(model))),
+            "training": json.loads(settings(training)),
         }
     )
 

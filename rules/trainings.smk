@@ -4,6 +4,7 @@ import atexit
 
 from amberline.training.staleness import Status, changes, cost, final_weights, forget, keep, kept_for, status
 from amberline.training.checkpoint_files import MARKER
+from amberline.training.exportable import why_not_exportable
 from amberline.objectives.registry import objective_file
 
 
@@ -19,7 +20,7 @@ def made_with(model):
 
 def run_of(model):
     """The manifest of a finished training, by the model that it is named after."""
-    return Path(made(paths.run(model)))
+    return Path(manifest_at(paths.run(model)))
 
 
 def status_of(model):
@@ -37,6 +38,8 @@ def trained():
         ),
         "packages": lambda wildcards: Untracked(packages(*programs_of(wildcards.model))),
         "runtime": lambda wildcards: runtime(wildcards.model),
+        "scripts": Untracked(SCRIPTS),
+        "checkpoints": Untracked(CHECKPOINTS),
     }
 
 
@@ -62,7 +65,7 @@ def weights_fault(model):
     They may be deleted as soon as every model of them is exported.
     """
     manifest = run_of(model)
-    exported = [Path(made(paths.model(name))) for name in RECIPE.trained if RECIPE.runs[name] == model]
+    exported = [Path(manifest_at(paths.model(name))) for name in RECIPE.trained if RECIPE.runs[name] == model]
     if not manifest.exists() or all(each.exists() and not find_damage(each) for each in exported):
         return None
     run = manifest.with_name("run.json")
@@ -76,6 +79,7 @@ def runtime(model):
         {
             "training": RECIPE.training(model).of(Kind.RUNTIME),
             "tracking": RECIPE.around.tracking.of(Kind.RUNTIME),
+            "exports": sorted({RECIPE.exported(name).export for name in RECIPE.trained if RECIPE.runs[name] == model}),
             "stale": RECIPE.around.stale,
         }
     )
@@ -89,9 +93,32 @@ def kept(model):
     return canonical(now if will_be or is_kept else None)
 
 
+def unexportable():
+    """A line for each model whose checkpoint is not there, or never will be."""
+    runs_again = {job.wildcards.model for job in trainings(workflow.dag.jobs) if workflow.dag.needrun(job)}
+    exports = (job for job in workflow.dag.jobs if rule_of(job) == "export" and workflow.dag.needrun(job))
+    lines = []
+    for model in (job.wildcards.model for job in exports):
+        run, training = RECIPE.runs[model], RECIPE.training(model)
+        fault = why_not_exportable(
+            None if run in runs_again else run_of(run),
+            training.checkpoints.every_steps,
+            RECIPE.exported(model).export,
+            training.evaluation,
+        )
+        lines += [f"models.{model}.export: {fault}"] if fault else []
+    return lines
+
+
+def refuse_unexportable():
+    """Before the first job: stop at models whose checkpoint is not there, or never will be."""
+    if lines := unexportable():
+        raise WorkflowError("\n".join(["Nothing was started.", *lines]))
+
+
 def trainings(jobs):
     """Those of the jobs that are trainings."""
-    return [job for job in jobs if job.rule.name == "train"]
+    return [job for job in jobs if rule_of(job) == "train"]
 
 
 def asked_otherwise(job):
@@ -101,7 +128,7 @@ def asked_otherwise(job):
         if not workflow.dag.needrun(each):
             continue
         new = {ast.literal_eval(value) for value in getattr(reason.params_changed, "only_new", ())}
-        acquired_anew = each.rule.name.startswith("acquire") and any(str(value).startswith("made: ") for value in new)
+        acquired_anew = rule_of(each).startswith("acquire") and any(str(value).startswith("made: ") for value in new)
         if acquired_anew or reason.input_changed or getattr(each.params, "settings", None) in new:
             return True
     return False
@@ -167,6 +194,8 @@ def at_the_end():
     if workflow.dag is None:
         return
     if workflow.dryrun:
+        if lines := unexportable():
+            print("\n".join(["A real run stops before the first job.", *lines]), file=sys.stderr)
         if lines := stale_trainings():
             first = "Finished trainings are stale: a real run stops before the first job."
             print("\n".join([first, *lines, STALE_FIX]), file=sys.stderr)

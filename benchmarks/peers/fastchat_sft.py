@@ -6,6 +6,7 @@ import peer
 import torch
 import transformers
 from fastchat.train import train as fastchat
+
 from report import Report
 
 CONTEXT = 2048

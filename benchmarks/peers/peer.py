@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 import transformers
+
 from report import Report
 
 # Settings of transformers' Trainer that are the same for all: one epoch, every loss logged, nothing saved.

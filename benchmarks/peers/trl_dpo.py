@@ -8,6 +8,7 @@ import torch
 import transformers
 import trl
 from datasets import Dataset
+
 from report import Report
 
 parser = peer.parser()

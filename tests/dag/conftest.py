@@ -1,20 +1,32 @@
 """A copy of the project in which the demo has run to its end, once for all tests of this folder."""
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from filelock import FileLock
 
+from amberline.recipe.files import put_on_top, read_file
+
 ROOT = Path(__file__).parents[2]
-DEMO = ["--configfile", "demo/config.yaml", "--cores", "2"]
+RECIPE = "demo/config.yaml"
+DEMO = ["--configfile", RECIPE, "--cores", "2"]
+
+
+def environment() -> dict[str, str]:
+    """Of a user who runs Snakemake."""
+    return {**os.environ, "PYTHONPATH": "", "OMP_NUM_THREADS": "1"}
 
 
 @dataclass
@@ -25,25 +37,20 @@ class Project:
 
     def snakemake(self, *arguments: str, check: bool = True) -> str:
         """Run Snakemake as a user would; return what it printed."""
-        program = Path(sys.executable).with_name("snakemake")
-        done = subprocess.run(
-            [program, *arguments],
-            cwd=self.root,
-            capture_output=True,
-            text=True,
-            env={**os.environ, "PYTHONPATH": "", "OMP_NUM_THREADS": "1"},
-        )
-        printed = done.stdout + done.stderr
-        assert not check or done.returncode == 0, printed
+        if "-n" in arguments:
+            status, printed = planning()(self.root, arguments)
+        else:
+            program = Path(sys.executable).with_name("snakemake")
+            done = subprocess.run(
+                [program, *arguments], cwd=self.root, capture_output=True, text=True, env=environment()
+            )
+            status, printed = done.returncode, done.stdout + done.stderr
+        assert not check or status == 0, printed
         return printed
 
-    def planned(self, *more: str) -> Counter[str]:
-        """How many jobs of each rule a dry run of the demo would run."""
-        printed = self.snakemake("-n", *DEMO, *more)
-        if "Nothing to be done" in printed:
-            return Counter()
-        table = printed.split("Job stats:")[1].split("total")[0]
-        return Counter({name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE)})
+    def planned(self, *more: str) -> set[str]:
+        """The jobs that a dry run of the demo would run: each its rule and what it is for."""
+        return jobs(self.snakemake("-n", *DEMO, *more))
 
     def copy(self, to: Path) -> "Project":
         """The same files with the same times in another folder."""
@@ -57,12 +64,62 @@ class Project:
         assert text.count(old) == 1, f"{old!r} is {text.count(old)} times in {file}"
         path.write_text(text.replace(old, new), encoding="utf-8")
 
+    def overlay(self, values: Mapping[str, Any]) -> None:
+        """Put settings on top of the demo's."""
+        path = self.root / RECIPE
+        path.write_text(yaml.safe_dump(put_on_top(read_file(path), values), sort_keys=False), encoding="utf-8")
+
     def touch_everything(self) -> None:
         """Give every file the same new modification time."""
         now = time.time()
         for path in self.root.rglob("*"):
             if path.is_file() and ".snakemake" not in path.parts:
                 os.utime(path, (now, now))
+
+
+@cache
+def planning():
+    """A function that runs Snakemake in a folder in a fork of a process that has imported it; its status and output."""
+    server = subprocess.Popen(
+        [sys.executable, Path(__file__).with_name("dry_runs.py")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+
+    def run(folder: Path, arguments: tuple[str, ...]) -> tuple[int, str]:
+        printed = folder.with_name(f"{folder.name}.printed")
+        request = {"folder": str(folder), "arguments": arguments, "printed": str(printed), "environment": environment()}
+        server.stdin.write(json.dumps(request) + "\n")
+        server.stdin.flush()
+        return int(server.stdout.readline()), printed.read_text(encoding="utf-8")
+
+    return run
+
+
+def jobs(printed: str) -> set[str]:
+    """The jobs in a printed plan, such as `train amberchat` and `evaluate rewards base`; digests are left out."""
+    if "Nothing to be done" in printed:
+        return set()
+    blocks = re.findall(r"^(?:local)?rule (\w+):\n((?:    .*\n)+)", printed, re.MULTILINE)
+    found = [" ".join([rule, *filter(None, _named(block))]) for rule, block in blocks]
+    assert len(set(found)) == len(found) == count(printed), found
+    return set(found)
+
+
+def count(printed: str) -> int:
+    """How many jobs a printed plan has."""
+    return int(re.search(r"^total +(\d+)$", printed, re.MULTILINE)[1])
+
+
+def _named(block: str) -> Iterator[str]:
+    """The values of a job's wildcards."""
+    wildcards = re.search(r"^    wildcards: (.*)$", block, re.MULTILINE)
+    for wildcard in wildcards[1].split(", ") if wildcards else ():
+        name, _, value = wildcard.partition("=")
+        if name != "ending":
+            yield re.sub(r"-[0-9a-f]{8}\b", "", value).removeprefix("-")
 
 
 def checkout(to: Path) -> Project:

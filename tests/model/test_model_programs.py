@@ -1,4 +1,4 @@
-"""export_model, import_policy and score_reference, from a finished training to folders that others load."""
+"""export, import_policy and score_reference, from a finished training to folders that others load."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import typer
 from fastchat.conversation import get_conv_template
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import export_model
+import export as export_program
 import import_policy
 import score_reference
 import write_card
@@ -98,8 +98,15 @@ def digests_of(state):
 
 def export(run, base, output, **changes):
     training = {"beta": 0.5, "optimizer": {"name": "rmsprop"}}
-    asked = {"dtype": "float32", "template": "vicuna", "policy": True, "training": training}
-    export_model.main(run=run, base=base, settings=json.dumps(asked | changes), output=output)
+    asked = {
+        "dtype": "float32",
+        "template": "vicuna",
+        "policy": True,
+        "export": "last",
+        "evaluation": None,
+        "training": training,
+    }
+    export_program.main(run=run, base=base, settings=json.dumps(asked | changes), output=output)
     return output
 
 

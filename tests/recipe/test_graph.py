@@ -200,6 +200,13 @@ def test_a_model_that_is_only_exported_otherwise_shares_the_training():
     }
 
 
+def test_models_that_start_from_equal_ones_share_the_training():
+    recipe = recipe_with(
+        models(twin={"like": "amberchat"}, late={"like": "ambersafe-sft", "from": "twin", "export_dtype": "bfloat16"})
+    )
+    assert recipe.runs["late"] == "ambersafe-sft"
+
+
 def test_a_reference_is_scored_in_each_precision_that_is_asked_for():
     recipe = recipe_with(models(half={"like": "ambersafe", "precision": "bfloat16"}))
     found = {(each.model, each.tokens.part, each.precision) for each in recipe.all_scores.values()}

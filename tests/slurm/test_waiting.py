@@ -389,6 +389,18 @@ def test_the_status_line_tells_states_reason_and_progress():
     )
 
 
+def test_a_job_whose_nodes_are_being_started_waits_for_them():
+    jobs = [Job("7", "RUNNING", "n", "c", "me"), Job("9", "CONFIGURING", "n", "c", "me")]
+    assert waiting_for(jobs, {"9": "train_dpo"}) == (
+        "Waiting for 2 Slurm jobs: 1 running, 1 configuring. Job 9 (train_dpo): its nodes are being started"
+    )
+
+
+def test_a_job_that_slurm_has_not_looked_at_yet_is_new():
+    line = waiting_for([Job("9", "PENDING", "n", "c", "me")], {"9": "train_dpo"})
+    assert line == "Waiting for 1 Slurm job: 1 pending. Job 9 (train_dpo): new in the queue"
+
+
 def test_the_status_line_is_said_again_only_when_it_has_changed():
     jobs = Jobs([("1", "PENDING", "Priority"), ("2", "PENDING", "Priority")])
     jobs.executor.logger.info = jobs.say

@@ -60,7 +60,7 @@ def run_chunk(mix: Path, model: Path, out: Path, mode: str = "fastchat", process
 
 def run_tokenize(chunks: Path, model: Path, out: Path, mode: str = "fastchat", processes: int = 1) -> Path:
     tokenize_conversations.main(
-        chunks=chunks,
+        rows=chunks,
         model=model,
         settings=json.dumps({"template": "vicuna", "mode": mode, "max_length": 512}),
         processes=processes,
@@ -181,7 +181,7 @@ def run_pairs(pairs: Path, model: Path, out: Path, responses: str | None, templa
     settings = {"responses": responses, "template": template, "max_length": 96, "max_prompt_length": 48}
     name = "sft" if responses else "dpo"
     tokenize_pairs.main(
-        pairs=pairs,
+        rows=pairs,
         model=model,
         settings=json.dumps(settings | {"truncation": "keep_start"}),
         tokens=out / name,
@@ -258,7 +258,7 @@ def test_a_vocabulary_that_the_text_cannot_fill_is_refused_with_the_reason(mix, 
 def test_settings_that_are_wrong_are_named(mix, model, tmp_path):
     with pytest.raises(SystemExit, match="max_length"):
         tokenize_conversations.main(
-            chunks=mix,
+            rows=mix,
             model=model,
             settings='{"template": "vicuna", "mode": "fastchat", "max_length": 0}',
             processes=1,

@@ -14,8 +14,9 @@ from amberline.objectives.base import Objective
 from amberline.objectives.settings import Training
 from amberline.recipe.tracking import Tracking
 from amberline.training.checkpoints import Checkpoints
+from amberline.training.curve import read_metrics
 from amberline.training.loop import Run, train
-from amberline.training.metrics import Metrics, read_metrics
+from amberline.training.metrics import Metrics
 from amberline.training.monitors import Monitor
 from amberline.training.optimizers import make_optimizer
 from amberline.training.ranks import Ranks
@@ -59,7 +60,7 @@ def train_alone(
         heldout=None,
         micro_batch_tokens=micro_batch_tokens,
         keep_gathered=True,
-        checkpoints=Checkpoints(folder, 1, plan.digest, ALONE, print),
+        checkpoints=Checkpoints(folder, 1, ["last"], plan.digest, ALONE, print),
         metrics=Metrics(folder, "test", tracking, 0, plan.steps),
         watch=Monitor(settings.monitors),
     )

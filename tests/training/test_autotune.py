@@ -9,15 +9,14 @@ from worlds import HARDWARE, RECIPE
 
 from amberline.model.estimates import parameters, training_flops
 from amberline.objectives.settings import Training
-from amberline.objectives.sft import SFTSettings
 from amberline.recipe.hardware import Hardware
 from amberline.training.autotune import Choices, choose, state_bytes
 from amberline.training.ranks import Ranks
 from amberline.training.speed import peak_flops
 
 AMBER = LlamaConfig(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32)
-CHAT, SFT = SFTSettings(**RECIPE["amberchat"]["training"]), SFTSettings(**RECIPE["ambersafe"]["sft"])
-AUTO = Hardware(**RECIPE["hardware"]["amberchat"])
+CHAT, SFT = RECIPE.training("amberchat"), RECIPE.training("ambersafe-sft")
+AUTO = RECIPE.hardware("train", "amberchat")
 
 
 def on_gpus(monkeypatch: pytest.MonkeyPatch, gib: float, count: int, settings: Training, **changes: object) -> Choices:

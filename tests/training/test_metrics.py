@@ -8,7 +8,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from amberline.recipe.tracking import Tracking
-from amberline.training.metrics import Metrics, read_metrics
+from amberline.training.curve import read_metrics
+from amberline.training.metrics import Metrics
 
 NOWHERE = Tracking(wandb_project=None, wandb_mode="offline")
 

@@ -131,11 +131,37 @@ def test_it_goes_on_when_that_is_allowed(tmp_path: Path, change: dict[str, Any])
 
 def test_a_run_is_found_by_its_digest_alone(tmp_path: Path) -> None:
     """The name in front is for people: renaming a training trains nothing."""
-    old = with_checkpoints(directory(tmp_path), 20, finished=True)
+    old = with_checkpoints(directory(tmp_path), 20)
     renamed = directory(tmp_path, "another-name")
     assert said(renamed) == [f"continuing in {renamed.folder}, which was {old.folder.name}"]
     assert [folder.name for folder in tmp_path.iterdir()] == [renamed.folder.name]
     assert opened(renamed) == renamed
+
+
+def test_a_finished_run_is_used_where_it_is_under_another_name(tmp_path: Path) -> None:
+    """Another training has it in its summary."""
+    old = with_checkpoints(directory(tmp_path), 20, finished=True)
+    renamed = directory(tmp_path, "another-name")
+    assert said(renamed) == [f"the same run is finished already: {old.folder}"]
+    for stale in ("ask", "retrain", "keep"):
+        used = opened(renamed, stale)
+        assert (used.folder, used.stage, used.identity) == (old.folder, "another-name", old.identity)
+        assert not used.kept
+    assert [folder.name for folder in tmp_path.iterdir()] == [old.folder.name]
+    # Also where this one was begun before the other was finished, and even if a run of other code could be kept.
+    begun = directory(tmp_path, "another-name")
+    begun.folder.mkdir()
+    (begun.folder / "identity.json").write_text(json.dumps(begun.identity.to_json()))
+    with_checkpoints(directory(tmp_path, code="d"), 20, finished=True, stale="retrain")
+    assert opened(renamed, "keep").folder == old.folder
+
+
+def test_a_name_that_begins_another_is_not_mixed_up_with_it(tmp_path: Path) -> None:
+    opened(directory(tmp_path, "safe-sft", settings={"beta": 0.1}))
+    one = directory(tmp_path, "safe", settings={"beta": 0.2})
+    assert said(one) == [f"starting fresh in {one.folder}"]
+    other = directory(tmp_path, "safe", settings={"beta": 0.3})
+    assert said(other) == [f"starting fresh in {other.folder}, because settings.beta changed since {one.folder.name}"]
 
 
 def test_a_permission_is_for_the_code_that_was_refused(tmp_path: Path) -> None:

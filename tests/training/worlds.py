@@ -7,16 +7,16 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from torch import nn
 
 from amberline.core.manifests import write_manifest
 from amberline.data.tokens import LOGPS, PAIRS, SEQUENCES, write_tokens
+from amberline.recipe.check import check_recipe
+from amberline.recipe.files import PUBLISHED, read_recipe
 from golden_model import CONFIG
 
-RECIPE = yaml.safe_load((Path(__file__).parents[2] / "config.yaml").read_text())
-for stage in (RECIPE["amberchat"]["training"], RECIPE["ambersafe"]["sft"], RECIPE["ambersafe"]["dpo"]):
-    del stage["export_dtype"]  # no setting of the training
+RECIPE = check_recipe(read_recipe([PUBLISHED]), files=False)
+PUBLISHED_TRAININGS = {model: RECIPE.training(model).model_dump(mode="json") for model in RECIPE.trained}
 HARDWARE = {
     "device": "cpu",
     "nodes": 1,
@@ -45,7 +45,7 @@ def changed(base: dict[str, Any], **changes: Any) -> dict[str, Any]:
 
 
 CHAT = changed(
-    RECIPE["amberchat"]["training"],
+    PUBLISHED_TRAININGS["amberchat"],
     epochs=2,
     global_batch=8,
     learning_rate=1e-3,
@@ -56,7 +56,7 @@ CHAT = changed(
     monitors__loss_spike=None,
 )
 PREFERRED = changed(
-    RECIPE["ambersafe"]["sft"],
+    PUBLISHED_TRAININGS["ambersafe-sft"],
     epochs=2,
     global_batch=8,
     learning_rate=1e-4,
@@ -67,7 +67,7 @@ PREFERRED = changed(
     evaluation__examples=0,
 )
 DPO = changed(
-    RECIPE["ambersafe"]["dpo"],
+    PUBLISHED_TRAININGS["ambersafe"],
     epochs=2,
     global_batch=8,
     learning_rate=2e-4,
@@ -79,14 +79,14 @@ DPO = changed(
 )
 
 
-def split(settings: dict[str, Any], stale: str = "ask") -> dict[str, str]:
+def split(settings: dict[str, Any], stale: str = "ask", export: str = "last") -> dict[str, str]:
     """Settings as the programs take them: what determines the weights, and the rest."""
     kept = {name: value for name, value in settings.items() if name in {"checkpoints", "evaluation", "monitors"}}
     rest = {name: value for name, value in settings.items() if name not in kept}
     tracking = {"wandb_project": None, "wandb_mode": "offline"}
     return {
         "settings": json.dumps(rest),
-        "runtime": json.dumps({"training": kept, "tracking": tracking, "stale": stale}),
+        "runtime": json.dumps({"training": kept, "tracking": tracking, "exports": [export], "stale": stale}),
     }
 
 

@@ -78,8 +78,8 @@ def by_name(files: Sequence[Path]) -> dict[str, Path]:
 
 
 def stem(file: Path) -> str:
-    """A file's name without all its endings."""
-    return file.name.partition(".")[0]
+    """A file's name without the endings of JSON and of compression; a name may have dots of its own."""
+    return re.sub(r"(\.(jsonl?|xz|gz))+$", "", file.name)
 
 
 def read_records(path: Path) -> Iterator[Record]:

@@ -1,8 +1,8 @@
 """Weights from one form into another, a file's worth in memory at a time.
 
-Forms: Hugging Face folders, the weights that a training leaves (torch's distributed checkpoint, by the names of the
-parameters), and `policy.pt` of the DPO reference implementation: {"step_idx", "state", "metrics"}, `state` by
-transformers' names.
+Forms: Hugging Face folders; the weights that a training leaves (torch's distributed checkpoint, by the names of the
+parameters) and those in its checkpoints (the same, with the optimizer and more beside them); and `policy.pt` of the DPO
+reference implementation: {"step_idx", "state", "metrics"}, `state` by transformers' names.
 """
 
 import json
@@ -61,18 +61,27 @@ class DigestedWeights:
 
 
 class CheckpointWeights:
-    """Weights in a distributed checkpoint, whatever number of processes wrote it. Raises ModelError."""
+    """Weights in a distributed checkpoint, alone or in the whole state of a training. Raises ModelError.
+
+    It does not matter how many processes wrote it.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
-            metadata = FileSystemReader(folder).read_metadata().state_dict_metadata
+            metadata = FileSystemReader(folder).read_metadata()
         except (CheckpointException, OSError, pickle.UnpicklingError, EOFError) as error:
             raise ModelError(
                 f"{folder} holds no weights that can be read ({error}). Fix: start the pipeline again; the training "
                 "continues from its last checkpoint"
             ) from None
-        self._tensors = {name: each for name, each in metadata.items() if isinstance(each, TensorStorageMetadata)}
+        stored = metadata.state_dict_metadata
+        paths = (metadata.planner_data or {}).items()
+        inside = {path[1]: flat for flat, path in paths if len(path) == 2 and path[0] == "model"}
+        # By the name of each parameter, the one that it is stored under: the same, where weights are all that there is.
+        self._stored = inside or {name: name for name in stored}
+        found = {name: stored[place] for name, place in self._stored.items()}
+        self._tensors = {name: each for name, each in found.items() if isinstance(each, TensorStorageMetadata)}
 
     def shapes(self) -> Mapping[str, torch.Size]:
         """Every tensor's name and shape."""
@@ -80,9 +89,10 @@ class CheckpointWeights:
 
     def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
         """Some of the tensors, put together from the shards."""
-        state = {
+        tensors = {
             name: torch.empty(self._tensors[name].size, dtype=self._tensors[name].properties.dtype) for name in names
         }
+        state = {self._stored[name]: tensor for name, tensor in tensors.items()}
         try:
             with warnings.catch_warnings():
                 # That one process reads what several wrote is meant.
@@ -93,7 +103,7 @@ class CheckpointWeights:
                 f"{self.folder} is damaged ({error}). Fix: delete it, and start the pipeline again; the training "
                 "continues from its last checkpoint"
             ) from None
-        return state
+        return tensors
 
 
 class PolicyWeights:

@@ -27,9 +27,9 @@ HASHED_AT_START = 64 * 2**20
 
 
 def check_recipe(values: Mapping[str, Any], *, files: bool = True) -> Recipe:
-    """Fill in a recipe with its variants and check it, all faults at once; with `files`, also local files that it names.
+    """Fill in a recipe with its variants and check it, all faults at once.
 
-    Raises ConfigurationError.
+    With `files`, the local files that it names, too. Raises ConfigurationError.
     """
     recipe = _check_without_variants({key: value for key, value in values.items() if key != "variants"})
     faults: list[str] = []

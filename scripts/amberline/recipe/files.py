@@ -32,11 +32,15 @@ class ConfigurationError(Exception):
 
 
 def read_recipe(files: Sequence[Path], more: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Read recipe files, each on top of those before it, and then `more`. Raises ConfigurationError."""
+    """Read recipe files, each on top of those before it, and then `more`, which may say `extends` if it stands alone.
+
+    Raises ConfigurationError.
+    """
+    more = _with_strings(more or {})
     merged: dict[str, Any] = {}
-    for file in _with_extended(files):
+    for file in _with_extended(files) if files else _under(more):
         merged = put_on_top(merged, read_file(file))
-    merged = put_on_top(merged, _with_strings(more or {}))
+    merged = put_on_top(merged, more)
     merged.pop("extends", None)
     return merged
 
@@ -82,7 +86,15 @@ def _with_extended(files: Sequence[Path]) -> list[Path]:
                 f"Fix: remove it, for this file is put on top of {files[number - 1]}, or name this file first"
             )
         chain += [] if _among([file], chain) else [file]
-    return chain or [PUBLISHED]
+    return chain
+
+
+def _under(values: Mapping[str, Any]) -> list[Path]:
+    """What values that are in no file stand on, the lowest first."""
+    if values.get("extends", "") is None:
+        return []
+    under = find_file(str(values.get("extends", PUBLISHED)))
+    return _with_extended([under])
 
 
 def _extended(file: Path, above: Sequence[Path] = ()) -> list[Path]:

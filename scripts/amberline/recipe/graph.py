@@ -98,6 +98,11 @@ class Recipe:
         return [name for section in SECTIONS for name in getattr(self.nodes, section)]
 
     @property
+    def other_names(self) -> dict[str, str]:
+        """Names under which variants know nodes that are there under another name."""
+        return {name: there for variant in self.variants for name, there in variant.same.items()}
+
+    @property
     def trained(self) -> list[str]:
         """Names of the models that are trained here."""
         return self.models(kinds.TrainedModel)
@@ -227,7 +232,13 @@ class Recipe:
     def _training_key(self, model: str) -> str:
         """What determines a model's training."""
         node, settings = self.nodes.models[model], self.training(model).of(Kind.RESULT)
-        return canonical([node.train, settings, node.from_, self.tokens(model).name])
+        return canonical([node.train, settings, self._model_key(node.from_), self.tokens(model).name])
+
+    def _model_key(self, model: str) -> str:
+        """What determines a model: two that are trained and exported alike are one to those that start from them."""
+        if model not in self.trained:
+            return model
+        return canonical([self._training_key(model), self.exported(model).of(Kind.RESULT)])
 
     def uses(self, model: str) -> set[str]:
         """All nodes that went into a model, itself too."""

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from amberline.core.settings import RuntimeSettings
+from amberline.recipe.export import Choice
 from amberline.recipe.tracking import Tracking
 
 
@@ -15,6 +16,9 @@ class TrainingRuntime(RuntimeSettings):
         description="checkpoints, evaluation and monitors, as under the training's settings"
     )
     tracking: Tracking = Field(description="where curves go, as under tracking in config.yaml")
+    exports: list[Choice] = Field(
+        min_length=1, description="which checkpoints are kept to become models: last, best or step N"
+    )
     stale: Literal["ask", "retrain", "keep"] = Field(
         description="what becomes of a finished run that was made with other code or packages"
     )

@@ -86,7 +86,7 @@ def _with_values(overlay: Values, values: Mapping[str, Any], where: str) -> Valu
 
 
 def with_variants(base: Recipe, values: Values, resolve: Callable[[Values], Recipe]) -> Recipe:
-    """The base with the nodes of all variants. `resolve` makes a checked recipe of values. Raises ConfigurationError."""
+    """The base with the nodes of all variants; `resolve` checks each. Raises ConfigurationError."""
     nodes = _Combined(base)
     for name, overlay in expanded(values.get("variants") or {}).items():
         if wrong := [key for key in overlay if key in WHOLE]:

@@ -12,7 +12,7 @@ import shutil
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_st
 from amberline.core.digests import file_digest
 from amberline.core.files import whole_file
 from amberline.training.checkpoint_files import MARKER, Checkpoint, complete, find_faults
+from amberline.training.exportable import spared_steps
 from amberline.training.ranks import Ranks
 
 # A single process is meant.
@@ -42,9 +43,13 @@ class CheckpointError(Exception):
 class Checkpoints:
     """The checkpoints of a directory."""
 
-    def __init__(self, folder: Path, keep: int, plan: str, ranks: Ranks, log: Callable[[str], None]) -> None:
+    def __init__(
+        self, folder: Path, keep: int, exports: Sequence[str], plan: str, ranks: Ranks, log: Callable[[str], None]
+    ) -> None:
+        """The newest `keep` are kept, and those that may become models: `exports` are last, best or step N."""
         self._folder = folder
         self._keep = keep
+        self._exports = exports
         self._plan = plan
         self._ranks = ranks
         self._log = log
@@ -125,6 +130,7 @@ class Checkpoints:
             if self._ranks.first:
                 marker = {"step": step, "processes": self._ranks.world, "plan": self._plan, "files": digests}
                 self._finish(partial, self._folder / name, marker)
+                self._delete_old(step)
             failure = None
         except (CheckpointException, OSError, RuntimeError) as error:
             failure = (
@@ -169,7 +175,10 @@ class Checkpoints:
         if folder.exists():
             shutil.rmtree(folder)
         partial.replace(folder)
-        for old in complete(self._folder)[: -self._keep]:
+
+    def _delete_old(self, newest: int) -> None:
+        spared = {step for export in self._exports for step in spared_steps(self._folder, export, newest)}
+        for old in (each for each in complete(self._folder)[: -self._keep] if each.step not in spared):
             # The marker goes first: what is left of it, should we be killed here, is no checkpoint.
             (old.folder / MARKER).unlink()
             shutil.rmtree(old.folder)

@@ -20,8 +20,9 @@ from amberline.model.estimates import training_flops
 from amberline.objectives.base import MicroBatch, Objective
 from amberline.objectives.settings import Training
 from amberline.training.checkpoints import Checkpoints
+from amberline.training.curve import Line
 from amberline.training.gradients import clip, squared_gradients, synchronise
-from amberline.training.metrics import Line, Metrics
+from amberline.training.metrics import Metrics
 from amberline.training.monitors import Monitor, TrainingStopped, is_sound
 from amberline.training.optimizers import learning_rates, set_learning_rate
 from amberline.training.ranks import Ranks
@@ -37,6 +38,7 @@ class Heldout:
     objective: Objective
     step: Step
     lengths: list[int]  # tokens of each
+    decides: bool  # the checkpoint with the least loss is exported: there is one at each evaluation, and at the end
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ def train(run: Run, start: int) -> int:
     if start == 0:
         _check_reference(run)
     if start == run.plan.steps:
+        _evaluate_the_end(run)
         return start
     with StopRequest() as stop, ThreadPoolExecutor(max_workers=1) as reader:
         # The next step's micro-batches are read and packed while this one is computed.
@@ -101,7 +104,7 @@ def train(run: Run, start: int) -> int:
             if failures:
                 run.checkpoints.wait()
                 run.checkpoints.raise_failure()
-            if stops or last or (number + 1) % run.settings.checkpoints.every_steps == 0:
+            if stops or last or _checkpoint_due(run, number + 1):
                 if run.metrics:
                     run.metrics.sync()
                 run.checkpoints.save(number + 1, run.model, run.optimizer)
@@ -110,7 +113,16 @@ def train(run: Run, start: int) -> int:
                 break
         run.checkpoints.wait()
         run.checkpoints.raise_failure()
+        if last:
+            _evaluate_the_end(run)
         return number + 1
+
+
+def _checkpoint_due(run: Run, done: int) -> bool:
+    """Whether the state after `done` steps is written."""
+    if run.heldout and run.heldout.decides and run.plan.evaluation_due(done, run.settings.evaluation.every_examples):
+        return True
+    return done % run.settings.checkpoints.every_steps == 0
 
 
 def _micro_batches(run: Run, number: int) -> tuple[Step, list[MicroBatch]]:
@@ -151,6 +163,12 @@ def _evaluate(run: Run, heldout: Heldout, steps_done: int) -> None:
         run.metrics.heldout(
             {"step": steps_done, **{f"heldout/{name}": total for name, total in zip(names, totals, strict=True)}}
         )
+
+
+def _evaluate_the_end(run: Run) -> None:
+    """Where the least loss decides, the last checkpoint has one, too."""
+    if run.heldout and run.heldout.decides:
+        _evaluate(run, run.heldout, run.plan.steps)
 
 
 @torch.no_grad()

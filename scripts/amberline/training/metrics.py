@@ -16,8 +16,7 @@ from tqdm import tqdm
 
 from amberline.core.files import whole_file
 from amberline.recipe.tracking import Tracking
-
-Line = dict[str, Any]
+from amberline.training.curve import Line, read_metrics
 
 
 class Metrics:
@@ -71,16 +70,6 @@ class Metrics:
             self._board.add_scalar(name, value, step)
         if self._wandb is not None:
             self._wandb.log(numbers, step=step)
-
-
-def read_metrics(path: Path) -> list[Line]:
-    """The lines of a curve. A last line that was not written to its end is left out."""
-    lines = []
-    if path.is_file():
-        for text in path.read_text(encoding="utf-8").splitlines(keepends=True):
-            if text.endswith("\n"):
-                lines.append(json.loads(text))
-    return lines
 
 
 def _cut(path: Path, start: int) -> list[Line]:

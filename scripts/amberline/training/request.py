@@ -17,6 +17,7 @@ from amberline.objectives.registry import load_objective, objective_file
 from amberline.objectives.settings import Training
 from amberline.recipe.hardware import Hardware
 from amberline.recipe.runtime import TrainingRuntime
+from amberline.training.exportable import NOT_WATCHED
 from amberline.training.ranks import destroy_ranks, init_ranks
 from amberline.training.references import unlike
 from amberline.training.run_directory import REQUEUE, Identity, run_directory_of
@@ -66,12 +67,14 @@ def train_as_asked(request: Request) -> None:
     settings = objective.Settings.model_validate({**json.loads(request.settings), **around.training})
     ranks = init_ranks(machine.device, machine.cpus_per_rank)
     try:
-        identity = ranks.from_first(lambda: _identity(request, settings))
+        identity, watched = ranks.from_first(lambda: _identity(request, settings))
         stage = Stage(
             directory=run_directory_of(request.checkpoints, request.name, identity),
             model=request.model,
             objective=_open(objective, settings, request.data),
             heldout=_open(objective, settings, request.watched) if request.watched else None,
+            watched=watched,
+            exports=around.exports,
             settings=settings,
             hardware=machine,
             tracking=around.tracking,
@@ -97,20 +100,24 @@ def _folders(data: Data) -> dict[str, Path]:
     return {"tokens": data.tokens, **({"reference": data.reference} if data.reference else {})}
 
 
-def _identity(request: Request, settings: Training) -> Identity:
-    """Verify all folders, each once, and return what determines the run."""
+def _identity(request: Request, settings: Training) -> tuple[Identity, Mapping[str, Any]]:
+    """Verify all folders, each once, and return what determines the run, and how it is evaluated."""
     manifests = {name: verify(folder) for name, folder in request.inputs.items()}
     watched = {name: verify(folder) for name, folder in _folders(request.watched).items()} if request.watched else {}
     for data, found in ((request.data, manifests), (request.watched, watched)):
         if data and data.reference:
             _check_reference(data.reference, found, manifests["model"], settings)
-    return Identity(
+    identity = Identity(
         settings=_determining(settings),
         inputs={name: manifest["digest"] for name, manifest in manifests.items()},
         code=code_digest(request.program, objective_file(request.objective)),
         packages=json.loads(request.packages),
         recipes={name: manifest["recipe"] for name, manifest in manifests.items()},
     )
+    evaluation = settings.evaluation
+    is_watched = watched and evaluation.every_examples and evaluation.examples
+    how = {**evaluation.model_dump(), "tokens": watched["tokens"]["digest"]} if is_watched else NOT_WATCHED
+    return identity, how
 
 
 def _check_reference(folder: Path, data: Mapping[str, Manifest], model: Manifest, settings: Training) -> None:

@@ -10,6 +10,7 @@ stops before its first step, and a person says whether it goes on.
 
 import json
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from amberline.core.code import SCRIPTS
 from amberline.core.digests import value_digest
 from amberline.core.files import whole_file
 from amberline.core.locks import Lock
@@ -114,23 +116,11 @@ def enter(directory: RunDirectory, stale: str) -> tuple[RunDirectory, list[str]]
     """
     directory.requeue.unlink(missing_ok=True)
     others = _others(directory)
-    finished = [other for other in others if read_marker(other.final) is not None]
-    if finished and stale == "keep" and read_marker(directory.final) is None:
-        return _keep(finished[0], directory)
-    if not (directory.folder / "identity.json").is_file():
-        if same := [other for other in others if other.identity == directory.identity]:
-            return _continue_in(same[0], directory)
-        kept = [other for other in finished if directory.identity.digest in kept_for(other.folder)]
-        if kept and stale == "ask":
-            return _keep(kept[0], directory)
-        unfinished = [other for other in others if other not in finished and complete(other.folder)]
-        for other in unfinished:
-            if _may_continue(other, directory.identity):
-                return _continue_in(other, directory)
-        if unfinished:
-            _refuse_unfinished(unfinished[0], directory.identity)
-        if finished and stale == "ask":
-            _refuse_stale(finished[0], directory)
+    elsewhere = _finished_elsewhere(directory, others, stale)
+    if elsewhere is None and not (directory.folder / "identity.json").is_file():
+        elsewhere = _instead_of_a_new_one(directory, others, stale)
+    if elsewhere is not None:
+        return elsewhere
     directory.folder.mkdir(parents=True, exist_ok=True)
     notes = _lock(directory)
     known = Identity.read(directory.folder) is not None
@@ -138,7 +128,7 @@ def enter(directory: RunDirectory, stale: str) -> tuple[RunDirectory, list[str]]
         release(directory)
         raise RunDirectoryError(
             f"{directory.folder} holds checkpoints, and its identity.json is missing or damaged, so that nobody knows "
-            f"what made them. Fix: {_python()} scripts/unfinished_run.py discard {shlex.quote(str(directory.folder))}"
+            f"what made them. Fix: {_unfinished_run()} discard {shlex.quote(str(directory.folder))}"
         )
     _remove_remains(directory.folder)
     if known:
@@ -146,6 +136,39 @@ def enter(directory: RunDirectory, stale: str) -> tuple[RunDirectory, list[str]]
         return directory, [*notes, f"continuing in {directory.folder}"]
     _write_identity(directory.folder, directory.identity)
     return directory, [*notes, f"starting fresh in {directory.folder}{_why_not_another(directory)}"]
+
+
+def _finished_elsewhere(
+    directory: RunDirectory, others: list[RunDirectory], stale: str
+) -> tuple[RunDirectory, list[str]] | None:
+    """A finished run that is used where it is: the same one under another name, or one that is to be kept."""
+    if read_marker(directory.final) is not None:
+        return None
+    finished = [other for other in others if read_marker(other.final) is not None]
+    if same := [other for other in finished if other.identity == directory.identity]:
+        return _use(same[0], directory)
+    return _keep(finished[0], directory) if finished and stale == "keep" else None
+
+
+def _instead_of_a_new_one(
+    directory: RunDirectory, others: list[RunDirectory], stale: str
+) -> tuple[RunDirectory, list[str]] | None:
+    """A run that is taken over or kept where there is none of this name; raises RunDirectoryError as `enter` does."""
+    finished = [other for other in others if read_marker(other.final) is not None]
+    if same := [other for other in others if other.identity == directory.identity]:
+        return _continue_in(same[0], directory)
+    kept = [other for other in finished if directory.identity.digest in kept_for(other.folder)]
+    if kept and stale == "ask":
+        return _keep(kept[0], directory)
+    unfinished = [other for other in others if other not in finished and complete(other.folder)]
+    for other in unfinished:
+        if _may_continue(other, directory.identity):
+            return _continue_in(other, directory)
+    if unfinished:
+        _refuse_unfinished(unfinished[0], directory.identity)
+    if finished and stale == "ask":
+        _refuse_stale(finished[0], directory)
+    return None
 
 
 def release(directory: RunDirectory) -> None:
@@ -213,6 +236,13 @@ def _others(directory: RunDirectory) -> list[RunDirectory]:
     return [other for _, other in sorted(found, key=lambda each: each[0], reverse=True)]
 
 
+def _use(other: RunDirectory, directory: RunDirectory) -> tuple[RunDirectory, list[str]]:
+    """Use the finished run where it is: a summary that was written under its name may say where its weights are."""
+    used = replace(directory, folder=other.folder)
+    _mark_as_used(other.folder)
+    return used, [*_lock(used), f"the same run is finished already: {other.folder}"]
+
+
 def _keep(other: RunDirectory, directory: RunDirectory) -> tuple[RunDirectory, list[str]]:
     kept = replace(directory, folder=other.folder, kept=True)
     keep_for(other.folder, directory.identity)
@@ -250,7 +280,7 @@ def _continue_in(other: RunDirectory, directory: RunDirectory) -> tuple[RunDirec
 def _refuse_unfinished(other: RunDirectory, identity: Identity) -> None:
     _write_json(other.folder / "refused.json", {"digest": identity.digest})
     checkpoints = complete(other.folder)
-    program = f"{_python()} scripts/unfinished_run.py"
+    program = _unfinished_run()
     folder = shlex.quote(str(other.folder))
     raise RunDirectoryError(
         f"{other.folder} is an unfinished run of this training, {checkpoints[-1].step:,} steps done, that was made "
@@ -271,6 +301,11 @@ def _refuse_stale(other: RunDirectory, directory: RunDirectory) -> None:
         "  To train again:                                                --config stale=retrain\n"
         "  To use it as it is; manifest, card and report will say so:     --config stale=keep"
     )
+
+
+def _unfinished_run() -> str:
+    """The program that says what becomes of an unfinished run, as a person would type it."""
+    return f"{_python()} {shlex.quote(os.path.relpath(SCRIPTS / 'unfinished_run.py'))}"
 
 
 def _python() -> str:
@@ -309,8 +344,10 @@ def _write_json(path: Path, value: Any) -> None:
 
 def _why_not_another(directory: RunDirectory) -> str:
     """How the newest other run of this stage differs, for someone who expected it to be continued."""
-    others = [file.parent for file in directory.folder.parent.glob(f"{directory.stage}-*/identity.json")]
-    others = [folder for folder in others if folder != directory.folder]
+    # Exactly: the name of one stage may be the beginning of another's.
+    is_ours = re.compile(re.escape(directory.stage) + "-[0-9a-f]{16}").fullmatch
+    found = [file.parent for file in directory.folder.parent.glob("*-*/identity.json")]
+    others = [folder for folder in found if is_ours(folder.name) and folder != directory.folder]
     if not others:
         return ""
     newest = max(others, key=lambda folder: (folder / "identity.json").stat().st_mtime)

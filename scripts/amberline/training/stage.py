@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,12 @@ from amberline.objectives.settings import Training
 from amberline.recipe.hardware import Hardware
 from amberline.recipe.tracking import Tracking
 from amberline.training.autotune import choose, expected_peak
-from amberline.training.checkpoint_files import read_marker, verified
+from amberline.training.checkpoint_files import complete, read_marker, verified
 from amberline.training.checkpoints import CheckpointError, Checkpoints
+from amberline.training.curve import read_metrics
+from amberline.training.exportable import asked_step, export_facts, note_watched, why_never_there
 from amberline.training.loop import Heldout, Run, train
-from amberline.training.metrics import Metrics, read_metrics
+from amberline.training.metrics import Metrics
 from amberline.training.monitors import Monitor, TrainingStopped
 from amberline.training.optimizers import make_optimizer
 from amberline.training.ranks import FirstRankFailed, LostProcess, Ranks, is_loss_of_process
@@ -64,6 +66,8 @@ class Stage:
     model: Path  # Hugging Face folder to start from
     objective: Objective
     heldout: Objective | None
+    watched: Mapping[str, Any]  # how it is evaluated: every_examples, examples, and tokens, the digest of those rows
+    exports: Sequence[str]  # which checkpoints may become models: last, best or step N
     settings: Training
     hardware: Hardware
     tracking: Tracking
@@ -126,6 +130,7 @@ def _train(stage: Stage, ranks: Ranks) -> bool:
         f"{len(lengths):,} examples, {lengths.sum():,} tokens, {targets.sum():,} of them with loss; "
         f"{plan.steps:,} steps of {settings.global_batch}, in {settings.epochs} epochs",
     )
+    ranks.from_first(lambda: _check_exports(stage, plan.steps))
     torch.manual_seed(settings.seed)
     if settings.tf32 and ranks.device.type == "cuda":
         torch.set_float32_matmul_precision("high")
@@ -148,7 +153,12 @@ def _train(stage: Stage, ranks: Ranks) -> bool:
     )
     optimizer = make_optimizer(model, settings.optimizer)
     checkpoints = Checkpoints(
-        stage.directory.folder, settings.checkpoints.keep, plan.digest, ranks, lambda text: say(ranks, text)
+        stage.directory.folder,
+        settings.checkpoints.keep,
+        stage.exports,
+        plan.digest,
+        ranks,
+        lambda text: say(ranks, text),
     )
     start = 0
     if (found := checkpoints.newest()) is not None:
@@ -163,6 +173,7 @@ def _train(stage: Stage, ranks: Ranks) -> bool:
     )
     metrics = None
     if ranks.first:
+        note_watched(stage.directory.folder, stage.watched, start)
         metrics = Metrics(stage.directory.folder, stage.directory.stage, stage.tracking, start, plan.steps)
     run = Run(
         ranks=ranks,
@@ -193,6 +204,27 @@ def _train(stage: Stage, ranks: Ranks) -> bool:
     return done == plan.steps
 
 
+def _check_exports(stage: Stage, steps: int) -> None:
+    """Raise CheckpointError before the first step if a checkpoint to export would not be there after the last."""
+    for export in stage.exports:
+        _check_export(stage, export, steps)
+
+
+def _check_export(stage: Stage, export: str, steps: int) -> None:
+    there = [each.step for each in complete(stage.directory.folder)]
+    step = asked_step(export)
+    if step is None or (step < steps and step not in there):
+        fault = why_never_there(stage.settings.checkpoints.every_steps, export, stage.settings.evaluation)
+    else:
+        fault = f"{export}: the training has {steps} steps" if step > steps else None
+    if fault is None and step is not None and step not in there and there and step < there[-1]:
+        fault = f"{export} is done, and its checkpoint was not kept; there are: {', '.join(map(str, there))}"
+    if fault is None and export == "best" and stage.heldout is None:
+        fault = "best: there are no held-out examples to evaluate on"
+    if fault:
+        raise CheckpointError(f"export: {fault}. Nothing was started")
+
+
 def _largest_micro_batch(plan: BatchPlan, budget: int, world: int) -> tuple[int, int]:
     """Tokens and targets of the first step's largest micro-batch; other steps are much alike."""
     step = plan.examples(0)
@@ -221,7 +253,8 @@ def _heldout(stage: Stage) -> Heldout | None:
         raise PlanError("the held-out examples have no token with loss: set evaluation.examples to 0, or fix them")
     per_sequence = stage.settings.loss_normalization == "sum_per_sequence"
     weights = target_weights(targets, "sum_per_sequence" if per_sequence else "token_mean", 1)
-    return Heldout(stage.heldout, Step(np.arange(len(lengths)), weights, int(targets.sum())), lengths.tolist())
+    step = Step(np.arange(len(lengths)), weights, int(targets.sum()))
+    return Heldout(stage.heldout, step, lengths.tolist(), decides="best" in stage.exports)
 
 
 def _is_finished(directory: RunDirectory) -> bool:
@@ -261,6 +294,7 @@ def write_summary(finished: Finished, run: Path, metrics: Path) -> Mapping[str, 
         "tokens": sum(line["tokens"] for line in lines),
         "loss_tokens": sum(line["loss_tokens"] for line in lines),
         "final_metrics": lines[-1],
+        **export_facts(directory.folder, run),
     }
     with whole_file(metrics) as partial:
         shutil.copyfile(directory.metrics, partial)
