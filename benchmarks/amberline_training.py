@@ -123,12 +123,13 @@ def main() -> None:
             "run": work / "run.json",
             "metrics": work / "metrics.jsonl",
         }
+        published = next(name for name in RECIPE.trained if RECIPE.node(name).train == options.stage)
+        settings = RECIPE.training(published).model_dump(mode="json") | COMMON
         if options.stage == "sft":
-            settings = RECIPE.training("amberchat").model_dump(mode="json") | COMMON
             settings |= {"global_batch": options.batch, "loss_normalization": "token_mean", "micro_batch_examples": 1}
-            train.main(**common, **split(settings), objective="sft", name="amberchat")
+            train.main(**common, **split(settings), objective="sft", name="sft")
         else:
-            settings = RECIPE.training("ambersafe").model_dump(mode="json") | COMMON | {"global_batch": options.batch}
+            settings |= {"global_batch": options.batch}
             score_reference.main(
                 model=model,
                 tokens=tokens,

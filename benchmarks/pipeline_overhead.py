@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
+MODELS = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))["models"]
+MODEL = next(name for name, node in MODELS.items() if node.get("train") == "dpo")
 SNAKEMAKE = [Path(sys.executable).with_name("snakemake"), "-n", "--configfile", "demo/config.yaml"]
 
 
@@ -36,8 +39,8 @@ def main(
     """Measure the pipeline's own overhead."""
     nothing, planned = [], []
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as overlay:
-        betas = {f"beta-{number}": {"beta": 0.001 * (number + 1)} for number in range(variants)}
-        json.dump({"ambersafe": {"variants": betas}}, overlay)
+        betas = [{"models": {MODEL: {"beta": 0.001 * (number + 1)}}} for number in range(variants)]
+        json.dump({"variants": {f"beta-{number}": beta for number, beta in enumerate(betas)}}, overlay)
         overlay.flush()
         for _ in range(repeats):
             taken, printed = seconds()
@@ -45,7 +48,7 @@ def main(
                 sys.exit("The demo is not finished, so there is something to be done: run `make demo` first.")
             nothing.append(taken)
             taken, printed = seconds(overlay.name)
-            if f"train_dpo {variants:>20}".split() not in [line.split() for line in printed.splitlines()]:
+            if ["train", str(variants)] not in [line.split() for line in printed.splitlines()]:
                 sys.exit(f"Snakemake did not plan {variants} trainings:\n{printed[-2000:]}")
             planned.append(taken)
     report = {

@@ -6,8 +6,9 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -37,20 +38,30 @@ class Project:
 
     def snakemake(self, *arguments: str, check: bool = True) -> str:
         """Run Snakemake as a user would; return what it printed."""
-        if "-n" in arguments:
-            status, printed = planning()(self.root, arguments)
-        else:
-            program = Path(sys.executable).with_name("snakemake")
-            done = subprocess.run(
-                [program, *arguments], cwd=self.root, capture_output=True, text=True, env=environment()
-            )
-            status, printed = done.returncode, done.stdout + done.stderr
-        assert not check or status == 0, printed
+        program = Path(sys.executable).with_name("snakemake")
+        done = subprocess.run([program, *arguments], cwd=self.root, capture_output=True, text=True, env=environment())
+        assert not check or done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def look(self, *arguments: str) -> str:
+        """What Snakemake prints with options that start nothing, such as -n."""
+        status, printed = forked()(self.root, arguments)
+        assert status == 0, printed
         return printed
 
-    def planned(self, *more: str) -> set[str]:
-        """The jobs that a dry run of the demo would run: each its rule and what it is for."""
-        return jobs(self.snakemake("-n", *DEMO, *more))
+    def refused(self, *arguments: str) -> str:
+        """What Snakemake prints of a command that it refuses."""
+        status, printed = forked()(self.root, arguments)
+        assert status != 0, printed
+        return printed
+
+    def planned(self, *more: str, on_top: Mapping[str, Any] | None = None) -> set[str]:
+        """The jobs that a dry run of the demo would run, with a file on top of it: each its rule and what it is for."""
+        with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+            yaml.safe_dump(dict(on_top or {}), file)
+            file.flush()
+            files = [RECIPE, file.name] if on_top else [RECIPE]
+            return set(jobs(self.look("-n", "--configfile", *files, "--cores", "2", *more)))
 
     def copy(self, to: Path) -> "Project":
         """The same files with the same times in another folder."""
@@ -78,39 +89,30 @@ class Project:
 
 
 @cache
-def planning():
-    """A function that runs Snakemake in a folder in a fork of a process that has imported it; its status and output."""
+def forked():
+    """A function that runs Snakemake in a fork of a process that has imported it, for its status and its text."""
     server = subprocess.Popen(
-        [sys.executable, Path(__file__).with_name("dry_runs.py")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment(),
+        [sys.executable, Path(__file__).with_name("forks.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
 
-    def run(folder: Path, arguments: tuple[str, ...]) -> tuple[int, str]:
-        printed = folder.with_name(f"{folder.name}.printed")
-        request = {"folder": str(folder), "arguments": arguments, "printed": str(printed), "environment": environment()}
-        server.stdin.write(json.dumps(request) + "\n")
-        server.stdin.flush()
-        return int(server.stdout.readline()), printed.read_text(encoding="utf-8")
+    def run(folder: Path, arguments: Sequence[str]) -> tuple[int, str]:
+        with tempfile.NamedTemporaryFile() as printed:
+            request = {"folder": str(folder), "arguments": arguments, "printed": printed.name}
+            server.stdin.write(json.dumps(request | {"environment": environment()}) + "\n")
+            server.stdin.flush()
+            return int(server.stdout.readline()), Path(printed.name).read_text(encoding="utf-8")
 
     return run
 
 
-def jobs(printed: str) -> set[str]:
-    """The jobs in a printed plan, such as `train amberchat` and `evaluate rewards base`; digests are left out."""
+def jobs(printed: str) -> dict[str, str]:
+    """The jobs in a printed plan, by names such as `train amberchat` and `evaluate rewards base`, without digests."""
     if "Nothing to be done" in printed:
-        return set()
-    blocks = re.findall(r"^(?:local)?rule (\w+):\n((?:    .*\n)+)", printed, re.MULTILINE)
-    found = [" ".join([rule, *filter(None, _named(block))]) for rule, block in blocks]
-    assert len(set(found)) == len(found) == count(printed), found
-    return set(found)
-
-
-def count(printed: str) -> int:
-    """How many jobs a printed plan has."""
-    return int(re.search(r"^total +(\d+)$", printed, re.MULTILINE)[1])
+        return {}
+    blocks = re.findall(r"^(?:local)?rule (\S+):\n((?:    .*\n)+)", printed, re.MULTILINE)
+    found = {" ".join([rule, *filter(None, _named(block))]): block for rule, block in blocks}
+    assert len(found) == int(re.search(r"^total +(\d+)$", printed, re.MULTILINE)[1]), printed
+    return found
 
 
 def _named(block: str) -> Iterator[str]:

@@ -27,13 +27,13 @@ def read(path):
 
 
 def test_amberchat_learns_to_talk(results):
-    base, amberchat = (read(results / f"evaluation/{name}.json") for name in ("base", "amberchat"))
+    base, amberchat = (read(results / f"evaluations/heldout/{name}.json") for name in ("base", "amberchat"))
     assert amberchat["perplexity_tokens"] > 1000
     assert amberchat["perplexity"] < base["perplexity"] / 20
 
 
 def test_ambersafe_prefers_the_safe_answer(results):
-    start, ambersafe = (read(results / f"evaluation/{name}.json") for name in ("ambersafe-sft", "ambersafe"))
+    start, ambersafe = (read(results / f"evaluations/rewards/{name}.json") for name in ("ambersafe-sft", "ambersafe"))
     assert start["rewards/accuracies"] == 0.5
     assert start["rewards/margins"] == 0
     assert ambersafe["rewards/accuracies"] > 0.8
@@ -62,8 +62,8 @@ def test_the_policy_is_that_of_the_exported_model(results):
 
 
 def test_every_funnel_closes(results):
-    funnels = [path for path in sorted((results / "funnels").glob("*.json")) if "comparison" not in path.name]
-    assert len(funnels) == 9
+    funnels = [path for path in sorted((results / "funnels").glob("*/*.json")) if path.parent.name != "both_modes"]
+    assert len(funnels) == 11
     for path in funnels:
         for count in read(path)["counts"]:
             assert count["in"] == count["out"] + sum(count["rejected"].values()), path.name

@@ -1,49 +1,107 @@
 """What Snakemake says before anything runs: the plan of the published recipe, and what is wrong with a wrong one."""
 
-import re
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 import yaml
 
-STAGES = {
-    "finetune_amberchat",
-    "finetune_preferred",
-    "score_reference",
-    "train_dpo",
-    "evaluate",
+from amberline.recipe.check import check_recipe
+from amberline.recipe.files import PUBLISHED, read_recipe
+from amberline.recipe.resolve import RESERVED
+from dag.conftest import jobs
+
+WORK = ("train", "score_reference", "evaluate")
+# Others rely on these names.
+RULES = {
+    *("acquire", "acquire_model", "make_tiny_model", "mix", "chunk", "select_pairs", "tokenize", "train"),
+    *("score_reference", "export", "write_card", "evaluate", "report", "evaluation", "all"),
 }
 
 
+def running_models(printed: str) -> Iterator[tuple[str, str]]:
+    """The jobs of a plan that run a model, and what is printed of them."""
+    return ((name, block) for name, block in jobs(printed).items() if name.split()[0] in WORK)
+
+
 def test_the_published_recipe_is_planned_whole(fresh):
-    printed = fresh.snakemake("-n")
-    assert re.search(r"^total +32$", printed, re.MULTILINE)
-    for rule in STAGES:
-        block = re.search(rf"^rule {rule}:\n(?:    .*\n)+", printed, re.MULTILINE)
-        assert block, rule
-        assert "gres=gpu:a100:8" in block[0]
-        assert "nodes=1" in block[0]
-        assert "mem_mb=480000" in block[0]
-        assert "runtime=" in block[0]
+    plan = dict(running_models(fresh.look("-n")))
+    assert {"train amberchat", "train ambersafe-sft", "train ambersafe", "evaluate answers ambersafe"} < plan.keys()
+    assert len(plan) == 15
+    for name, block in plan.items():
+        # Answers are made by one process.
+        share = 8 if name.startswith("evaluate answers") else 1
+        assert f"gres=gpu:a100:{8 // share}," in block
+        assert "nodes=1," in block
+        assert f"mem_mb={480_000 // share}," in block
+        assert "runtime=" in block
+    assert len(jobs(fresh.look("-n"))) == 39
 
 
 def test_the_slurm_profile_plans_it_without_slurm(fresh):
-    printed = fresh.snakemake("-n", "--profile", "slurm")
-    assert re.search(r"^total +32$", printed, re.MULTILINE)
-    for rule in STAGES:
-        block = re.search(rf"^rule {rule}:\n(?:    .*\n)+", printed, re.MULTILINE)
-        assert block, rule
-        assert "slurm_partition=gpu" in block[0]
+    printed = fresh.look("-n", "--profile", "slurm")
+    assert jobs(printed).keys() == jobs(fresh.look("-n")).keys()
+    for name, block in running_models(printed):
+        assert "slurm_partition=gpu," in block, name
 
 
 @pytest.mark.parametrize(
-    ("target", "jobs"),
-    [("evol_mix", 6), ("amberchat", 12), ("safe_pairs", 5), ("ambersafe_sft", 20), ("report", 29), ("evaluation", 28)],
+    ("target", "number"),
+    [
+        ("pku_train", 2),
+        ("evol-mix", 4),
+        ("evol-mix-split", 6),
+        ("safe-pairs", 5),
+        ("base", 2),
+        ("amberchat", 12),
+        ("ambersafe-sft", 20),
+        ("heldout", 29),
+        ("rewards", 29),
+        ("report", 35),
+        ("evaluation", 35),
+    ],
 )
-def test_named_targets(fresh, target, jobs):
-    printed = fresh.snakemake("-n", target)
-    assert int(re.search(r"^total +(\d+)$", printed, re.MULTILINE)[1]) == jobs
+def test_named_targets(fresh, target, number):
+    plan = jobs(fresh.look("-n", target))
+    assert target in plan
+    assert len(plan) == number
+
+
+def test_the_rules_have_the_settled_names_and_no_node_can_have_one(fresh):
+    rules = fresh.look("--list-rules").split()
+    nodes = check_recipe(read_recipe([PUBLISHED]), files=False).names
+    assert set(nodes) < set(rules)
+    assert set(rules) - set(nodes) == RULES
+    assert RULES < RESERVED
+
+
+@pytest.mark.parametrize(
+    ("target", "nearest"),
+    [
+        ("ambersave", "ambersafe"),
+        ("evol-mixsplit", "evol-mix-split"),
+        ("pku_trian", "pku_train"),
+        ("reward", "rewards"),
+    ],
+)
+def test_a_misspelt_target_names_the_nearest(fresh, target, nearest):
+    printed = fresh.refused("--cores", "2", target)
+    assert f"there is no target {target!r}, nothing was started. Did you mean {nearest}" in printed
+    assert not (fresh.root / "results").exists()
+
+
+@pytest.mark.parametrize("name", ["ambersafe", "score_reference", "evaluate", "rewards"])
+def test_hardware_of_one_node_or_kind_of_work_is_of_that_alone(fresh, tmp_path, name):
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump({"hardware": {name: {"nodes": 2}}}))
+    for job, block in running_models(fresh.look("-n", "--configfile", str(file))):
+        kind, *of = job.split()
+        # Answers are made by one process, whatever the hardware; a model's hardware is that of its training.
+        concerned = name in ({kind, of[0]} if kind == "evaluate" else {kind, *of}) and "answers" not in of
+        assert ("nodes=2," in block) == concerned, job
+        for resource in ("mpi=srun", "tasks=2", "tasks_per_gpu=0"):
+            assert (resource in block) == concerned, job
 
 
 DEMO = ["--configfile", "demo/config.yaml"]
@@ -52,31 +110,28 @@ DEMO = ["--configfile", "demo/config.yaml"]
 @pytest.mark.parametrize(
     ("overlay", "said"),
     [
-        ("amberchat: {trainig: 1}", ["amberchat.trainig", "unknown key", "amberchat.training"]),
-        ("amberchat: {training: {epochs: some}}", ["amberchat.training.epochs", "'some'", "integer"]),
+        ("models: {amberchat: {epoch: 1}}", ["models.amberchat.epoch", "unknown key", "models.amberchat.epochs"]),
+        ("models: {amberchat: {epochs: some}}", ["models.amberchat.epochs", "'some'", "integer"]),
         ("sources: {sharegpt: {path: demo/raw/none.json}}", ["sources.sharegpt.path", "demo/raw/none.json", "no such"]),
         (f"sources: {{sharegpt: {{sha256: '{'0' * 64}'}}}}", ["sources.sharegpt.sha256", "46d96ff0c8b1", "000000"]),
-        ("ambersafe: {dpo: {global_batch: -16}}", ["ambersafe.dpo.global_batch", "-16", "greater than 0"]),
-        ("amberchat: {training: {global_batch: 7}}", ["global_batch (7)", "micro_batch_examples (2)"]),
-        ("hardware: {dpo: {attention: sparse}}", ["hardware.dpo.attention", "'sparse'", "'varlen'"]),
-        ("base_model: {tiny: null, path: results/nowhere}", ["base_model.path", "results/nowhere", "no config.json"]),
-        ("base_model: {tiny: null, repository: null}", ["base_model", "tiny, path, or both repository and revision"]),
-        ("ambersafe: {dpo: {learning_rate: fast}}", ["ambersafe.dpo.learning_rate", "'fast'", "number"]),
+        ("models: {ambersafe: {global_batch: -16}}", ["models.ambersafe.global_batch", "-16", "greater than 0"]),
+        ("models: {amberchat: {global_batch: 7}}", ["global_batch (7)", "micro_batch_examples (2)"]),
+        ("hardware: {ambersafe: {attention: sparse}}", ["hardware.ambersafe.attention", "'sparse'", "'varlen'"]),
+        (
+            "models: {base: {pretrained: ./results/nowhere, revision: null}}",
+            ["models.base.pretrained", "./results/nowhere", "no config.json"],
+        ),
+        ("models: {base: {pretrained: LLM360/Amber, revision: null}}", ["models.base", "say which revision"]),
+        ("models: {ambersafe: {learning_rate: fast}}", ["models.ambersafe.learning_rate", "'fast'", "number"]),
     ],
 )
 def test_a_wrong_configuration_stops_before_any_job(fresh, tmp_path, overlay, said):
     file = tmp_path / "mine.yaml"
     file.write_text(overlay)
-    printed = fresh.snakemake("--cores", "2", *DEMO, str(file), check=False)
+    printed = fresh.refused("--cores", "2", *DEMO, str(file))
     assert all(part in printed for part in said), printed
     assert "nothing was started" in printed
     assert "Traceback" not in printed
-    assert not (fresh.root / "results").exists()
-
-
-def test_a_misspelt_target_names_the_nearest(fresh):
-    printed = fresh.snakemake("--cores", "2", "ambersave", check=False)
-    assert "there is no target 'ambersave', nothing was started. Did you mean ambersafe" in printed
     assert not (fresh.root / "results").exists()
 
 
@@ -84,14 +139,14 @@ def test_a_configured_value_never_reaches_a_shell(fresh, tmp_path):
     """A path may hold anything; it must arrive as it is."""
     file = tmp_path / "mine.yaml"
     file.write_text("results: 'results/$(touch pwned); x'")
-    printed = fresh.snakemake("-n", "-p", *DEMO, str(file))
+    printed = fresh.look("-n", "-p", *DEMO, str(file))
     assert "'results/$(touch pwned); x'" in printed or "'results/$(touch pwned); x/" in printed
     assert not (fresh.root / "pwned").exists()
 
 
-def test_the_readme_draws_the_rules_as_they_are(fresh):
+def test_the_drawings_are_those_of_recipe_rules_and_layers(fresh):
     done = subprocess.run(
-        [sys.executable, "docs/make_dag.py", "--check"], cwd=fresh.root, capture_output=True, text=True
+        [sys.executable, "docs/make_drawings.py", "--check"], cwd=fresh.root, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
 

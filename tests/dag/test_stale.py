@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import pytest
 
 from amberline.core.manifests import read_manifest
 from dag.conftest import DEMO, Project
-from dag.test_reruns import CARDS, CODE, FROM_AMBERCHAT, append, overlay, replace
+from dag.test_reruns import CARDS, CODE, FROM_AMBERCHAT, append, replace
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -36,7 +35,7 @@ def facts(project: Project) -> dict:
 
 def interrupted(project: Project) -> Path:
     """Start AmberChat with another seed, kill it as soon as the checkpoint after step 40 is there; its directory."""
-    overlay({"amberchat": {"training": {"seed": 7}}})(project)
+    project.overlay({"models": {"amberchat": {"seed": 7}}})
     before = run_directories(project)
     program = Path(sys.executable).with_name("snakemake")
     started = subprocess.Popen(
@@ -109,14 +108,14 @@ def test_an_unfinished_training_stops_and_both_commands_work(finished, tmp_path,
 
 def test_ask_lists_stale_trainings_and_stops_a_real_run_alone(finished, tmp_path):
     project = finished.copy(tmp_path / "project")
-    overlay({"stale": "ask"})(project)
+    project.overlay({"stale": "ask"})
     EDIT(project)
-    printed = project.snakemake("-n", *DEMO)
+    printed = project.look("-n", *DEMO)
     assert "a real run stops before the first job" in printed
     for line in (
         r"  amberchat: code changed; it took 123 steps, 0:0\d:\d\d on 2 processes",
-        r"  sft: code changed; it took 60 steps",
-        r"  dpo: code changed; it took 69 steps",
+        r"  ambersafe-sft: code changed; it took 60 steps",
+        r"  ambersafe: code changed; it took 69 steps",
         r"--config stale=retrain",
         r"--config stale=keep",
     ):
@@ -130,22 +129,22 @@ def test_ask_lists_stale_trainings_and_stops_a_real_run_alone(finished, tmp_path
     assert "--config stale=retrain" in printed
     assert run_directories(project) == before
     # What needs no stale training goes on.
-    project.snakemake(*DEMO, "--quiet", "rules", "--", "safe_pairs")
+    project.snakemake(*DEMO, "--quiet", "rules", "--", "safe-pairs")
 
 
 def test_a_training_that_starts_from_a_stale_one_is_listed(finished, tmp_path):
     project = finished.copy(tmp_path / "project")
-    overlay({"stale": "ask"})(project)
+    project.overlay({"stale": "ask"})
     append("scripts/amberline/objectives/sft.py", CODE)(project)
-    printed = project.snakemake("-n", *DEMO)
+    printed = project.look("-n", *DEMO)
     assert "  amberchat: code changed" in printed
-    assert "  sft: code changed" in printed
-    assert "  dpo: starts from one of the others; it took 69 steps" in printed
+    assert "  ambersafe-sft: code changed" in printed
+    assert "  ambersafe: starts from one of the others; it took 69 steps" in printed
 
 
 def test_keep_is_recorded_in_manifest_card_and_report_and_can_be_undone(finished, tmp_path):
     project = finished.copy(tmp_path / "project")
-    overlay({"stale": "ask"})(project)
+    project.overlay({"stale": "ask"})
     before = facts(project)
     EDIT(project)
     assert project.planned("--config", "stale=keep") == CARDS
@@ -158,17 +157,17 @@ def test_keep_is_recorded_in_manifest_card_and_report_and_can_be_undone(finished
     page = (project.root / "results/demo/report/index.html").read_text()
     assert page.count("<code>stale: keep</code>") == 3
     # It is settled, until the code changes again or somebody wants it otherwise.
-    assert project.planned() == Counter()
-    assert project.planned("--config", "stale=keep") == Counter()
+    assert project.planned() == set()
+    assert project.planned("--config", "stale=keep") == set()
     assert project.planned("--config", "stale=retrain") == FROM_AMBERCHAT
     append("scripts/amberline/training/loop.py", "\nANOTHER = 1\n")(project)
-    assert "amberchat: code changed" in project.snakemake("-n", *DEMO)
+    assert "amberchat: code changed" in project.look("-n", *DEMO)
 
 
 def test_keep_is_settled_also_where_nothing_is_to_be_done(finished, tmp_path):
     """A model has no card among its inputs: no job runs."""
     project = finished.copy(tmp_path / "project")
-    overlay({"stale": "ask"})(project)
+    project.overlay({"stale": "ask"})
     EDIT(project)
     target = "results/demo/models/ambersafe/manifest.json"
     assert "Finished trainings are stale" in project.snakemake(*DEMO, "--", target, check=False)
@@ -183,14 +182,14 @@ def test_keep_is_settled_also_where_nothing_is_to_be_done(finished, tmp_path):
     # The code is edited back: nothing is kept any more, and nothing is to be trained again.
     path = project.root / "scripts/amberline/training/loop.py"
     path.write_text(path.read_text().removesuffix(CODE))
-    assert "finetune_amberchat" not in project.planned("--config", "stale=retrain")
+    assert "train amberchat" not in project.planned("--config", "stale=retrain")
 
 
 def test_a_changed_setting_before_a_stale_training_is_no_question(finished, tmp_path):
     project = finished.copy(tmp_path / "project")
-    overlay({"stale": "ask", "amberchat": {"mix": {"seed": 5}}})(project)
+    project.overlay({"stale": "ask", "datasets": {"evol-mix": {"seed": 5}}})
     append("scripts/amberline/objectives/sft.py", CODE)(project)
-    printed = project.snakemake("-n", *DEMO)
+    printed = project.look("-n", *DEMO)
     assert "amberchat: code changed" not in printed
 
 
@@ -200,7 +199,7 @@ def test_deleted_final_weights_are_made_again_when_they_are_needed(finished, tmp
     final = project.root / RUN.parent / made["final_weights"]
     for file in final.iterdir():
         file.unlink()
-    assert project.planned() == Counter(), "the model is exported"
+    assert project.planned() == set(), "the model is exported"
     model = project.root / "results/demo/models/amberchat/model.safetensors"
     content = model.read_bytes()
     model.unlink()
@@ -212,12 +211,12 @@ def test_deleted_final_weights_are_made_again_when_they_are_needed(finished, tmp
 def test_results_without_records_are_told_of(finished, tmp_path):
     project = finished.copy(tmp_path / "project")
     shutil.rmtree(project.root / ".snakemake")
-    printed = project.snakemake("-n", *DEMO)
+    printed = project.look("-n", *DEMO)
     assert "were made elsewhere" in printed
     assert "add --touch --forceall to the same command once" in printed
     project.snakemake(*DEMO, "--touch", "--forceall")
-    assert project.planned() == Counter()
-    assert "were made elsewhere" not in project.snakemake("-n", *DEMO)
+    assert project.planned() == set()
+    assert "were made elsewhere" not in project.look("-n", *DEMO)
 
 
 def test_retrain_trains_again_after_another_torch(finished, tmp_path):
@@ -242,7 +241,7 @@ def test_retrain_trains_again_after_another_torch(finished, tmp_path):
 def test_other_bytes_from_a_cheap_stage_make_a_training_stale(finished, tmp_path, stale, said):
     """The mix is shuffled otherwise by other code: nobody asked for other data."""
     project = finished.copy(tmp_path / "project")
-    overlay({"stale": stale})(project)
+    project.overlay({"stale": stale})
     replace("scripts/amberline/data/mixing.py", SHUFFLE, f"{SHUFFLE}[::-1]")(project)
     printed = project.snakemake(*DEMO, *TARGET, check=False)
     assert said in printed
@@ -256,10 +255,10 @@ def test_other_bytes_from_a_cheap_stage_make_a_training_stale(finished, tmp_path
 
 def test_equal_bytes_from_a_cheap_stage_repeat_no_training(finished, tmp_path):
     project = finished.copy(tmp_path / "project")
-    overlay({"stale": "ask"})(project)
+    project.overlay({"stale": "ask"})
     append("scripts/mix.py", CODE)(project)
     before = facts(project)
     printed = project.snakemake(*DEMO, *TARGET)
     assert "already finished" in printed
     assert facts(project) == before
-    assert project.planned("--", str(RUN)) == Counter()
+    assert project.planned("--", str(RUN)) == set()
