@@ -7,7 +7,8 @@ import os
 
 from amberline.core.code import code_digest, package_versions
 from amberline.core.damage import find_damage
-from amberline.core.digests import canonical
+from amberline.core.digests import canonical, value_digest
+from amberline.core.files import whole_file
 from amberline.core.settings import Kind
 from amberline.recipe import paths
 from amberline.recipe.check import check_cluster, check_recipe, check_target, deviations
@@ -101,6 +102,15 @@ class Untracked:
 
     def __str__(self):
         return self.text
+
+
+def in_file(text):
+    """A file with this text, named by its digest: for what is too long for a command line."""
+    file = Path(".snakemake/amberline", f"settings-{value_digest(text)[:16]}.json")
+    if not file.exists():
+        with whole_file(file) as partial:
+            partial.write_text(text, encoding="utf-8")
+    return str(file)
 
 
 class Files:

@@ -27,7 +27,9 @@ rule report:
         ENVIRONMENT
     params:
         **depends("write_report.py", "report/index.html"),
-        settings=canonical({**PAGE, "deviations": DEVIATIONS, "sources": described(RECIPE.names)}),
+        settings=lambda wildcards: in_file(
+            canonical({**PAGE, "deviations": DEVIATIONS, "sources": described(RECIPE.names)})
+        ),
         results=Untracked(PLACE),
         lock=Untracked(LOCK),
         kept=lambda wildcards: canonical([kept(each["name"]) for each in PAGE["trainings"]]),

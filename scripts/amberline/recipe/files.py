@@ -127,6 +127,11 @@ def put_on_top(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, 
             merged[key] = _nodes_on_top(old if isinstance(old, dict) else {}, value, key)
         else:
             merged[key] = on_top(old, value)
+    sections = [over[key] for key in KIND_KEYS if isinstance(over.get(key), dict)]
+    removed = {name for nodes in sections for name, node in nodes.items() if node is None}
+    if removed and isinstance(merged.get("hardware"), dict):
+        # What a removed node would run on is of no use to anything else.
+        merged["hardware"] = {name: each for name, each in merged["hardware"].items() if name not in removed}
     return merged
 
 
