@@ -34,7 +34,7 @@ check: $(STAMP)
 	@echo "== Form: ruff, snakefmt, mypy"
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
-	@$(BIN)/snakefmt --check --compact-diff Snakefile rules
+	@$(BIN)/snakefmt --check --compact-diff Snakefile rules examples
 	@$(BIN)/mypy
 
 environment: $(STAMP)  ## the locked environment in .venv
@@ -57,7 +57,7 @@ schema: $(STAMP)  ## docs/config.schema.json, after a change of scripts/amberlin
 format:
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
-	$(BIN)/snakefmt Snakefile rules
+	$(BIN)/snakefmt Snakefile rules examples
 
 clean:  ## remove what the demo made
 	rm -rf results/demo

@@ -12,7 +12,7 @@ import sys
 # training, otherwise hold the cores that the others need: a training beside another job took four times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-sys.path.insert(0, f"{workflow.basedir}/scripts")
+sys.path.insert(0, f"{workflow.current_basedir}/scripts")
 
 
 include: "rules/common.smk"
@@ -67,5 +67,5 @@ prepare(command_line())
 onstart:
     refuse_unexportable()
     decide_on_stale_trainings()
-    if workflow.non_local_exec:
+    if workflow.non_local_exec and not IS_MODULE:
         submit_with_settings()

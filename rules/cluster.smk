@@ -18,6 +18,9 @@ from amberline.core.files import whole_file
 NODE_OF = {"train": "model", "score_reference": None, "evaluate": "evaluation"}
 
 
+CHECKPOINTS = place("checkpoints")
+
+
 def hardware_of(work, wildcards):
     """On what a job runs a model."""
     return RECIPE.hardware(work, wildcards.get(NODE_OF[work]) if NODE_OF[work] else None)
@@ -106,9 +109,9 @@ def launch(work, wildcards):
     scratch = f"--scratch '{CLUSTER.scratch}' " if CLUSTER.scratch and slurm and work == "train" else ""
     return (
         # Shell and tee outlive the warning that Slurm sends before it takes the machine away, as the launcher does.
-        f"trap '' TERM; python scripts/launch.py {slurm}{scratch}--stage {stage} --device {hardware.device} "
+        f"trap '' TERM; python {shlex.quote(SCRIPTS)}/launch.py {slurm}{scratch}--stage {stage} --device {hardware.device} "
         f"--nodes {hardware.nodes} --ranks-per-node {hardware.ranks_per_node} "
-        f"--cpus-per-rank {hardware.cpus_per_rank} --checkpoints {shlex.quote(result('checkpoints'))} --"
+        f"--cpus-per-rank {hardware.cpus_per_rank} --checkpoints {shlex.quote(CHECKPOINTS)} --"
     )
 
 
@@ -119,14 +122,13 @@ if CLUSTER.modules:
 
 def training(job):
     """The folder of a job's checkpoints and its stage; None for jobs that start from the beginning."""
-    return (Path(result("checkpoints")), job.wildcards.model) if job.rule.name == "train" else None
+    return (Path(CHECKPOINTS), job.wildcards.model) if rule_of(job) == "train" else None
 
 
 def hardware_keys(job):
     """The settings that say what a job asks for."""
-    if job.rule.name not in NODE_OF:
-        return "data_hardware"
-    return f"hardware.{job.wildcards.get(NODE_OF[job.rule.name] or '', job.rule.name)}"
+    work = rule_of(job)
+    return f"hardware.{job.wildcards.get(NODE_OF[work] or '', work)}" if work in NODE_OF else "data_hardware"
 
 
 def check_partitions(known):
@@ -163,13 +165,13 @@ def prepare(options):
         return
     slurm = options.executor == "slurm"
     if slurm:
-        watch_jobs(Stages(Path(RESULTS), Path(RESULTS, RECORD), training, hardware_keys))
+        watch_jobs(Stages(Path(place("")), Path(place(""), RECORD), training, hardware_keys))
     if looks_only(options):
         return
     try:
         if slurm and not options.unlock:
             check_partitions(partitions())
-        lock = claim(Path(RESULTS), lambda text: print(text, file=sys.stderr))
+        lock = claim(Path(place("")), lambda text: print(text, file=sys.stderr))
     except (ClaimError, ConfigurationError, SlurmError) as error:
         raise WorkflowError(str(error)) from None
     atexit.register(lock.release)

@@ -7,13 +7,15 @@ import os
 
 from amberline.core.code import code_digest, package_versions
 from amberline.core.damage import find_damage
-from amberline.core.digests import canonical
+from amberline.core.digests import canonical, value_digest
+from amberline.core.files import whole_file
 from amberline.core.settings import Kind
 from amberline.recipe import paths
 from amberline.recipe.check import check_cluster, check_recipe, check_target, deviations
-from amberline.recipe.files import ConfigurationError, on_top, read_file, read_recipe
+from amberline.recipe.files import WORKFLOW, ConfigurationError, on_top, read_file, read_recipe
 from amberline.recipe.graph import alternatives
 from amberline.recipe.inventory import models_of_no_node
+from amberline.recipe.resolve import RESERVED
 from amberline.recipe.variants import told
 from pathlib import Path
 from snakemake.cli import parse_args
@@ -27,13 +29,22 @@ os.environ["PATH"] = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
 SUBMITTED = json.loads(Path(config["submitted"]).read_text(encoding="utf-8")) if "submitted" in config else None
 
 
+# Another workflow may use this one as a module, with other names for rules and a prefix before all paths.
+IS_MODULE = not workflow.modifier.is_main_snakefile()
+PREFIX = str(workflow.modifier.modify_path("x")).removesuffix("x")
+RULES = {workflow.modifier.modify_rulename(name): name for name in RESERVED}
+
+
 def read_configuration():
     """The recipe, and what is particular to a cluster and no part of it, as they are written."""
     if SUBMITTED:
         return SUBMITTED["recipe"], SUBMITTED["cluster"]
-    # Snakemake has merged the files in its own way, without regard to kinds of nodes.
-    recipe = read_recipe(workflow.config_settings.configfiles, workflow.config_settings.config)
-    site = read_file(Path(workflow.basedir, "slurm/site.yaml"))
+    if IS_MODULE:
+        recipe = read_recipe([], config)
+    else:
+        # Snakemake has merged the files in its own way, without regard to kinds of nodes.
+        recipe = read_recipe(workflow.config_settings.configfiles, workflow.config_settings.config)
+    site = read_file(WORKFLOW / "slurm/site.yaml")
     return recipe, on_top(site.get("cluster"), recipe.pop("cluster", {}))
 
 
@@ -45,7 +56,8 @@ except ConfigurationError as error:
     raise WorkflowError(str(error)) from None
 
 RESULTS = RECIPE.around.results
-LOCK = f"envs/{RECIPE.around.environment}.lock"
+SCRIPTS = os.path.relpath(WORKFLOW / "scripts")
+LOCK = os.path.relpath(WORKFLOW / f"envs/{RECIPE.around.environment}.lock")
 ENVIRONMENT = f"../envs/{RECIPE.around.environment}.yaml"
 # Keys that differ from the published recipe, for model cards and the report.
 DEVIATIONS = deviations(RECIPE)
@@ -59,6 +71,21 @@ def result(path):
 def made(path):
     """The manifest of something made; what jobs hand each other."""
     return result(paths.manifest(path))
+
+
+def place(path):
+    """Where something made lies: what rules call `result`, with a module's prefix."""
+    return f"{PREFIX}{result(path)}"
+
+
+def manifest_at(path):
+    """Where the manifest of something made lies."""
+    return f"{PREFIX}{made(path)}"
+
+
+def rule_of(job):
+    """The name of a job's rule, as it is in this workflow."""
+    return RULES.get(job.rule.name, job.rule.name)
 
 
 def targets_of(node):
@@ -75,6 +102,15 @@ class Untracked:
 
     def __str__(self):
         return self.text
+
+
+def in_file(text):
+    """A file with this text, named by its digest: for what is too long for a command line."""
+    file = Path(".snakemake/amberline", f"settings-{value_digest(text)[:16]}.json")
+    if not file.exists():
+        with whole_file(file) as partial:
+            partial.write_text(text, encoding="utf-8")
+    return str(file)
 
 
 class Files:
@@ -111,7 +147,7 @@ DIGESTS = {}  # of code that was asked for, by its programs
 
 def code(*programs):
     """Digest of what programs do. In a Slurm job, raises WorkflowError if that changed since it was submitted."""
-    found = code_digest(*(Path(workflow.basedir, "scripts", program) for program in programs))
+    found = code_digest(*(WORKFLOW / "scripts" / program for program in programs))
     DIGESTS[" ".join(programs)] = found
     if SUBMITTED and SUBMITTED["code"].get(" ".join(programs), found) != found:
         raise WorkflowError(
@@ -123,13 +159,12 @@ def code(*programs):
 
 def packages(*programs):
     """Versions of the packages that can change what programs make."""
-    files = [Path(workflow.basedir, "scripts", program) for program in programs]
-    return package_versions(Path(workflow.basedir, LOCK), *files)
+    return package_versions(Path(LOCK), *(WORKFLOW / "scripts" / program for program in programs))
 
 
 def with_registered(program, *files):
     """A program, and files of registries that it finds by names in its settings."""
-    return [program, *(os.path.relpath(file, f"{workflow.basedir}/scripts") for file in files)]
+    return [program, *(os.path.relpath(file, WORKFLOW / "scripts") for file in files)]
 
 
 def depends(programs, *outputs, misfit=lambda wildcards: None):
@@ -142,7 +177,10 @@ def depends(programs, *outputs, misfit=lambda wildcards: None):
     return {
         "code": lambda wildcards: code(*found(wildcards)),
         "packages": lambda wildcards: canonical(packages(*found(wildcards))),
-        "whole": lambda wildcards: whole([made(path.format(**wildcards)) for path in outputs], misfit, wildcards),
+        "scripts": Untracked(SCRIPTS),
+        "whole": lambda wildcards: whole(
+            [manifest_at(path.format(**wildcards)) for path in outputs], misfit, wildcards
+        ),
     }
 
 
@@ -213,17 +251,19 @@ def tell_of_variants():
 
 def tell_of_unused():
     """Before anything starts: models that are left of removed variants and nodes stay, and may be deleted."""
-    left = models_of_no_node(Path(RESULTS), RECIPE) if workflow.is_main_process else []
+    left = models_of_no_node(Path(place("")), RECIPE) if workflow.is_main_process else []
     if left:
         print(
             f"{RESULTS} holds {len(left)} models that are of no node of this recipe, such as {left[0]}: they stay. "
-            "python scripts/unused.py --help tells how to list and delete what no recipe names",
+            f"python {SCRIPTS}/unused.py --help tells how to list and delete what no recipe names",
             file=sys.stderr,
         )
 
 
 def check_targets(options):
     """Stop at a target that is no node, no rule and no file that a rule makes, with the nearest one that is."""
+    if IS_MODULE:
+        return
     names = [rule.name for rule in workflow.rules]
     for target in options.targets if options else ():
         try:

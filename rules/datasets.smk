@@ -43,7 +43,7 @@ rule mix:
         settings=lambda wildcards: settings(RECIPE.mix_settings(wildcards.dataset)),
         sources=lambda wildcards, input: repeated("--source", input.sources),
     shell:
-        "python scripts/mix.py {params.sources:q} --settings {params.settings:q} --mix {output.mix:q}"
+        "python {params.scripts:q}/mix.py {params.sources:q} --settings {params.settings:q} --mix {output.mix:q}"
         " --heldout {output.heldout:q} --funnel {output.funnel:q} --rejects {output.rejects:q} 2>&1 | tee {log:q}"
 
 
@@ -74,7 +74,7 @@ rule chunk:
         settings=lambda wildcards: settings(RECIPE.chunk_settings(wildcards.dataset)),
         files=files_of,
     shell:
-        "python scripts/chunk_conversations.py --conversations {params.files.conversations:q}"
+        "python {params.scripts:q}/chunk_conversations.py --conversations {params.files.conversations:q}"
         " --model {params.files.model:q} --settings {params.settings:q} --processes {threads}"
         " --chunks {output.chunks:q} --funnel {output.funnel:q} --rejects {output.rejects:q}"
         " --comparison {output.comparison:q} 2>&1 | tee {log:q}"
@@ -103,7 +103,7 @@ rule select_pairs:
         settings=lambda wildcards: settings(RECIPE.pairs_settings(wildcards.dataset, wildcards.part)),
         rows=lambda wildcards, input: repeated("--rows", input.rows),
     shell:
-        "python scripts/select_pairs.py {params.rows:q} --settings {params.settings:q} --pairs {output.pairs:q}"
+        "python {params.scripts:q}/select_pairs.py {params.rows:q} --settings {params.settings:q} --pairs {output.pairs:q}"
         " --jsonl {output.jsonl:q} --funnel {output.funnel:q} --rejects {output.rejects:q} 2>&1 | tee {log:q}"
 
 
@@ -139,8 +139,8 @@ rule tokenize:
         settings=lambda wildcards: settings(tokens_of(wildcards).settings),
         program=lambda wildcards: Untracked(tokenizing_program(wildcards)),
         files=files_of,
-        tokens=lambda wildcards: Untracked(result(paths.tokens(wildcards.tokens))),
+        tokens=lambda wildcards: Untracked(place(paths.tokens(wildcards.tokens))),
     shell:
-        "python scripts/{params.program} --rows {params.files.rows:q} --model {params.files.model:q}"
+        "python {params.scripts:q}/{params.program} --rows {params.files.rows:q} --model {params.files.model:q}"
         " --settings {params.settings:q} --processes {threads} --tokens {params.tokens:q} --funnel {output.funnel:q}"
         " --rejects {output.rejects:q} 2>&1 | tee {log:q}"

@@ -24,9 +24,9 @@ rule acquire_model:
     params:
         **acquired("acquire_model.py", paths.model("{model}"), misfit=model_misfit),
         source=lambda wildcards: Untracked(RECIPE.pretrained(wildcards.model).model_dump(mode="json")),
-        model=lambda wildcards: Untracked(result(paths.model(wildcards.model))),
+        model=lambda wildcards: Untracked(place(paths.model(wildcards.model))),
     shell:
-        "python scripts/acquire_model.py --source {params.source:q} --output {params.model:q} 2>&1 | tee {log:q}"
+        "python {params.scripts:q}/acquire_model.py --source {params.source:q} --output {params.model:q} 2>&1 | tee {log:q}"
 
 
 rule make_tiny_model:
@@ -48,9 +48,9 @@ rule make_tiny_model:
         ),
         settings=lambda wildcards: settings(RECIPE.tiny_settings(wildcards.model)),
         texts=lambda wildcards, input: repeated("--conversations", input.texts),
-        model=lambda wildcards: Untracked(result(paths.model(wildcards.model))),
+        model=lambda wildcards: Untracked(place(paths.model(wildcards.model))),
     shell:
-        "python scripts/make_tiny_model.py {params.texts:q} --settings {params.settings:q} --output {params.model:q}"
+        "python {params.scripts:q}/make_tiny_model.py {params.texts:q} --settings {params.settings:q} --output {params.model:q}"
         " 2>&1 | tee {log:q}"
 
 
@@ -80,9 +80,9 @@ rule score_reference:
         **launched("score_reference"),
         settings=lambda wildcards: f"--precision {scores_of(wildcards).precision}{' --tf32' * scores_of(wildcards).tf32}",
         files=files_of,
-        scores=lambda wildcards: Untracked(result(paths.scores(wildcards.scores))),
+        scores=lambda wildcards: Untracked(place(paths.scores(wildcards.scores))),
     shell:
-        "{params.launch} scripts/score_reference.py --model {params.files.model:q} --tokens {params.files.tokens:q}"
+        "{params.launch} {params.scripts:q}/score_reference.py --model {params.files.model:q} --tokens {params.files.tokens:q}"
         " {params.settings} --hardware {params.hardware:q} --reference {params.scores:q} 2>&1 | tee {log:q}"
 
 
@@ -116,7 +116,7 @@ rule train:
         heldout_reference=lambda wildcards, input: optional("--heldout-reference", input.heldout_reference),
         checkpoints=lambda wildcards: Untracked(result("checkpoints")),
     shell:
-        "{params.launch} scripts/train.py --objective {params.objective:q} --name {wildcards.model:q}"
+        "{params.launch} {params.scripts:q}/train.py --objective {params.objective:q} --name {wildcards.model:q}"
         " --model {params.files.model:q} --tokens {params.files.tokens:q} {params.reference:q}"
         " --heldout {params.files.heldout:q} {params.heldout_reference:q}"
         " --settings {params.settings:q} --runtime {params.runtime:q} --packages {params.packages:q}"
@@ -144,9 +144,9 @@ rule export:
         settings=lambda wildcards: export_settings(wildcards.model),
         files=files_of,
         heldout=lambda wildcards, input: optional("--heldout", input.heldout),
-        model=lambda wildcards: Untracked(result(paths.model(wildcards.model))),
+        model=lambda wildcards: Untracked(place(paths.model(wildcards.model))),
     shell:
-        "python scripts/export.py --run {input.run:q} --base {params.files.model:q} {params.heldout:q}"
+        "python {params.scripts:q}/export.py --run {input.run:q} --base {params.files.model:q} {params.heldout:q}"
         " --settings {params.settings:q} --output {params.model:q} 2>&1 | tee {log:q}"
 
 
@@ -174,7 +174,7 @@ rule write_card:
         files=files_of,
         raw=lambda wildcards, input: repeated("--raw", input.raw),
     shell:
-        "python scripts/write_card.py --model {params.files.model:q} --run {input.run:q} {params.raw:q}"
+        "python {params.scripts:q}/write_card.py --model {params.files.model:q} --run {input.run:q} {params.raw:q}"
         " --base {params.files.base:q} --settings {params.settings:q} --output {output.card:q} 2>&1 | tee {log:q}"
 
 

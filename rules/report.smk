@@ -3,6 +3,7 @@
 from amberline.report.contents import contents
 
 PAGE = contents(RECIPE)
+PLACE = place("")
 
 
 rule report:
@@ -13,7 +14,7 @@ rule report:
         runs=[made(each["run"]) for each in PAGE["trainings"]],
         models=[made(each["folder"]) for each in PAGE["models"]],
         evaluations=[result(model["file"]) for each in PAGE["evaluations"] for model in each["models"]],
-        template="scripts/amberline/report/report.html.jinja",
+        template=local(f"{SCRIPTS}/amberline/report/report.html.jinja"),
     output:
         page=report(result("report/index.html"), category="Amberline"),
         manifest=made("report/index.html"),
@@ -26,8 +27,12 @@ rule report:
         ENVIRONMENT
     params:
         **depends("write_report.py", "report/index.html"),
-        settings=canonical({**PAGE, "deviations": DEVIATIONS, "sources": described(RECIPE.names)}),
+        settings=lambda wildcards: in_file(
+            canonical({**PAGE, "deviations": DEVIATIONS, "sources": described(RECIPE.names)})
+        ),
+        results=Untracked(PLACE),
+        lock=Untracked(LOCK),
         kept=lambda wildcards: canonical([kept(each["name"]) for each in PAGE["trainings"]]),
     shell:
-        "python scripts/write_report.py --results {RESULTS:q} --lock {LOCK:q} --settings {params.settings:q}"
+        "python {params.scripts:q}/write_report.py --results {params.results:q} --lock {params.lock:q} --settings {params.settings:q}"
         " --jobs {output.jobs:q} --output {output.page:q} 2>&1 | tee {log:q}"

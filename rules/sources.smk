@@ -23,7 +23,7 @@ def source_misfit(wildcards):
 
 def manifest_of_made(path):
     """The manifest of something made; nothing if it is not there."""
-    return read_manifest(Path(result(path))) if Path(made(path)).exists() else None
+    return read_manifest(Path(place(path))) if Path(manifest_at(path)).exists() else None
 
 
 def acquired(programs, path, misfit):
@@ -52,7 +52,7 @@ rule acquire:
         ),
         source=lambda wildcards: Untracked(source_of(wildcards).model_dump(mode="json")),
     shell:
-        "python scripts/acquire.py --name {wildcards.source:q} --source {params.source:q} --output {output.file:q}"
+        "python {params.scripts:q}/acquire.py --name {wildcards.source:q} --source {params.source:q} --output {output.file:q}"
         " 2>&1 | tee {log:q}"
 
 

@@ -20,7 +20,7 @@ def made_with(model):
 
 def run_of(model):
     """The manifest of a finished training, by the model that it is named after."""
-    return Path(made(paths.run(model)))
+    return Path(manifest_at(paths.run(model)))
 
 
 def status_of(model):
@@ -38,6 +38,8 @@ def trained():
         ),
         "packages": lambda wildcards: Untracked(packages(*programs_of(wildcards.model))),
         "runtime": lambda wildcards: runtime(wildcards.model),
+        "scripts": Untracked(SCRIPTS),
+        "checkpoints": Untracked(CHECKPOINTS),
     }
 
 
@@ -63,7 +65,7 @@ def weights_fault(model):
     They may be deleted as soon as every model of them is exported.
     """
     manifest = run_of(model)
-    exported = [Path(made(paths.model(name))) for name in RECIPE.trained if RECIPE.runs[name] == model]
+    exported = [Path(manifest_at(paths.model(name))) for name in RECIPE.trained if RECIPE.runs[name] == model]
     if not manifest.exists() or all(each.exists() and not find_damage(each) for each in exported):
         return None
     run = manifest.with_name("run.json")
@@ -94,7 +96,7 @@ def kept(model):
 def unexportable():
     """A line for each model whose checkpoint is not there, or never will be."""
     runs_again = {job.wildcards.model for job in trainings(workflow.dag.jobs) if workflow.dag.needrun(job)}
-    exports = (job for job in workflow.dag.jobs if job.rule.name == "export" and workflow.dag.needrun(job))
+    exports = (job for job in workflow.dag.jobs if rule_of(job) == "export" and workflow.dag.needrun(job))
     lines = []
     for model in (job.wildcards.model for job in exports):
         run, training = RECIPE.runs[model], RECIPE.training(model)
@@ -116,7 +118,7 @@ def refuse_unexportable():
 
 def trainings(jobs):
     """Those of the jobs that are trainings."""
-    return [job for job in jobs if job.rule.name == "train"]
+    return [job for job in jobs if rule_of(job) == "train"]
 
 
 def asked_otherwise(job):
@@ -126,7 +128,7 @@ def asked_otherwise(job):
         if not workflow.dag.needrun(each):
             continue
         new = {ast.literal_eval(value) for value in getattr(reason.params_changed, "only_new", ())}
-        acquired_anew = each.rule.name.startswith("acquire") and any(str(value).startswith("made: ") for value in new)
+        acquired_anew = rule_of(each).startswith("acquire") and any(str(value).startswith("made: ") for value in new)
         if acquired_anew or reason.input_changed or getattr(each.params, "settings", None) in new:
             return True
     return False

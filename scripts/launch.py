@@ -26,6 +26,8 @@ from amberline.cluster.verdict import SUBMIT_AGAIN
 from amberline.core.files import whole_file
 from amberline.training.run_directory import REQUEUE
 
+SCRIPTS = Path(__file__).parent
+
 PATIENCE = 60  # seconds for Slurm to answer when a job is to go back into the queue: its time is nearly over
 
 
@@ -54,7 +56,7 @@ def main(
     # torchrun hears Ctrl-C as well, and ends the ranks: wait for that.
     signal.signal(signal.SIGINT, lambda *_: None)
     # torchrun would take some options of the program for abbreviations of its own, were it not for the two dashes.
-    start = [*_nearby(scratch), "python", "scripts/start_ranks.py", str(report)]
+    start = [*_nearby(scratch), "python", str(SCRIPTS / "start_ranks.py"), str(report)]
     command = [*_ranks(job, nodes, ranks_per_node, cpus_per_rank, start), "--", *program]
     done = subprocess.run(command, check=False, env={**os.environ, "OMP_NUM_THREADS": str(cpus_per_rank)})
     if not marker.exists():
@@ -69,7 +71,7 @@ def main(
 
 def _nearby(scratch: str | None) -> list[str]:
     """What goes before a node's command, so that it reads its tokens from the node's own disk."""
-    return ["python", "scripts/with_tokens_nearby.py", "--scratch", scratch, "--"] if scratch else []
+    return ["python", str(SCRIPTS / "with_tokens_nearby.py"), "--scratch", scratch, "--"] if scratch else []
 
 
 def _see_also(report: Path) -> str:

@@ -16,14 +16,16 @@ from amberline.report.page import build_page
 def main(
     results: Annotated[Path, typer.Option(help="results folder of the run")],
     lock: Annotated[Path, typer.Option(help="lock of the environment, for the list of packages")],
-    settings: Annotated[str, typer.Option(help="configuration, deviations and sources, as JSON")],
+    settings: Annotated[Path, typer.Option(help="JSON file: what the page shows, deviations and sources")],
     jobs: Annotated[Path, typer.Option(help="JSON file to write: the run's Slurm jobs and what they used")],
     output: Annotated[Path, typer.Option(help="HTML file to write")],
 ) -> None:
     """Write the report."""
     used = accounts(results / RECORD)
     try:
-        page = build_page(results, json.loads(settings), lock.read_text(encoding="utf-8"), used)
+        page = build_page(
+            results, json.loads(settings.read_text(encoding="utf-8")), lock.read_text(encoding="utf-8"), used
+        )
     except FileNotFoundError as error:
         sys.exit(
             f"write_report: {error.filename} is missing; run `snakemake report`, which makes what the report needs"

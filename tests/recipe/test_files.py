@@ -57,6 +57,12 @@ def test_null_removes_a_node(write):
     assert list(read_recipe([file])["evaluations"]) == ["heldout", "rewards"]
 
 
+def test_a_removed_node_takes_its_hardware_along(write):
+    assert "ambersafe-sft" in PUBLISHED["hardware"]
+    file = write("mine.yaml", "models: {ambersafe-sft: null}\n")
+    assert "ambersafe-sft" not in read_recipe([file])["hardware"]
+
+
 def test_null_for_what_is_not_there_is_refused(write):
     file = write("mine.yaml", "evaluations: {answer: null}\n")
     with pytest.raises(ConfigurationError, match=r"evaluations\.answer: null removes.*Did you mean answers\?"):

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from amberline.core.digests import canonical
 from amberline.core.settings import leaves
 from amberline.recipe import paths
 from amberline.recipe.check import check_recipe
@@ -45,7 +46,7 @@ def recipe_of(*more):
 def settings_of(recipe, **more):
     """What the rule hands to the program, without deviations."""
     sources = [described(name, node) for name, node in recipe.nodes.sources.items()]
-    return json.loads(json.dumps({**contents(recipe), "deviations": {}, "sources": sources} | more))
+    return json.loads(canonical({**contents(recipe), "deviations": {}, "sources": sources} | more))
 
 
 def described(name, source):

@@ -90,6 +90,7 @@ def test_nothing_is_written_as_python_has_it(ten):
 def test_rewards_have_one_beta_and_one_reference_and_other_betas_beside_them(ten):
     assert "The reference of all of them is “AmberSafe, SFT only”, with β = 0.1" in ten
     rows = rows_of(ten, "rewards")
+    assert rows["model"][:-1] == ["reward accuracy", "reward margin", "chosen more likely", "pairs"]
     assert rows["model"][-1] == "reward margin at its own β"
     # Margins are linear in beta.
     assert rows["Safe 1.5"] == ["0.812", "2.00", "0.750", "95", "10.00 (β = 0.5)"]

@@ -6,13 +6,22 @@ from pathlib import Path
 
 import pytest
 
-from dag.conftest import Project, checkout
+from amberline.recipe.check import check_recipe
+from amberline.recipe.files import read_recipe
+from dag.conftest import ROOT, Project, checkout
 from slurm.local_cluster import LocalCluster, local_cluster, why_not
 from slurm.pipelines import RUN, Pipeline, on_cluster
 
+
+def pair_tokens() -> str:
+    """The name of the demo's token folder of test pairs."""
+    demo = check_recipe(read_recipe([ROOT / "demo/config.yaml"]), files=False)
+    return demo.tokens("ambersafe", "heldout").name
+
+
 # Beside AmberChat's line: it needs neither of them.
 PAIRS = "results/demo/data/safe-pairs-test.json.manifest.json"
-PAIR_TOKENS = "results/demo/tokens/dpo-test/manifest.json"
+PAIR_TOKENS = f"results/demo/tokens/{pair_tokens()}/manifest.json"
 
 # More than the gigabyte that a job is given first; and a fault such as no second attempt can fix.
 HOG = """\
@@ -55,7 +64,7 @@ def scratch(tmp_path_factory) -> Path:
 def first(cluster, scratch, tmp_path_factory) -> Pipeline:
     """A pipeline that has ended: undisturbed up to AmberChat, and with two faulty stages beside it."""
     project = checkout(tmp_path_factory.mktemp("first"))
-    for program, fault in (("select_safe_pairs", HOG), ("tokenise_preferences", FAULT)):
+    for program, fault in (("select_pairs", HOG), ("tokenize_pairs", FAULT)):
         main = 'if __name__ == "__main__":\n'
         project.edit(f"scripts/{program}.py", main, main + fault)
     pipeline = on_cluster(

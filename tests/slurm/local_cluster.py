@@ -19,9 +19,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge", "iproute2")
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "ip", "unshare")
+# Only for clusters that keep accounts: tests that want one are skipped where these are not, and never install them.
+ACCOUNTING_PACKAGES = ("slurmdbd", "mariadb-server-core")
+ACCOUNTING_PROGRAMS = ("slurmdbd", "sacctmgr", "mariadbd")
+DATABASE_TABLES = Path("/usr/share/mysql/mysql_system_tables.sql")  # what the database itself needs
 GPUS = 8  # on each node, as on the machines of the published recipe
 HEAD = socket.gethostname().split(".")[0]
 
@@ -48,7 +53,7 @@ SelectTypeParameters=CR_CPU_Memory
 GresTypes=gpu
 SlurmdParameters=config_overrides
 MpiDefault=none
-AccountingStorageType=accounting_storage/none
+AccountingStorageType=accounting_storage/{accounting}
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=1
 JobAcctGatherParams=OverMemoryKill
@@ -57,15 +62,41 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 ReturnToService=2
 SlurmdTimeout=6
+# As long, but at least a minute, srun waits for busy nodes before it says so.
+SlurmctldTimeout=10
 KillWait=2
 MinJobAge=300
 SchedulerParameters=sched_interval=1,bf_interval=1
+{more}
 {nodes}
 PartitionName=cpu Nodes=ALL Default=YES MaxTime=1-0 PriorityTier=5
 PartitionName=gpu Nodes=ALL MaxTime=1-0 PriorityTier=5
 PartitionName=requeued Nodes=ALL MaxTime=1-0 PriorityTier=1 PreemptMode=REQUEUE
 PartitionName=cancelled Nodes=ALL MaxTime=1-0 PriorityTier=1 PreemptMode=CANCEL
 PartitionName=urgent Nodes=ALL MaxTime=1-0 PriorityTier=9
+"""
+
+ACCOUNTING = """
+AccountingStorageHost={head}
+AccountingStoragePort={port}
+AccountingStoragePass={folder}/munge/socket
+AccountingStorageEnforce=associations,limits,qos
+"""
+
+ACCOUNTING_DAEMON = """
+DbdHost={head}
+DbdAddr={address}
+DbdPort={port}
+SlurmUser=root
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge/socket
+PidFile={folder}/slurmdbd.pid
+LogFile={folder}/slurmdbd.log
+StorageType=accounting_storage/mysql
+StorageHost=127.0.0.1
+StoragePort={database_port}
+StorageUser=root
+StorageLoc=accounts
 """
 
 NODE = """
@@ -76,7 +107,7 @@ mkdir -p /etc/slurm
 mount --bind {folder}/etc /etc/slurm
 until ip link set eth0 up 2> /dev/null; do sleep 0.05; done
 ip address add {address}/24 dev eth0
-exec slurmd -D
+exec slurmd -D {options}
 """
 
 
@@ -94,6 +125,13 @@ def why_not() -> str | None:
     return None if tried.returncode == 0 else f"no namespaces are allowed: {tried.stderr.decode().strip()}"
 
 
+def why_no_accounts() -> str | None:
+    """Why no cluster that keeps accounts can be started here; None if one can."""
+    if any(shutil.which(program) is None for program in ACCOUNTING_PROGRAMS):
+        return f"{' and '.join(ACCOUNTING_PACKAGES)} are not installed"
+    return why_not()
+
+
 def _install() -> str | None:
     """Install Slurm with apt, without starting a service. Returns what went wrong."""
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
@@ -105,17 +143,23 @@ def _install() -> str | None:
 
 
 class LocalCluster:
-    """A controller on this machine and some nodes, made in a new folder."""
+    """A controller on this machine and some nodes, made in a new folder.
 
-    def __init__(self, nodes: int = 2, cpus: int = 64, memory_mb: int = 512_000) -> None:
+    With `accounts` it keeps accounts, and holds jobs to the limits that sacctmgr sets; `more` are lines of slurm.conf.
+    """
+
+    def __init__(
+        self, nodes: int = 2, cpus: int = 64, memory_mb: int = 512_000, accounts: bool = False, more: str = ""
+    ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
         self.names = [f"node{number}" for number in range(1, nodes + 1)]
         self._cpus, self._memory_mb = cpus, memory_mb
+        self._accounts, self._more = accounts, more
         chance = random.Random(os.urandom(8))
         # Names and addresses that another cluster on this machine is unlikely to have.
         self._bridge = f"slurm{chance.randrange(10**6)}"
         self._network = f"10.{chance.randrange(64, 250)}.{chance.randrange(250)}"
-        self._port = chance.randrange(20_000, 30_000)
+        self._port, self._accounts_port, self._database_port = chance.sample(range(20_000, 30_000), 3)
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     @property
@@ -136,15 +180,46 @@ class LocalCluster:
             *(f"--pid-file={munge}/pid", f"--seed-file={munge}/seed", f"--log-file={munge}/log"),
         )
         _until((munge / "socket").exists, "munged does not start", self.folder / "munge/log")
+        if self._accounts:
+            self._start_accounts()
         self._start("slurmctld", "slurmctld", "-D")
         for name in self.names:
             self.start_node(name)
         self.wait_until_ready()
 
-    def start_node(self, name: str) -> None:
-        """Start a node, the first time or after it crashed."""
+    def _start_accounts(self) -> None:
+        """A database, the daemon that keeps accounts in it, and this cluster with root as its user."""
+        data = self.folder / "database"
+        data.mkdir()
+        options = ("--no-defaults", f"--datadir={data}", "--user=root")
+        subprocess.run(
+            ["mariadbd", *options, "--bootstrap", "--skip-grant-tables"],
+            input=f"create database mysql;\nuse mysql;\n{DATABASE_TABLES.read_text()}",
+            text=True,
+            capture_output=True,
+            check=True,
+        )
+        self._start(
+            "mariadbd",
+            *("mariadbd", *options, "--skip-grant-tables", "--bind-address=127.0.0.1"),
+            *(f"--port={self._database_port}", f"--socket={data}/socket", f"--pid-file={data}/pid"),
+        )
+        _until((data / "socket").exists, "mariadbd does not start", self.folder / "mariadbd.out")
+        self._start("slurmdbd", "slurmdbd", "-D")
+        _until(
+            lambda: self.account("add", "cluster", "local") != "",
+            "slurmdbd does not answer",
+            self.folder / "slurmdbd.log",
+        )
+        self.account("add", "account", "students")
+        self.account("add", "user", "root", "account=students")
+
+    def start_node(self, name: str, *, powered: bool = False) -> None:
+        """Start a node, the first time, after it crashed, or because Slurm has `powered` it up for a job."""
         number = self.names.index(name)
-        script = NODE.format(name=name, folder=self.folder, address=f"{self._network}.{number + 10}")
+        script = NODE.format(
+            name=name, folder=self.folder, address=f"{self._network}.{number + 10}", options="-b" if powered else ""
+        )
         node = self._start(
             name,
             *("unshare", "--net", "--uts", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
@@ -184,9 +259,13 @@ class LocalCluster:
         """What a Slurm command prints; empty if it fails."""
         return subprocess.run(command, env=self.environment, capture_output=True, text=True).stdout
 
+    def account(self, *command: str) -> str:
+        """What sacctmgr prints, of a cluster that keeps accounts; empty if it fails."""
+        return self.ask("sacctmgr", "--immediate", *command)
+
     def stop(self) -> None:
         """End every process, and remove every trace."""
-        for name in [*self.names, "slurmctld", "munged"]:
+        for name in [*self.names, "slurmctld", "slurmdbd", "mariadbd", "munged"]:
             if (process := self._running.pop(name, None)) is not None:
                 process.kill()
                 process.wait()
@@ -227,7 +306,29 @@ class LocalCluster:
             )
         (self.folder / "etc/slurm.conf").write_text(
             CONFIGURATION.format(
-                head=HEAD, address=addresses[HEAD], port=self._port, folder=self.folder, nodes="\n".join(lines)
+                head=HEAD,
+                address=addresses[HEAD],
+                port=self._port,
+                folder=self.folder,
+                accounting="slurmdbd" if self._accounts else "none",
+                more=(
+                    ACCOUNTING.format(head=addresses[HEAD], port=self._accounts_port, folder=self.folder)
+                    if self._accounts
+                    else ""
+                )
+                + self._more.format(folder=self.folder),
+                nodes="\n".join(lines),
+            )
+        )
+        daemon = self.folder / "etc/slurmdbd.conf"
+        daemon.touch(mode=0o600)  # slurmdbd reads no other
+        daemon.write_text(
+            ACCOUNTING_DAEMON.format(
+                head=HEAD,
+                address=addresses[HEAD],
+                port=self._accounts_port,
+                folder=self.folder,
+                database_port=self._database_port,
             )
         )
         (self.folder / "etc/gres.conf").write_text(
@@ -240,9 +341,9 @@ class LocalCluster:
 
 
 @contextlib.contextmanager
-def local_cluster(**sizes: int) -> Iterator[LocalCluster]:
+def local_cluster(**options: Any) -> Iterator[LocalCluster]:
     """A cluster that is stopped whatever happens."""
-    cluster = LocalCluster(**sizes)
+    cluster = LocalCluster(**options)
     try:
         cluster.start()
         yield cluster

@@ -39,6 +39,7 @@ rule sleep:
     threads: int(config.get("cores", 1))
     resources:
         slurm_partition=config.get("partition", "cpu"),
+        slurm_account=config.get("account"),
         mem_mb=int(config.get("memory_gb", 1)) * 1000,
         runtime=int(float(config.get("hours", 1)) * 60),
         nodes=int(config.get("nodes", 1)),

@@ -33,11 +33,11 @@ def submitted(record, *stages: str, name: str = "amberline_a") -> None:
 
 def test_figures_are_those_of_the_accounts(record, sacct):
     sacct(printing(SACCT))
-    submitted(record, "train_dpo", "a", "b", "c", "d", "e", "f")
+    submitted(record, "train ambersafe", "a", "b", "c", "d", "e", "f")
     told = accounts(record)
     assert told["missing"] is None
     assert told["jobs"][0] == {
-        "stage": "train_dpo",
+        "stage": "train ambersafe",
         "job": "1",
         "state": "COMPLETED",
         "seconds": 9,

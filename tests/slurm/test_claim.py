@@ -43,10 +43,10 @@ def results(checkout) -> Path:
 def queue(monkeypatch, results):
     """Jobs in the queue: one of an earlier start, and others."""
     jobs = [
-        Job("1", "RUNNING", f"{name_prefix(results)}_3f2a", "rule_train_dpo", ME),
+        Job("1", "RUNNING", f"{name_prefix(results)}_3f2a", "rule_train_wildcards_ambersafe", ME),
         Job("2", "PENDING", f"{name_prefix(results / 'others')}_3f2a", "rule_mix", ME),
         Job("3", "RUNNING", "amberline", "", ME),  # the pipeline itself, as slurm/submit.sh starts it
-        Job("4", "RUNNING", "other", "rule_train_dpo", ME),
+        Job("4", "RUNNING", "other", "rule_train_wildcards_ambersafe", ME),
     ]
     monkeypatch.setattr(claiming.shutil, "which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr(claiming, "queued", lambda: jobs)
@@ -58,7 +58,7 @@ def test_jobs_of_an_earlier_start_are_cancelled_and_no_others(results, queue):
     said = []
     claim(results, said.append)
     assert [job.number for job in queue] == ["2", "3", "4"]
-    assert "1 (train_dpo, running)" in said[0]
+    assert "1 (train ambersafe, running)" in said[0]
 
 
 def test_jobs_are_known_from_any_clone_of_the_project(results, queue, tmp_path, monkeypatch):

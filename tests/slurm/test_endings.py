@@ -53,3 +53,7 @@ def test_a_pipeline_ends_within_ten_seconds(tmp_path, commands, begun, interrupt
     assert "Traceback" not in pipeline.text
     assert not (pipeline.folder / "results/pipeline.lock.json").exists()
     assert not list((pipeline.folder / ".snakemake").glob("locks/*"))
+    if "run on" in terminated and number == signal.SIGTERM:
+        # A job that is still to start could not without them.
+        assert (pipeline.folder / ".snakemake/slurm_logs/rule_sleep/0").is_dir()
+        assert list((pipeline.folder / ".snakemake").glob("tmp.*"))

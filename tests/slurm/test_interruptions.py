@@ -12,12 +12,12 @@ import pytest
 from amberline.cluster.accounts import RECORD
 from amberline.cluster.progress import newest_checkpoint
 from dag.conftest import Project
-from slurm.conftest import PAIRS
+from slurm.conftest import PAIRS, pair_tokens
 from slurm.pipelines import RUN, Pipeline, on_cluster, weights
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1500)]
 
-RULE = "finetune_amberchat"
+JOB = "rule_train_wildcards_amberchat"  # what Slurm notes of the training
 
 
 class Training:
@@ -32,7 +32,7 @@ class Training:
     def jobs(self, state: str = "") -> list[str]:
         """Numbers of the training's jobs that wait or run."""
         lines = self.cluster.ask("squeue", "--noheader", "--format=%A %T %k").splitlines()
-        return [line.split()[0] for line in lines if line.endswith(f"rule_{RULE}") and state in line]
+        return [line.split()[0] for line in lines if line.endswith(JOB) and state in line]
 
     def gets_on(self, pipeline: Pipeline) -> str:
         """Wait for a checkpoint that was not there; the number of the job that writes them, the only one."""
@@ -57,7 +57,7 @@ class Training:
         pipeline.until(lambda: job in self.jobs("PENDING"))
         self.is_interrupted(pipeline, job)
         self.cluster.ask("scontrol", "update", f"JobId={job}", "TimeLimit=60")
-        log = (self._root / f"results/demo/logs/{RULE}.log").read_text()
+        log = (self._root / "results/demo/logs/train/amberchat.log").read_text()
         assert "stopped on request after step" in log
 
     def is_displaced(self) -> None:
@@ -79,7 +79,7 @@ def alone(first, tmp_path_factory) -> Pipeline:
 
 
 def test_tokens_were_read_from_the_nodes_own_disks_and_nothing_is_left_there(first, scratch):
-    log = (first.project.root / "results/demo/logs/finetune_amberchat.log").read_text()
+    log = (first.project.root / "results/demo/logs/train/amberchat.log").read_text()
     for node in ("node1", "node2"):
         assert f"tokens are read from copies in {scratch}/{node}/" in log
     assert not list(scratch.rglob("*.arrow"))
@@ -92,14 +92,14 @@ def test_memory_grows_and_errors_are_explained(first, cluster):
 
     assert "ran out of memory" in printed
     assert (first.project.root / PAIRS).exists(), printed
-    assert asked_memory(cluster, "select_safe_pairs_wildcards_test") == ["1000M", "1500M"]
+    assert asked_memory(cluster, "select_pairs_wildcards_safe-pairs_test") == ["1000M", "1500M"]
 
-    assert asked_memory(cluster, "tokenise_preferences_wildcards_test") == ["1000M"]  # submitted once
-    message = printed[printed.index("Error in rule tokenise_preferences") :]
-    assert "failed.\nThe last lines of results/demo/logs/tokenise_preferences-test.log:" in message
+    assert asked_memory(cluster, f"tokenize_wildcards_{pair_tokens()}") == ["1000M"]  # submitted once
+    message = printed[printed.index("Error in rule tokenize") :]
+    assert f"failed.\nThe last lines of results/demo/logs/tokenize/{pair_tokens()}.log:" in message
     assert "    line 39: the file safe-pairs-test.json is torn; fix it" in message
     assert "line 2:" not in message
-    assert ".snakemake/slurm_logs/rule_tokenise_preferences/" in message
+    assert ".snakemake/slurm_logs/rule_tokenize/" in message
 
 
 def asked_memory(cluster, rule: str) -> list[str]:
@@ -136,7 +136,7 @@ def test_a_hard_life_leaves_no_trace_in_the_weights(first, untrained, alone, clu
     assert training.jobs() == [job]
 
     pipeline = on_cluster(untrained, cluster, {"cluster": local_disk})
-    pipeline.until(lambda: f"{job} ({RULE}, running)" in pipeline.text)
+    pipeline.until(lambda: f"{job} (train amberchat, running)" in pipeline.text)
     assert pipeline.end() == 0, pipeline.text
     assert weights(untrained) == weights(first.project)
     assert len(submitted(untrained)) == len(submitted(first.project)) + 2

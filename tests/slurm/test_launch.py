@@ -99,7 +99,7 @@ def test_a_job_that_gets_no_further_is_stopped_and_one_that_does_is_not(tmp_path
     assert idle() == 0
     start("5")
     assert idle() == 1
-    checkpoint(tmp_path, "stage-0123/step-00000010", 1)
+    checkpoint(tmp_path, "stage-0123012301230123/step-00000010", 1)
     start("5")
     assert idle() == 0
     start("5")
@@ -110,11 +110,11 @@ def test_a_job_that_gets_no_further_is_stopped_and_one_that_does_is_not(tmp_path
     assert idle() == 0
 
     # With its final weights it has only a summary to write, however often it is interrupted.
-    checkpoint(tmp_path, "stage-0123/final", 2)
+    checkpoint(tmp_path, "stage-0123012301230123/final", 2)
     for _ in range(4):
         assert "without writing" not in start("6").stderr
     # But those of another run of the stage, with other settings, are not its own.
-    checkpoint(tmp_path, "stage-4567/step-00000010", 3)
+    checkpoint(tmp_path, "stage-4567456745674567/step-00000010", 3)
     for _ in range(3):
         done = start("6")
     assert "without writing" in done.stderr
@@ -158,11 +158,12 @@ def checkpoint(folder: Path, name: str, when: int) -> None:
 
 def test_the_newest_checkpoint_is_that_of_the_stage_and_complete(tmp_path):
     assert newest_checkpoint(tmp_path, "dpo") == ""
-    checkpoint(tmp_path, "dpo-0123/step-00000020", 1)
-    checkpoint(tmp_path, "dpo-4567/step-00000010", 2)
-    checkpoint(tmp_path, "sft-4567/step-00000030", 3)
-    (tmp_path / "dpo-4567/step-00000040.partial-1").mkdir()
-    assert newest_checkpoint(tmp_path, "dpo") == str(tmp_path / "dpo-4567/step-00000010")
+    checkpoint(tmp_path, "dpo-0123012301230123/step-00000020", 1)
+    checkpoint(tmp_path, "dpo-4567456745674567/step-00000010", 2)
+    checkpoint(tmp_path, "sft-4567456745674567/step-00000030", 3)
+    checkpoint(tmp_path, "dpo-mild-4567456745674567/step-00000030", 3)  # of another model
+    (tmp_path / "dpo-4567456745674567/step-00000040.partial-1").mkdir()
+    assert newest_checkpoint(tmp_path, "dpo") == str(tmp_path / "dpo-4567456745674567/step-00000010")
 
 
 def test_signals_reach_ranks_and_kill_nothing_between(tmp_path):

@@ -1,13 +1,15 @@
 """Trials that take minutes together, on a real cluster, with -m slurm_long."""
 
+import contextlib
 import re
 import signal
 import time
 
+import psutil
 import pytest
 
 from amberline.cluster.accounts import RECORD
-from amberline.cluster.progress import newest_checkpoint
+from amberline.cluster.progress import IDLE_STARTS, newest_checkpoint
 from slurm.pipelines import Pipeline, Sleepers, on_cluster, on_slurm, weights
 from slurm.stand_ins import program
 from slurm.test_interruptions import RULE, Training
@@ -55,7 +57,7 @@ def trained_through(pipeline, untrained) -> None:
     """Wait for the pipeline's end, and see that it was one job that trained what is trained without outages."""
     assert pipeline.end(400) == 0, pipeline.text
     lines = (untrained.root / "results/demo" / RECORD).read_text().splitlines()
-    assert sum("finetune_amberchat" in line for line in lines) == 2  # the second is ours, the first that of `first`
+    assert sum("train amberchat" in line for line in lines) == 2  # the second is ours, the first that of `first`
 
 
 def has_begun(pipeline, project) -> None:
@@ -100,7 +102,7 @@ def test_a_training_goes_on_after_its_pipeline_was_ended(first, untrained, clust
     pipeline.process.send_signal(number)
     assert pipeline.end(20) == 1
     assert time.monotonic() - began < 10
-    log = untrained.root / "results/demo/logs/finetune_amberchat.log"
+    log = untrained.root / "results/demo/logs/train/amberchat.log"
     if number == signal.SIGINT:
         assert "its Slurm jobs were cancelled" in pipeline.text
         eventually(lambda: "stopped on request after step" in log.read_text())
@@ -170,6 +172,61 @@ def test_a_node_that_is_away_when_a_job_starts_costs_time_alone(cluster, tmp_pat
         cluster.start_node("node2")
     assert pipeline.end(120) == 0, pipeline.text
     print(pipeline.text)
+
+
+HOLD = """\
+    import time
+
+    with open("begun", "a") as begun:
+        begun.write("written\\n")
+    while Path("held").exists():
+        time.sleep(0.1)
+"""
+
+
+def test_a_training_with_final_weights_may_be_started_again_and_again(first, untrained, cluster):
+    """It has only its summary to write, which each start is kept from."""
+    summary = 'Returns what it says."""\n'
+    untrained.edit("scripts/amberline/training/stage.py", summary, summary + HOLD)
+    held, begun = untrained.root / "held", untrained.root / "begun"
+    held.touch()
+    training, starts = Training(untrained, cluster), 0
+    pipeline = Pipeline(untrained, cluster.environment, *on_slurm())
+
+    def has_final_weights() -> str:
+        nonlocal starts
+        starts += 1
+        pipeline.until(lambda: begun.exists() and len(begun.read_text().splitlines()) == starts)
+        assert list(untrained.root.glob("results/demo/checkpoints/amberchat-*/final/checkpoint.json"))
+        [job] = training.jobs("RUNNING")
+        return job
+
+    # The guard in the job, which counts starts under one number.
+    job = has_final_weights()
+    for _ in range(IDLE_STARTS + 1):
+        cluster.ask("scontrol", "requeue", job)
+        assert has_final_weights() == job
+    # The guard in the pipeline, which counts the jobs that it submits.
+    for _ in range(IDLE_STARTS + 1):
+        ranks_of(untrained)[0].kill()
+        killed, job = job, has_final_weights()
+        assert job != killed
+        assert f"Slurm job {killed} ({RULE}) had a process killed: it is submitted again." in pipeline.text
+    held.unlink()
+    assert pipeline.end(300) == 0, pipeline.text
+    print(f"{starts} starts\n{pipeline.text}")
+    assert weights(untrained) == weights(first.project)
+
+
+def ranks_of(project) -> list[psutil.Process]:
+    """The processes that train a project's model, on whichever node."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            words = process.cmdline()
+            if process.cwd() == str(project.root) and "scripts/train.py" in words[:3]:
+                found.append(process)
+    return found
 
 
 def test_a_cluster_that_cancels_and_a_user_who_does_leave_no_trace_in_the_weights(first, untrained, cluster):

@@ -10,10 +10,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from amberline.recipe.check import check_recipe
+from amberline.recipe.files import read_recipe
 from dag.conftest import Project
 from slurm.stand_ins import program
 
-INPUTS = ("models/base", "tokens/conversations", "tokens/conversations-heldout")
+PUBLISHED = check_recipe(read_recipe([]), files=False)
+TOKENS = [PUBLISHED.tokens("amberchat", what).name for what in ("train", "heldout")]
+INPUTS = ("models/base", *(f"tokens/{name}" for name in TOKENS))
 TRAINING = "results/training/amberchat/run.json"
 
 # What a job is asked for, beyond its name, its log and its command.
@@ -32,7 +36,11 @@ def slurm(tmp_path: Path) -> Path:
         f"#!{sys.executable}\nimport json, sys\n"
         f"with open({str(record)!r}, 'a') as lines: lines.write(json.dumps(sys.argv[1:]) + '\\n')\nprint(7)\n",
     )
-    program(folder, "squeue", '#!/bin/sh\necho "7|FAILED|amberline|me|NonZeroExitCode|0|gpu|rule_finetune_amberchat"\n')
+    program(
+        folder,
+        "squeue",
+        '#!/bin/sh\necho "7|FAILED|amberline|me|NonZeroExitCode|0|gpu|rule_train_wildcards_amberchat"\n',
+    )
     program(folder, "scontrol", "#!/bin/sh\necho 'MinJobAge = 300 sec'\n")
     program(folder, "sinfo", "#!/bin/sh\necho cpu; echo gpu\n")
     for name in ("sacct", "scancel"):
@@ -50,7 +58,7 @@ def submitted(project: Project, slurm: Path, overlay: dict) -> list[list[str]]:
     done = subprocess.run(
         [
             *(Path(sys.executable).with_name("snakemake"), "--profile", "slurm", TRAINING),
-            *("--allowed-rules", "finetune_amberchat", "--configfile", "mine.yaml"),
+            *("--allowed-rules", "train", "--configfile", "mine.yaml"),
             *("--slurm-init-seconds-before-status-checks", "1"),
         ],
         cwd=project.root,

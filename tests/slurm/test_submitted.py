@@ -13,6 +13,10 @@ pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 MIX = "results/demo/data/evol-mix.json"
 
 
+def seeded(number: int) -> dict:
+    return {"datasets": {"evol-mix": {"seed": number}}}
+
+
 def write_overlay(project: Project, values: dict) -> None:
     (project.root / "overlay.yaml").write_text(yaml.safe_dump(values))
 
@@ -48,22 +52,22 @@ class Waiting:
 
 def test_an_overlay_edited_while_a_job_waits(cluster, project):
     """In both directions: what runs is what was submitted, and what is recorded is what ran."""
-    waiting = Waiting(project, cluster, {"amberchat": {"mix": {"seed": 5}}})
-    write_overlay(project, {"amberchat": {"mix": {"seed": 6}}, "results": "results/elsewhere"})
+    waiting = Waiting(project, cluster, seeded(5))
+    write_overlay(project, {**seeded(6), "results": "results/elsewhere"})
     assert waiting.goes_on() == 0, waiting.pipeline.text
     assert seed(project) == 5
     assert not (project.root / "results/elsewhere").exists()
-    write_overlay(project, {"amberchat": {"mix": {"seed": 6}}})
+    write_overlay(project, seeded(6))
     assert planned(project)
-    write_overlay(project, {"amberchat": {"mix": {"seed": 5}}})
+    write_overlay(project, seeded(5))
     assert not planned(project)
 
-    waiting = Waiting(project, cluster, {"amberchat": {"mix": {"seed": 6}}})
+    waiting = Waiting(project, cluster, seeded(6))
     # Not even a file that cannot be read any more matters.
-    (project.root / "overlay.yaml").write_text("amberchat: {mix: [")
+    (project.root / "overlay.yaml").write_text("datasets: {evol-mix: [")
     assert waiting.goes_on() == 0, waiting.pipeline.text
     assert seed(project) == 6
-    write_overlay(project, {"amberchat": {"mix": {"seed": 6}}})
+    write_overlay(project, seeded(6))
     assert not planned(project)
 
 

@@ -382,11 +382,23 @@ def test_the_status_line_tells_states_reason_and_progress():
         Job("9", "PENDING", "n", "c", "me", "Resources"),
         Job("7", "RUNNING", "n", "c", "me"),
     ]
-    line = waiting_for(jobs, {"9": "train_dpo", "7": "finetune_preferred"})
-    assert with_progress(line, {"finetune_preferred": "step 3 of 10, 0:14 left"}) == (
-        "Waiting for 3 Slurm jobs: 1 running, 2 pending. Job 9 (train_dpo): Resources, waiting for free nodes. "
-        "finetune_preferred: step 3 of 10, 0:14 left"
+    line = waiting_for(jobs, {"9": "train ambersafe", "7": "train amberchat"})
+    assert with_progress(line, {"train amberchat": "step 3 of 10, 0:14 left"}) == (
+        "Waiting for 3 Slurm jobs: 1 running, 2 pending. Job 9 (train ambersafe): Resources, waiting for free nodes. "
+        "train amberchat: step 3 of 10, 0:14 left"
     )
+
+
+def test_a_job_whose_nodes_are_being_started_waits_for_them():
+    jobs = [Job("7", "RUNNING", "n", "c", "me"), Job("9", "CONFIGURING", "n", "c", "me")]
+    assert waiting_for(jobs, {"9": "train ambersafe"}) == (
+        "Waiting for 2 Slurm jobs: 1 running, 1 configuring. Job 9 (train ambersafe): its nodes are being started"
+    )
+
+
+def test_a_job_that_slurm_has_not_looked_at_yet_is_new():
+    line = waiting_for([Job("9", "PENDING", "n", "c", "me")], {"9": "train ambersafe"})
+    assert line == "Waiting for 1 Slurm job: 1 pending. Job 9 (train ambersafe): new in the queue"
 
 
 def test_the_status_line_is_said_again_only_when_it_has_changed():

@@ -164,4 +164,5 @@ def _end_jobs(results: Path, say: Callable[[str], None]) -> None:
 
 def _named(job: Job) -> str:
     """For people; the executor puts the rule into the comment."""
-    return f"{job.number} ({job.comment.removeprefix('rule_')}, {job.state.lower()})"
+    what = job.comment.removeprefix("rule_").replace("_wildcards_", " ")
+    return f"{job.number} ({what}, {job.state.lower()})"

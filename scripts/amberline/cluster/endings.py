@@ -13,17 +13,22 @@ SECONDS = 3  # for each of two questions to Slurm: the pipeline is to end at onc
 
 def left_behind(ledger: Ledger) -> str:
     """What to say when jobs are left to run on."""
-    jobs = f"its Slurm jobs run on: {ledger.named(ledger.running)}" if ledger.running else "no Slurm jobs were left"
-    return f"SIGTERM: the pipeline ends; {jobs}. The same command cancels what still runs then, and goes on."
+    if not ledger.running:
+        return "SIGTERM: the pipeline ends; no Slurm jobs were left. Type the same command to go on."
+    return (
+        f"SIGTERM: the pipeline ends; its Slurm jobs run on: {ledger.named(ledger.running)}. The same command cancels "
+        "what still runs then, and goes on."
+    )
 
 
 def cancelled(run: str, ledger: Ledger, why: str) -> str:
-    """Cancel all jobs with the name of this run. Returns what to say."""
+    """Cancel all jobs with the name of this run; none runs then, unless Slurm does not answer. Returns what to say."""
     numbers = set(ledger.running)
     # Slurm may have taken a job whose number we have not heard.
     with suppress(SlurmError):
         numbers = {job.number for job in queued(name=run, seconds=SECONDS)}
     if not numbers:
+        ledger.running.clear()
         return f"{why}: the pipeline ends; none of its Slurm jobs was left."
     try:
         ask("scancel", *sorted(numbers), seconds=SECONDS)
@@ -32,6 +37,7 @@ def cancelled(run: str, ledger: Ledger, why: str) -> str:
             f"{why}: the pipeline ends, but {', '.join(sorted(numbers))} could not be cancelled ({error}). "
             f"Fix: scancel --name={run}, or type the same command, which cancels them first."
         )
+    ledger.running.clear()
     return (
         f"{why}: the pipeline ends, its Slurm jobs were cancelled: {ledger.named(numbers)}. Trainings write a "
         "checkpoint before they end. Type the same command to go on."

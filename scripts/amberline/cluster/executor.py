@@ -168,7 +168,10 @@ class WatchfulExecutor(plugin.Executor):  # type: ignore[misc]
 
     async def sleep(self) -> None:
         """Wait until the next look at the queue, or until the pipeline ends."""
-        await asyncio.to_thread(self._stopping.wait, self._pause)
+        # No thread can be started any more when a pipeline with nothing to do ends at once.
+        end = time.monotonic() + self._pause
+        while not self._stopping.is_set() and time.monotonic() < end:
+            await asyncio.sleep(0.2)
 
     def _look(self, numbers: Sequence[str]) -> dict[str, Job]:
         """What Slurm knows of jobs. Raises SlurmError."""
@@ -306,8 +309,32 @@ class WatchfulExecutor(plugin.Executor):  # type: ignore[misc]
         self._job_submission_executor.shutdown(wait=True, cancel_futures=True)
         line = left_behind(self._ledger) if self._signalled else cancelled(self.run_uuid, self._ledger, why)
         end_children()
-        super().shutdown()
+        if self._ledger.running:
+            self._stop_looking()
+        else:
+            super().shutdown()
         self.logger.warning(line)
+
+    def _stop_looking(self) -> None:
+        """End the thread that looks at the queue, but keep the folder that each job waits for when it starts."""
+        with self.lock:
+            self.wait = False
+        self.wait_thread.join()
+
+    def clean_old_logs(self) -> None:
+        """Called by the plugin at the end: remove old logs, but no folders.
+
+        The plugin would remove empty ones. A job that is still to start, ours or that of another pipeline in this
+        clone, could not write its log then, and die of it.
+        """
+        settings = self.workflow.executor_settings
+        if settings.keep_successful_logs or settings.delete_logfiles_older_than <= 0:
+            return
+        oldest = time.time() - settings.delete_logfiles_older_than * 24 * 60 * 60
+        for log in self.slurm_logdir.rglob("*.log"):
+            with suppress(OSError):
+                if log.stat().st_mtime < oldest:
+                    log.unlink()
 
     def shutdown(self) -> None:
         """Called by Snakemake when no jobs are left."""

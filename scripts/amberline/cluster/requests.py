@@ -34,6 +34,7 @@ class Request:
     gpus: int
     gpu_model: str | None
     constraint: str | None
+    account: str | None = None
 
     @property
     def trains(self) -> bool:
@@ -76,6 +77,7 @@ def request_of(job: Any, keys: str) -> Request:
         gpus=int(gpus or 0),
         gpu_model=model or None,
         constraint=asked.get("constraint"),
+        account=asked.get("slurm_account"),
     )
 
 
@@ -178,7 +180,10 @@ def _lower(setting: str, job: Job, asked: Request) -> str:
         "gpus": (f"{asked.gpus * asked.nodes} GPUs", f"lower {asked.keys}.ranks_per_node"),
         "memory": (f"{asked.memory_mb / 1000:g} GB a node", f"lower {asked.keys}.memory_gb"),
         "cores": (f"{asked.cores} cores a node", f"lower {asked.cores_key}"),
-        "account": (f"partition {job.partition}", "change cluster.account in slurm/site.yaml"),
+        "account": (
+            f"account {asked.account}" if asked.account else "the default account",
+            "change cluster.account in slurm/site.yaml",
+        ),
     }[setting]
     other = f", or change {asked.partition_key}" if setting in {"hours", "nodes", "gpus", "memory", "cores"} else ""
     return f"{job.reason} (asked for {amount} in partition {job.partition}). Fix: {fix}{other}"

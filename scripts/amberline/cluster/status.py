@@ -20,17 +20,25 @@ MEANINGS = {
 
 
 def waiting_for(jobs: Sequence[Job], stages: Mapping[str, str]) -> str:
-    """Jobs by state, and why the oldest pending one waits. `stages` are names of jobs, by number."""
+    """Jobs by state, and why the oldest one that does not run yet waits. `stages` are names of jobs, by number."""
     states = Counter(job.state.lower() for job in jobs)
     counts = ", ".join(f"{number} {state}" for state, number in sorted(states.items(), reverse=True))
     line = f"Waiting for {len(jobs)} Slurm job{'s' * (len(jobs) != 1)}: {counts}"
-    pending = [job for job in jobs if job.state == "PENDING"]
-    if pending:
-        oldest = min(pending, key=lambda job: int(job.number.split("_")[0]))
-        reason = oldest.reason.split(",")[0]
-        meaning = f", {MEANINGS[reason]}" if reason in MEANINGS else ""
-        line += f". Job {oldest.number} ({stages.get(oldest.number, oldest.comment)}): {oldest.reason}{meaning}"
+    waiting = [job for job in jobs if job.state in {"PENDING", "CONFIGURING"}]
+    if waiting:
+        oldest = min(waiting, key=lambda job: int(job.number.split("_")[0]))
+        line += f". Job {oldest.number} ({stages.get(oldest.number, oldest.comment)}): {_why(oldest)}"
     return line
+
+
+def _why(job: Job) -> str:
+    """Why a job does not run yet: Slurm's reason, and what it means."""
+    if job.state == "CONFIGURING":
+        return "its nodes are being started"
+    if job.reason == "None":
+        return "new in the queue"
+    meaning = MEANINGS.get(job.reason.split(",")[0])
+    return f"{job.reason}, {meaning}" if meaning else job.reason
 
 
 def with_progress(line: str, progress: Mapping[str, str]) -> str:

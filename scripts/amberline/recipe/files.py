@@ -32,11 +32,15 @@ class ConfigurationError(Exception):
 
 
 def read_recipe(files: Sequence[Path], more: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Read recipe files, each on top of those before it, and then `more`. Raises ConfigurationError."""
+    """Read recipe files, each on top of those before it, and then `more`, which may say `extends` if it stands alone.
+
+    Raises ConfigurationError.
+    """
+    more = _with_strings(more or {})
     merged: dict[str, Any] = {}
-    for file in _with_extended(files):
+    for file in _with_extended(files) if files else _under(more):
         merged = put_on_top(merged, read_file(file))
-    merged = put_on_top(merged, _with_strings(more or {}))
+    merged = put_on_top(merged, more)
     merged.pop("extends", None)
     return merged
 
@@ -82,7 +86,15 @@ def _with_extended(files: Sequence[Path]) -> list[Path]:
                 f"Fix: remove it, for this file is put on top of {files[number - 1]}, or name this file first"
             )
         chain += [] if _among([file], chain) else [file]
-    return chain or [PUBLISHED]
+    return chain
+
+
+def _under(values: Mapping[str, Any]) -> list[Path]:
+    """What values that are in no file stand on, the lowest first."""
+    if values.get("extends", "") is None:
+        return []
+    under = find_file(str(values.get("extends", PUBLISHED)))
+    return _with_extended([under])
 
 
 def _extended(file: Path, above: Sequence[Path] = ()) -> list[Path]:
@@ -115,6 +127,11 @@ def put_on_top(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, 
             merged[key] = _nodes_on_top(old if isinstance(old, dict) else {}, value, key)
         else:
             merged[key] = on_top(old, value)
+    sections = [over[key] for key in KIND_KEYS if isinstance(over.get(key), dict)]
+    removed = {name for nodes in sections for name, node in nodes.items() if node is None}
+    if removed and isinstance(merged.get("hardware"), dict):
+        # What a removed node would run on is of no use to anything else.
+        merged["hardware"] = {name: each for name, each in merged["hardware"].items() if name not in removed}
     return merged
 
 

@@ -38,6 +38,11 @@ def schema() -> Schema:
     properties["hardware"] = {"type": "object", "additionalProperties": hardware}
     properties["defaults"] = {"type": "object", "additionalProperties": {"type": "object"}}
     properties["cluster"] = references[Cluster, "validation"]
+    properties["variants"] = {
+        "type": "object",
+        "additionalProperties": {"type": "object"},
+        "description": "overlays on the whole recipe, whose changed nodes stand beside the others as NODE@VARIANT",
+    }
     properties["extends"] = {
         "anyOf": [{"type": "string"}, {"type": "null"}],
         "description": "recipe file that this one stands on; null: it stands alone",

@@ -139,7 +139,7 @@ def _evaluation(recipe: Recipe, name: str) -> dict[str, Any]:
         "on": f"{MEASURED[measure.reads]} of {getattr(node, recipe.kind_of(name))}",
         "settings": recipe.evaluation_settings(name).of(Kind.RESULT),
         "reference": reference and recipe.title(reference),
-        "columns": dict(measure.columns),
+        "columns": list(map(list, measure.columns.items())),  # in their order, which mappings do not keep on the way
         "headline": measure.headline,
         "of_reference": dict(measure.of_reference),
         "linear_in_beta": list(measure.linear_in_beta),

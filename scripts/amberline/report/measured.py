@@ -16,9 +16,9 @@ def evaluation_view(evaluation: Evaluation, metrics: Metrics) -> dict[str, Any]:
         "name": evaluation["name"],
         "title": f"{evaluation['name']}: {evaluation['kind']} on {evaluation['on']}",
         "about": evaluation["about"],
-        "columns": list(evaluation["columns"].values()),
+        "columns": list(_titles(evaluation).values()),
         "rows": list(_rows(evaluation, metrics)),
-        "own_beta_columns": [evaluation["columns"][key] for key in _own_beta_columns(evaluation)],
+        "own_beta_columns": [_titles(evaluation)[key] for key in _own_beta_columns(evaluation)],
         "reference": evaluation["reference"],
         "beta": evaluation["settings"].get("beta"),
         "notes": list(_notes(evaluation, metrics)),
@@ -26,10 +26,15 @@ def evaluation_view(evaluation: Evaluation, metrics: Metrics) -> dict[str, Any]:
     }
 
 
+def _titles(evaluation: Evaluation) -> dict[str, str]:
+    """The metrics of the table, in their order, with their titles."""
+    return dict(evaluation["columns"])
+
+
 def _rows(evaluation: Evaluation, metrics: Metrics) -> Iterator[dict[str, Any]]:
     """A row a model: its title, a tag, its figures, and those at its own beta."""
     models, extra = evaluation["models"], _own_beta_columns(evaluation)
-    figures = [column([metrics[each["name"]].get(key) for each in models]) for key in evaluation["columns"]]
+    figures = [column([metrics[each["name"]].get(key) for each in models]) for key in _titles(evaluation)]
     own = [column([_at_own_beta(evaluation, each, metrics[each["name"]].get(key)) for each in models]) for key in extra]
     for index, model in enumerate(models):
         yield {
@@ -58,7 +63,7 @@ def _has_own_beta(evaluation: Evaluation, model: Mapping[str, Any]) -> bool:
 def _own_beta_columns(evaluation: Evaluation) -> list[str]:
     """The metrics that are shown at other betas, too."""
     shown = any(_has_own_beta(evaluation, model) for model in evaluation["models"])
-    return [key for key in evaluation["linear_in_beta"] if shown and key in evaluation["columns"]]
+    return [key for key in evaluation["linear_in_beta"] if shown and key in _titles(evaluation)]
 
 
 def _at_own_beta(evaluation: Evaluation, model: Mapping[str, Any], value: float | None) -> float | None:
@@ -70,12 +75,12 @@ def _at_own_beta(evaluation: Evaluation, model: Mapping[str, Any], value: float 
 
 def _notes(evaluation: Evaluation, metrics: Metrics) -> Iterator[str]:
     """What must be known to read the table."""
-    models, columns = evaluation["models"], evaluation["columns"]
+    models, columns = evaluation["models"], _titles(evaluation)
     if evaluation["headline"] and all(metrics[each["name"]].get(evaluation["headline"]) is None for each in models):
         yield f"There was nothing to measure on: there are no {evaluation['on']}."
     reference, known = evaluation["reference"], evaluation["of_reference"]
     if reference and known and any(each["is_reference"] for each in models):
-        figures = " and ".join(f"{columns[key]} {number(value)}" for key, value in known.items() if key in columns)
+        figures = " and ".join(f"{title} {number(known[key])}" for key, title in columns.items() if key in known)
         yield f"“{reference}” is the reference itself: {figures} by definition."
     if any(_tag(evaluation, each) == "not from the reference" for each in models):
         yield (
@@ -99,7 +104,7 @@ def _plot(evaluation: Evaluation, metrics: Metrics) -> str | None:
         for each, value in values
         if value is not None
     ]
-    return plots.bars(evaluation["columns"].get(headline, headline), bars) if bars else None
+    return plots.bars(_titles(evaluation).get(headline, str(headline)), bars) if bars else None
 
 
 def tile(evaluation: Evaluation, metrics: Metrics) -> dict[str, str] | None:
@@ -110,7 +115,7 @@ def tile(evaluation: Evaluation, metrics: Metrics) -> dict[str, str] | None:
     model = _told_of(evaluation["models"])
     value = metrics[model["name"]].get(headline)
     return {
-        "label": f"{model['title']}, {evaluation['columns'].get(headline, headline)}",
+        "label": f"{model['title']}, {_titles(evaluation).get(headline, headline)}",
         "value": number(value),
         "below": "there was nothing to measure on" if value is None else _start(evaluation, model, metrics),
         "evaluation": evaluation["name"],

@@ -21,7 +21,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 AMBER, SLATE, PALE = "#c77700", "#44546a", "#b9bfc7"
 COLOURS = (AMBER, SLATE)
 PANEL = (3.6, 2.5)  # inches
-MARGINS = {"left": 0.15, "right": 0.98, "top": 0.89}  # the same in all panels, so that they are in line
+MARGINS = {"left": 0.19, "right": 0.98, "top": 0.89}  # the same in all panels, so that they are in line
 BINS_NAMED = 7
 BINS = 6  # there is room for so many at least, so that a few bars are no wide ones
 POINTS = 600  # of a curve; of a longer one, means of so many steps that no more are left
@@ -74,7 +74,8 @@ def curve(title: str, series: Series) -> str:
             linewidth=1.3,
         )
     _finish(axis, title, "optimizer step" if every == 1 else f"optimizer step (means of {every} steps)")
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.xaxis.set_major_locator(MaxNLocator(nbins="auto", integer=True))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
     if len(series) > 1:
         axis.legend(frameon=False, fontsize=8)
     figure.subplots_adjust(**MARGINS, bottom=0.18)
@@ -115,12 +116,14 @@ def _bin_name(edges: Sequence[int], index: int) -> str:
 def bars(title: str, drawn: Sequence[Bar]) -> str:
     """One horizontal bar each, with its value written behind it."""
     names = ["\n".join(textwrap.wrap(bar.name, LABEL)) or bar.name for bar in drawn]
-    lines = sum(1 + 0.6 * name.count("\n") for name in names)
-    figure, axis = plt.subplots(figsize=(4.4, 0.34 * lines + 0.75))
+    # A name of several lines takes the room of more bars.
+    rooms = [1 + 0.4 * name.count("\n") for name in names]
+    places = [sum(rooms[:index]) + room / 2 for index, room in enumerate(rooms)]
+    figure, axis = plt.subplots(figsize=(4.4, 0.32 * sum(rooms) + 0.75))
     values = [bar.value for bar in drawn]
-    shapes = axis.barh(range(len(drawn)), values, color=[PALE if bar.quiet else AMBER for bar in drawn], height=0.68)
+    shapes = axis.barh(places, values, color=[PALE if bar.quiet else AMBER for bar in drawn], height=0.68)
     axis.bar_label(shapes, [bar.text for bar in drawn], padding=4)
-    axis.set_yticks(range(len(drawn)), names)
+    axis.set_yticks(places, names)
     axis.tick_params(axis="y", length=0)
     axis.invert_yaxis()
     logarithmic = min(values) > 0 and max(values) / min(values) > FAR_APART

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from amberline.core.code import SCRIPTS
 from amberline.core.digests import value_digest
 from amberline.core.files import whole_file
 from amberline.core.locks import Lock
@@ -127,7 +128,7 @@ def enter(directory: RunDirectory, stale: str) -> tuple[RunDirectory, list[str]]
         release(directory)
         raise RunDirectoryError(
             f"{directory.folder} holds checkpoints, and its identity.json is missing or damaged, so that nobody knows "
-            f"what made them. Fix: {_python()} scripts/unfinished_run.py discard {shlex.quote(str(directory.folder))}"
+            f"what made them. Fix: {_unfinished_run()} discard {shlex.quote(str(directory.folder))}"
         )
     _remove_remains(directory.folder)
     if known:
@@ -279,7 +280,7 @@ def _continue_in(other: RunDirectory, directory: RunDirectory) -> tuple[RunDirec
 def _refuse_unfinished(other: RunDirectory, identity: Identity) -> None:
     _write_json(other.folder / "refused.json", {"digest": identity.digest})
     checkpoints = complete(other.folder)
-    program = f"{_python()} scripts/unfinished_run.py"
+    program = _unfinished_run()
     folder = shlex.quote(str(other.folder))
     raise RunDirectoryError(
         f"{other.folder} is an unfinished run of this training, {checkpoints[-1].step:,} steps done, that was made "
@@ -300,6 +301,11 @@ def _refuse_stale(other: RunDirectory, directory: RunDirectory) -> None:
         "  To train again:                                                --config stale=retrain\n"
         "  To use it as it is; manifest, card and report will say so:     --config stale=keep"
     )
+
+
+def _unfinished_run() -> str:
+    """The program that says what becomes of an unfinished run, as a person would type it."""
+    return f"{_python()} {shlex.quote(os.path.relpath(SCRIPTS / 'unfinished_run.py'))}"
 
 
 def _python() -> str:
