@@ -15,6 +15,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 sys.path.insert(0, f"{workflow.current_basedir}/scripts")
 
 
+# `snakemake --lint` would have all functions in one file; those that the rules of one file alone use stand beside them.
 include: "rules/common.smk"
 include: "rules/cluster.smk"
 include: "rules/sources.smk"

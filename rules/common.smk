@@ -22,7 +22,8 @@ from snakemake.cli import parse_args
 from snakemake.exceptions import WorkflowError
 from snakemake.io import IOFile
 
-# Programs run under the Python that runs Snakemake, whoever calls it; `--sdm conda` puts its own first.
+# Programs run under the Python that runs Snakemake, whoever calls it; `--sdm conda` puts its own first. PATH is set
+# here rather than asked for, so there is no `envvars`, which `snakemake --lint` would like.
 os.environ["PATH"] = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
 
 # A Slurm job runs with the settings and the code that it was submitted with, whatever the files say by now.

@@ -114,7 +114,6 @@ rule train:
         objective=lambda wildcards: Untracked(RECIPE.node(wildcards.model).train),
         reference=lambda wildcards, input: optional("--reference", input.reference),
         heldout_reference=lambda wildcards, input: optional("--heldout-reference", input.heldout_reference),
-        checkpoints=lambda wildcards: Untracked(result("checkpoints")),
     shell:
         "{params.launch} {params.scripts:q}/train.py --objective {params.objective:q} --name {wildcards.model:q}"
         " --model {params.files.model:q} --tokens {params.files.tokens:q} {params.reference:q}"
