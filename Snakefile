@@ -59,14 +59,16 @@ rule all:
         [target for name in RECIPE.nodes.models for target in targets_of(name)],
 
 
-check_targets(command_line())
+check_targets(OPTIONS)
 tell_of_variants()
 tell_of_unused()
-prepare(command_line())
+prepare(OPTIONS)
 
 
 onstart:
     refuse_unexportable()
     decide_on_stale_trainings()
+    if not workflow.non_local_exec and not workflow.touch:
+        check_machine()
     if workflow.non_local_exec and not IS_MODULE:
         submit_with_settings()

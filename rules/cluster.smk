@@ -10,6 +10,7 @@ from amberline.cluster.accounts import RECORD
 from amberline.cluster.claim import ClaimError, claim
 from amberline.cluster.executor import watch_jobs
 from amberline.cluster.ledger import Stages
+from amberline.cluster.machine import missing_gpus, other_kind, other_versions, too_little_room
 from amberline.cluster.slurm import SlurmError, partitions
 from amberline.core.digests import value_digest
 from amberline.core.files import whole_file
@@ -154,6 +155,49 @@ def submit_with_settings():
         partial.write_text(json.dumps(submitted, indent=1), encoding="utf-8")
     workflow.config_settings.configfiles = []
     workflow.config_settings.config_args = [f"submitted={file}"]
+
+
+def check_machine():
+    """Before the first job that runs here: stop at what this machine cannot do, warn of other versions of packages."""
+    running = [job for job in workflow.dag.jobs if workflow.dag.needrun(job)]
+    asked = {
+        " ".join([rule_of(job), *job.wildcards]): hardware_of(rule_of(job), job.wildcards)
+        for job in running
+        if rule_of(job) in NODE_OF
+    }
+    faults = missing_gpus(asked)
+    if any(hardware.device == "cuda" for hardware in asked.values()):
+        faults += filter(None, [other_kind(RECIPE.around.environment)])
+    faults += filter(None, [too_little_room(Path(place("")), map(bytes_of, running))])
+    if faults:
+        raise WorkflowError(
+            "\n  ".join(["This machine cannot run what is asked for. Nothing was started.", *faults, MACHINE])
+        )
+    if asked and (others := other_versions(Path(LOCK))):
+        print(
+            f"Installed packages have other versions than {LOCK}: {', '.join(others)}. Results may differ. "
+            f"Fix: make environment ENVIRONMENT={RECIPE.around.environment}",
+            file=sys.stderr,
+        )
+
+
+MACHINE = (
+    "Fix: run it on a cluster (snakemake --profile slurm), set hardware.default to what this machine has, or try the demo "
+    "(make demo). Data alone needs no GPU: name a dataset as the target."
+)
+
+
+def bytes_of(job):
+    """About how many bytes a job leaves behind, as far as that is known: raw files, checkpoints and exported weights."""
+    if rule_of(job) == "acquire":
+        return RECIPE.nodes.sources[job.wildcards.source].bytes or 0
+    if rule_of(job) not in {"train", "export"}:
+        return 0
+    root = manifest_of_made(paths.model(RECIPE.root(job.wildcards.model)))
+    weights = 4 * root["facts"]["parameters"] if root else 0
+    # A checkpoint has the optimizer's two moments beside the weights, and one is written before another is deleted.
+    keep = RECIPE.training(job.wildcards.model).checkpoints.keep
+    return weights * (3 * (keep + 1) + 1) if rule_of(job) == "train" else weights
 
 
 def prepare(options):

@@ -36,6 +36,24 @@ PREFIX = str(workflow.modifier.modify_path("x")).removesuffix("x")
 RULES = {workflow.modifier.modify_rulename(name): name for name in RESERVED}
 
 
+def command_line():
+    """The options that a user gave to Snakemake; None in its jobs, and in programs that use it as a library."""
+    by_name = Path(sys.argv[0]).name == "snakemake" or Path(sys.argv[0]).parts[-2:] == ("snakemake", "__main__.py")
+    if not (workflow.is_main_process and by_name):
+        return None
+    files = [word for word in sys.argv[1:] if word.partition("=")[0] in {"--configfile", "--configfiles"}]
+    if len(files) > 1:
+        # Snakemake heeds the last one alone, without a word.
+        raise WorkflowError(
+            "--configfile is given twice. Nothing was started. "
+            "Fix: name all files behind one, each on top of those before it: --configfile demo/config.yaml mine.yaml"
+        )
+    return parse_args(sys.argv[1:])[1]
+
+
+OPTIONS = command_line()
+
+
 def read_configuration():
     """The recipe, and what is particular to a cluster and no part of it, as they are written."""
     if SUBMITTED:
@@ -220,14 +238,6 @@ def recorded(output, prefix):
     """The param beginning with `prefix` that Snakemake recorded when it last made `output`; None if there is none."""
     values = [ast.literal_eval(value) for value in workflow.persistence.params(IOFile(output)) or ()]
     return next((value for value in values if isinstance(value, str) and value.startswith(prefix)), None)
-
-
-def command_line():
-    """The options that a user gave to Snakemake; None in its jobs, and in programs that use it as a library."""
-    by_name = Path(sys.argv[0]).name == "snakemake" or Path(sys.argv[0]).parts[-2:] == ("snakemake", "__main__.py")
-    if not (workflow.is_main_process and by_name):
-        return None
-    return parse_args(sys.argv[1:])[1]
 
 
 # With one of these options Snakemake changes nothing in the results folder.

@@ -199,7 +199,7 @@ def at_the_end():
         if lines := stale_trainings():
             first = "Finished trainings are stale: a real run stops before the first job."
             print("\n".join([first, *lines, STALE_FIX]), file=sys.stderr)
-    elif RECIPE.around.stale == "keep" and not looks_only(command_line()):
+    elif RECIPE.around.stale == "keep" and not looks_only(OPTIONS):
         settle_stale_trainings()
 
 

@@ -158,3 +158,17 @@ def test_conda_files_hold_what_the_locks_hold(fresh):
         }
         *_, packages = yaml.safe_load((fresh.root / f"envs/{name}.yaml").read_text())["dependencies"]
         assert set(packages["pip"]) == locked, "run: make lock"
+
+
+def test_a_machine_without_gpus_is_told_before_any_job(fresh):
+    printed = fresh.snakemake("--cores", "2", "--", "amberchat", check=False)
+    assert "This machine cannot run what is asked for. Nothing was started." in printed
+    assert "train amberchat asks for 8 GPUs (ranks_per_node), and this machine has none" in printed
+    assert "make demo" in printed
+    assert "Traceback" not in printed
+    assert not (fresh.root / "results/raw").exists()
+
+
+def test_two_configfile_flags_are_refused(fresh):
+    printed = fresh.refused("-n", "--configfile", "demo/config.yaml", "--configfile", "config.yaml")
+    assert "--configfile is given twice. Nothing was started." in printed

@@ -1,0 +1,69 @@
+"""Whether this machine can run what is asked of it: GPUs, the installed packages, and room on the disk.
+
+For jobs that run here and now; what Slurm's nodes have is Slurm's to say.
+"""
+
+import importlib.metadata
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from amberline.core.code import PACKAGES
+from amberline.recipe.hardware import Hardware
+
+
+def missing_gpus(asked: Mapping[str, Hardware]) -> list[str]:
+    """What jobs ask for, by their names, and this machine does not have: a line each."""
+    on_gpus = {name: hardware for name, hardware in asked.items() if hardware.device == "cuda"}
+    if not on_gpus:
+        return []
+    found = count_gpus()
+    return [
+        f"{name} asks for {hardware.ranks_per_node} GPUs (ranks_per_node), and this machine has {found or 'none'}"
+        for name, hardware in on_gpus.items()
+        if hardware.ranks_per_node > found
+    ]
+
+
+def count_gpus() -> int:
+    """GPUs that the driver lists."""
+    if shutil.which("nvidia-smi") is None:
+        return 0
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+
+
+def other_kind(environment: str) -> str | None:
+    """Why the installed torch is not of the kind that is asked for, "cpu" or "gpu"; None if it is, or none is there."""
+    try:
+        version = importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    installed = "cpu" if version.endswith("+cpu") else "gpu"
+    return None if installed == environment else f"environment is {environment}, and the installed torch is {version}"
+
+
+def other_versions(lock: Path) -> list[str]:
+    """Installed packages that can change results, of another version than in the lock: `torch 2.13 (lock: 2.14)`."""
+    pinned = dict(re.findall(r"^([\w.-]+)===?([^\s;#]+)", lock.read_text(encoding="utf-8"), re.MULTILINE))
+    names = {pattern for patterns in PACKAGES.values() for pattern in patterns if re.fullmatch(r"[\w-]+", pattern)}
+    found = []
+    for name in sorted(names & pinned.keys()):
+        try:
+            installed = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        if installed.split("+")[0] != pinned[name].split("+")[0]:
+            found.append(f"{name} {installed} (lock: {pinned[name]})")
+    return found
+
+
+def too_little_room(folder: Path, needed: Iterable[int]) -> str | None:
+    """Why the disk of a folder is too small for so many bytes; None if it is not."""
+    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    asked, free = sum(needed), shutil.disk_usage(there).free
+    if asked <= free:
+        return None
+    return f"{folder} needs about {asked / 1e9:,.0f} GB more, and {free / 1e9:,.0f} GB are free on its disk"
