@@ -12,8 +12,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 NAMES = ("amberchat", "ambersafe", "ambersafe-sft", "evol-mix", "evol-mix-split", "safe-pairs", "pku_train", "pku_test")
 NAMED = re.compile("|".join(NAMES))  # a longer name has a shorter one in it
-# Recipes, data, tests and documentation.
-MAY_NAME = re.compile(r"config\.yaml|(demo|recipes|tests|docs)/.*|.*\.md|CITATION\.cff")
+# Recipes, data, tests, examples and documentation.
+MAY_NAME = re.compile(r"config\.yaml|(demo|recipes|examples|tests|docs)/.*|.*\.md|CITATION\.cff")
 BEFORE_A_STATEMENT = {tokenize.ENCODING, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
 
 
