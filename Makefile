@@ -9,6 +9,9 @@ export OMP_WAIT_POLICY ?= PASSIVE
 PYTHON ?= python3.11
 ENVIRONMENT ?= cpu
 CORES ?= $(shell nproc)
+ifeq ($(wildcard envs/$(ENVIRONMENT).lock),)
+$(error ENVIRONMENT is $(ENVIRONMENT), and there is no envs/$(ENVIRONMENT).lock; choose cpu or gpu)
+endif
 BIN := .venv/bin
 # The environment is rebuilt when a lock changes in content: the stamp's name is the locks' digest.
 STAMP := .venv/.$(ENVIRONMENT)-$(shell cat envs/$(ENVIRONMENT).lock envs/dev.lock | sha256sum | cut -c1-16)
@@ -40,7 +43,7 @@ check: $(STAMP)
 environment: $(STAMP)  ## the locked environment in .venv
 
 $(STAMP):
-	@echo "== Environment: .venv (once; takes minutes when packages must be fetched)"
+	@echo "== Environment: .venv (once; takes minutes when packages must be fetched, several GB of them for gpu)"
 	@envs/install.sh $(ENVIRONMENT) $(PYTHON)
 	@rm -f .venv/.cpu-* .venv/.gpu-*
 	@touch $@
