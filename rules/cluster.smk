@@ -4,7 +4,6 @@ On a single machine the same rules apply: Snakemake then looks at threads alone.
 """
 
 import atexit
-import shlex
 
 from amberline.cluster.accounts import RECORD
 from amberline.cluster.claim import ClaimError, claim

@@ -4,6 +4,7 @@ import ast
 import atexit
 import json
 import os
+import shlex
 
 from amberline.core.code import code_digest, package_versions
 from amberline.core.damage import find_damage
@@ -197,10 +198,17 @@ def depends(programs, *outputs, misfit=lambda wildcards: None):
         "code": lambda wildcards: code(*found(wildcards)),
         "packages": lambda wildcards: canonical(packages(*found(wildcards))),
         "scripts": Untracked(SCRIPTS),
+        "tell": lambda wildcards: telling(found(wildcards)[0], wildcards),
         "whole": lambda wildcards: whole(
             [manifest_at(path.format(**wildcards)) for path in outputs], misfit, wildcards
         ),
     }
+
+
+def telling(program, wildcards):
+    """A command that says which job begins, for those who see no more of Snakemake than its progress."""
+    words = [value.strip("-") for name, value in wildcards.items() if name != "ending"]
+    return Untracked(f"echo {shlex.quote(' '.join(['==', program.removesuffix('.py'), *filter(None, words)]))} >&2;")
 
 
 def whole(manifests, misfit, wildcards):

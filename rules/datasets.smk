@@ -43,7 +43,7 @@ rule mix:
         settings=lambda wildcards: settings(RECIPE.mix_settings(wildcards.dataset)),
         sources=lambda wildcards, input: repeated("--source", input.sources),
     shell:
-        "python {params.scripts:q}/mix.py {params.sources:q} --settings {params.settings:q} --mix {output.mix:q}"
+        "{params.tell} python {params.scripts:q}/mix.py {params.sources:q} --settings {params.settings:q} --mix {output.mix:q}"
         " --heldout {output.heldout:q} --funnel {output.funnel:q} --rejects {output.rejects:q} 2>&1 | tee {log:q}"
 
 
@@ -74,7 +74,7 @@ rule chunk:
         settings=lambda wildcards: settings(RECIPE.chunk_settings(wildcards.dataset)),
         files=files_of,
     shell:
-        "python {params.scripts:q}/chunk_conversations.py --conversations {params.files.conversations:q}"
+        "{params.tell} python {params.scripts:q}/chunk_conversations.py --conversations {params.files.conversations:q}"
         " --model {params.files.model:q} --settings {params.settings:q} --processes {threads}"
         " --chunks {output.chunks:q} --funnel {output.funnel:q} --rejects {output.rejects:q}"
         " --comparison {output.comparison:q} 2>&1 | tee {log:q}"
@@ -103,7 +103,7 @@ rule select_pairs:
         settings=lambda wildcards: settings(RECIPE.pairs_settings(wildcards.dataset, wildcards.part)),
         rows=lambda wildcards, input: repeated("--rows", input.rows),
     shell:
-        "python {params.scripts:q}/select_pairs.py {params.rows:q} --settings {params.settings:q} --pairs {output.pairs:q}"
+        "{params.tell} python {params.scripts:q}/select_pairs.py {params.rows:q} --settings {params.settings:q} --pairs {output.pairs:q}"
         " --jsonl {output.jsonl:q} --funnel {output.funnel:q} --rejects {output.rejects:q} 2>&1 | tee {log:q}"
 
 
@@ -141,6 +141,6 @@ rule tokenize:
         files=files_of,
         tokens=lambda wildcards: Untracked(place(paths.tokens(wildcards.tokens))),
     shell:
-        "python {params.scripts:q}/{params.program} --rows {params.files.rows:q} --model {params.files.model:q}"
+        "{params.tell} python {params.scripts:q}/{params.program} --rows {params.files.rows:q} --model {params.files.model:q}"
         " --settings {params.settings:q} --processes {threads} --tokens {params.tokens:q} --funnel {output.funnel:q}"
         " --rejects {output.rejects:q} 2>&1 | tee {log:q}"

@@ -44,6 +44,6 @@ rule evaluate:
         kind=lambda wildcards: Untracked(RECIPE.kind_of(wildcards.evaluation)),
         reference=lambda wildcards, input: optional("--reference", input.reference),
     shell:
-        "{params.launch} {params.scripts:q}/evaluate.py --evaluation {params.kind:q} --model {params.files.model:q}"
+        "{params.tell} {params.launch} {params.scripts:q}/evaluate.py --evaluation {params.kind:q} --model {params.files.model:q}"
         " --data {params.files.data:q} {params.reference:q} --settings {params.settings:q}"
         " --hardware {params.hardware:q} --output {output.metrics:q} 2>&1 | tee {log:q}"

@@ -26,7 +26,7 @@ rule acquire_model:
         source=lambda wildcards: Untracked(RECIPE.pretrained(wildcards.model).model_dump(mode="json")),
         model=lambda wildcards: Untracked(place(paths.model(wildcards.model))),
     shell:
-        "python {params.scripts:q}/acquire_model.py --source {params.source:q} --output {params.model:q} 2>&1 | tee {log:q}"
+        "{params.tell} python {params.scripts:q}/acquire_model.py --source {params.source:q} --output {params.model:q} 2>&1 | tee {log:q}"
 
 
 rule make_tiny_model:
@@ -50,7 +50,7 @@ rule make_tiny_model:
         texts=lambda wildcards, input: repeated("--conversations", input.texts),
         model=lambda wildcards: Untracked(place(paths.model(wildcards.model))),
     shell:
-        "python {params.scripts:q}/make_tiny_model.py {params.texts:q} --settings {params.settings:q} --output {params.model:q}"
+        "{params.tell} python {params.scripts:q}/make_tiny_model.py {params.texts:q} --settings {params.settings:q} --output {params.model:q}"
         " 2>&1 | tee {log:q}"
 
 
@@ -82,7 +82,7 @@ rule score_reference:
         files=files_of,
         scores=lambda wildcards: Untracked(place(paths.scores(wildcards.scores))),
     shell:
-        "{params.launch} {params.scripts:q}/score_reference.py --model {params.files.model:q} --tokens {params.files.tokens:q}"
+        "{params.tell} {params.launch} {params.scripts:q}/score_reference.py --model {params.files.model:q} --tokens {params.files.tokens:q}"
         " {params.settings} --hardware {params.hardware:q} --reference {params.scores:q} 2>&1 | tee {log:q}"
 
 
@@ -115,7 +115,7 @@ rule train:
         reference=lambda wildcards, input: optional("--reference", input.reference),
         heldout_reference=lambda wildcards, input: optional("--heldout-reference", input.heldout_reference),
     shell:
-        "{params.launch} {params.scripts:q}/train.py --objective {params.objective:q} --name {wildcards.model:q}"
+        "{params.tell} {params.launch} {params.scripts:q}/train.py --objective {params.objective:q} --name {wildcards.model:q}"
         " --model {params.files.model:q} --tokens {params.files.tokens:q} {params.reference:q}"
         " --heldout {params.files.heldout:q} {params.heldout_reference:q}"
         " --settings {params.settings:q} --runtime {params.runtime:q} --packages {params.packages:q}"
@@ -145,7 +145,7 @@ rule export:
         heldout=lambda wildcards, input: optional("--heldout", input.heldout),
         model=lambda wildcards: Untracked(place(paths.model(wildcards.model))),
     shell:
-        "python {params.scripts:q}/export.py --run {input.run:q} --base {params.files.model:q} {params.heldout:q}"
+        "{params.tell} python {params.scripts:q}/export.py --run {input.run:q} --base {params.files.model:q} {params.heldout:q}"
         " --settings {params.settings:q} --output {params.model:q} 2>&1 | tee {log:q}"
 
 
@@ -173,7 +173,7 @@ rule write_card:
         files=files_of,
         raw=lambda wildcards, input: repeated("--raw", input.raw),
     shell:
-        "python {params.scripts:q}/write_card.py --model {params.files.model:q} --run {input.run:q} {params.raw:q}"
+        "{params.tell} python {params.scripts:q}/write_card.py --model {params.files.model:q} --run {input.run:q} {params.raw:q}"
         " --base {params.files.base:q} --settings {params.settings:q} --output {output.card:q} 2>&1 | tee {log:q}"
 
 

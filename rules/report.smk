@@ -34,5 +34,5 @@ rule report:
         lock=Untracked(LOCK),
         kept=lambda wildcards: canonical([kept(each["name"]) for each in PAGE["trainings"]]),
     shell:
-        "python {params.scripts:q}/write_report.py --results {params.results:q} --lock {params.lock:q} --settings {params.settings:q}"
+        "{params.tell} python {params.scripts:q}/write_report.py --results {params.results:q} --lock {params.lock:q} --settings {params.settings:q}"
         " --jobs {output.jobs:q} --output {output.page:q} 2>&1 | tee {log:q}"

@@ -52,7 +52,7 @@ rule acquire:
         ),
         source=lambda wildcards: Untracked(source_of(wildcards).model_dump(mode="json")),
     shell:
-        "python {params.scripts:q}/acquire.py --name {wildcards.source:q} --source {params.source:q} --output {output.file:q}"
+        "{params.tell} python {params.scripts:q}/acquire.py --name {wildcards.source:q} --source {params.source:q} --output {output.file:q}"
         " 2>&1 | tee {log:q}"
 
 

@@ -39,6 +39,7 @@ def trained():
         "packages": lambda wildcards: Untracked(packages(*programs_of(wildcards.model))),
         "runtime": lambda wildcards: runtime(wildcards.model),
         "scripts": Untracked(SCRIPTS),
+        "tell": lambda wildcards: telling("train.py", wildcards),
         "checkpoints": Untracked(CHECKPOINTS),
     }
 
