@@ -12,7 +12,7 @@ from amberline.cluster.accounts import RECORD
 from amberline.cluster.progress import IDLE_STARTS, newest_checkpoint
 from slurm.pipelines import Pipeline, Sleepers, on_cluster, on_slurm, weights
 from slurm.stand_ins import program
-from slurm.test_interruptions import RULE, Training
+from slurm.test_interruptions import Training
 from slurm.test_outages import SILENCE, without
 from slurm.test_slurm_faults import once
 
@@ -211,7 +211,7 @@ def test_a_training_with_final_weights_may_be_started_again_and_again(first, unt
         ranks_of(untrained)[0].kill()
         killed, job = job, has_final_weights()
         assert job != killed
-        assert f"Slurm job {killed} ({RULE}) had a process killed: it is submitted again." in pipeline.text
+        assert f"Slurm job {killed} (train amberchat) had a process killed: it is submitted again." in pipeline.text
     held.unlink()
     assert pipeline.end(300) == 0, pipeline.text
     print(f"{starts} starts\n{pipeline.text}")
@@ -237,12 +237,14 @@ def test_a_cluster_that_cancels_and_a_user_who_does_leave_no_trace_in_the_weight
     training.is_displaced()
     training.is_interrupted(pipeline, displaced)
     job = training.gets_on(pipeline)
-    assert f"Slurm job {displaced} ({RULE}) had to make room for others: it is submitted again." in pipeline.text
+    assert (
+        f"Slurm job {displaced} (train amberchat) had to make room for others: it is submitted again." in pipeline.text
+    )
     assert job != displaced
     # By somebody who means it.
     cluster.ask("scancel", job)
     assert pipeline.end() == 1
-    assert f"Slurm job {job} ({RULE}) was cancelled" in pipeline.text
+    assert f"Slurm job {job} (train amberchat) was cancelled" in pipeline.text
     assert not training.jobs()
 
     pipeline = on_cluster(untrained, cluster)
