@@ -56,6 +56,8 @@ def keys(rows: list) -> Counter:
 @given(sharegpt=sharegpt_rows, evol=evol_rows, seed=st.integers(0, 5), heldout=st.integers(0, 3))
 def test_every_row_is_in_the_mix_or_held_out(tmp_path_factory, sharegpt, evol, seed, heldout) -> None:
     folder = tmp_path_factory.mktemp("mix")
+    # Of each source, something must be of use.
+    sharegpt, evol = [*sharegpt, conversation("s")], [*evol, conversation("e", key="idx")]
     try:
         mixed, held, account = run(folder, sharegpt, evol, seed, heldout)
     except MixError:

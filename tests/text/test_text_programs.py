@@ -127,6 +127,50 @@ def test_a_file_without_rows_gives_a_file_without_rows(model, tmp_path):
     assert read_manifest(tokens)["facts"]["rows"] == 0
 
 
+def stage_stops(run, *given, reason: str, out: Path) -> None:
+    """That a stage stops with this reason, and leaves nothing behind."""
+    with pytest.raises(SystemExit, match=reason):
+        run(*given, out)
+    assert not [path for path in out.rglob("*") if path.is_file()]
+
+
+def test_chunking_that_loses_all_stops_with_the_commonest_reason(model, tmp_path):
+    lost = [{"id": f"{n}", "conversations": [{"from": "tom", "value": "q"}]} for n in range(3)]
+    mix = rows_file(tmp_path / "mix.json", lost)
+    reason = r"mix.json: nothing to learn from is left of its 3 rows, most often \(3 times\) because of odd_last_turn"
+    stage_stops(run_chunk, mix, model, reason=f"{reason}, first in row 1: turns 1 of 1", out=tmp_path / "out")
+
+
+def test_tokens_without_any_loss_stop_the_stage(model, tmp_path):
+    """FastChat would train on chunks that it has masked whole; where there are no others, nothing is learnt."""
+    masked = {"id": "a", "conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": ""}]}
+    other = {"id": "b", "conversations": [{"from": "tom", "value": "q"}]}
+    chunks = rows_file(tmp_path / "chunks.json", [masked, other, other])
+    reason = "nothing to learn from is left of its 3 rows, .*speaker_unknown, first in row 2: the speaker 'tom'"
+    stage_stops(run_tokenize, chunks, model, reason=reason, out=tmp_path / "out")
+
+
+@pytest.mark.parametrize("responses", [None, "chosen"])
+def test_pairs_that_are_all_rejected_stop_the_stage(model, tmp_path, responses):
+    pairs = tmp_path / "pairs.json"
+    pairs.write_text(json.dumps({"And this?": PAIRS["And this?"]}))
+    describe(pairs, "preference-pairs", [pairs])
+    with pytest.raises(SystemExit, match=r"of its 1 prompts, .*end_of_sequence_in_text, first in row 1"):
+        run_pairs(pairs, model, tmp_path / "out", responses)
+
+
+def test_every_program_ends_with_a_line_of_counts(mix, model, tmp_path, capsys):
+    chunks = run_chunk(mix, model, tmp_path)
+    assert capsys.readouterr().err.splitlines()[-1].startswith("chunk_conversations: 120 conversations in, ")
+    run_tokenize(chunks, model, tmp_path)
+    assert capsys.readouterr().err.splitlines()[-1].startswith("tokenize_conversations: ")
+    pairs = tmp_path / "pairs.json"
+    pairs.write_text(json.dumps(PAIRS))
+    run_pairs(describe(pairs, "preference-pairs", [pairs]), model, tmp_path, None)
+    expected = "tokenize_pairs: 4 pairs in, 3 out, 1 rejected (end_of_sequence_in_text 1); noted: pairs: "
+    assert capsys.readouterr().err.splitlines()[-1].startswith(expected)
+
+
 def test_a_changed_input_is_refused_and_nothing_is_written(model, tmp_path, capsys):
     mix = rows_file(tmp_path / "mix.json", conversations(3))
     mix.write_bytes(mix.read_bytes().replace(b"human", b"HUMAN"))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 # Text of the Llama tokenizer's special tokens. In a turn's text, some tokenizers take it for the token itself.
@@ -10,6 +11,7 @@ SPECIAL_TOKENS = ("<s>", "</s>", "<unk>")
 # Speakers that FastChat's tools know, on either side; "system" opens a few conversations.
 HUMAN_SPEAKERS = frozenset({"human", "user"})
 ASSISTANT_SPEAKERS = frozenset({"gpt", "chatgpt", "bing", "bard"})
+PUBLISHED_NAMES = {"user": "human", "assistant": "gpt"}
 KNOWN_SPEAKERS = HUMAN_SPEAKERS | ASSISTANT_SPEAKERS | {"system"}
 
 
@@ -99,6 +101,23 @@ def refuse_lone_surrogates(text: str, where: str) -> None:
         raise BadRecord(
             "lone_surrogate", f"{where!r} has \\u{ord(text[error.start]):04x} at character {error.start + 1}"
         ) from None
+
+
+def has_round(conversation: Conversation) -> bool:
+    """Whether an assistant's turn follows a human's: without, no stage can learn anything from the conversation."""
+    speakers = [turn.speaker for turn in conversation.turns]
+    return any(a in HUMAN_SPEAKERS and b in ASSISTANT_SPEAKERS for a, b in pairwise(speakers))
+
+
+def with_published_speakers(conversation: Conversation) -> Conversation | None:
+    """A conversation of exactly "user" and "assistant" as one of "human" and "gpt"; None: it has other speakers.
+
+    Those two are the commonest names today. All other names stay, for FastChat drops some that lossless chunks keep.
+    """
+    if {turn.speaker for turn in conversation.turns} != PUBLISHED_NAMES.keys():
+        return None
+    turns = tuple(Turn(PUBLISHED_NAMES[turn.speaker], turn.text) for turn in conversation.turns)
+    return Conversation(conversation.id, turns)
 
 
 def oddities(conversation: Conversation) -> Iterator[tuple[str, str]]:

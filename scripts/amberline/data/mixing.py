@@ -21,12 +21,21 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from amberline.core.funnel import Funnel, Reject, RejectsWriter, write_rejects
-from amberline.data.conversations import BadRecord, Conversation, WrongFile, oddities
+from amberline.data.conversations import (
+    BadRecord,
+    Conversation,
+    WrongFile,
+    has_round,
+    oddities,
+    with_published_speakers,
+)
 from amberline.data.streams import BadFile, read_records, stem, write_array
 from amberline.recipe.data import Mix
 
 # ShareGPT's long conversations are published in parts: "dsOTKpn_0", "dsOTKpn_11", ... are one conversation.
 PART = re.compile(r"_[0-9]+$")
+
+NO_ROW = "no row can be used: there is none"
 
 Hashes = NDArray[np.uint64]
 
@@ -126,8 +135,8 @@ def _take(
     path: Path, reader: Reader, prefix: str, *, rows: _Rows, seed: int, funnel: Funnel, rejected: RejectsWriter
 ) -> None:
     """Check the rows of one source and keep those that can be read."""
-    before = len(rows)
-    first_fault = ""
+    before, rows_before = len(rows), funnel.into["rows"]
+    with_round = False
     for number, value in tqdm(read_records(path), desc=f"reading {path.name}", unit=" rows"):
         funnel.add("rows", into=1)
         try:
@@ -135,11 +144,14 @@ def _take(
         except WrongFile as fault:
             raise BadFile(path, number, fault.what, fault.fix) from None
         except BadRecord as fault:
-            first_fault = first_fault or f"row {number}: {fault.reason}, {fault.detail}"
             funnel.reject("rows", fault.reason)
             known = _known_id(value, reader.id_key)
             rejected.write(Reject(path.name, number, known, fault.reason, fault.detail, value))
             continue
+        if (renamed := with_published_speakers(conversation)) is not None:
+            funnel.note("user_and_assistant_renamed")
+            conversation = renamed
+        with_round = with_round or has_round(conversation)
         root = PART.sub("", conversation.id) if reader.in_parts else conversation.id
         rows.add(conversation, number, prefix + root, seed)
         funnel.add("turns", into=len(conversation.turns), out=len(conversation.turns))
@@ -153,8 +165,17 @@ def _take(
         raise BadFile(
             path,
             0,
-            f"no row can be used ({first_fault or 'there is none'})",
+            f"no row can be used, {rejected.commonest(path.name)}" if funnel.into["rows"] > rows_before else NO_ROW,
             f"Rows must be {reader.shape}: is it the right file, and the right format?",
+        )
+    if not with_round:
+        rows.flush()
+        speakers = sorted({turn["from"] for turn in orjson.loads(rows.line(before))["conversations"]})
+        raise BadFile(
+            path,
+            0,
+            f"in no row does an assistant's turn follow a human's; the first row's speakers are {speakers[:5]}",
+            "Fix: name them human and gpt, or user and assistant.",
         )
 
 

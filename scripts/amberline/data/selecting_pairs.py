@@ -125,7 +125,12 @@ def _pairs(path: Path, reader: Reader, select: str, funnel: Funnel, rejected: Re
     if not rows:
         raise BadFile(path, 0, "there is no row in it", "Get it again, or correct the configuration.")
     if not found:
-        raise BadFile(path, 0, none_found, "Is it the right file?")
+        raise BadFile(
+            path,
+            0,
+            f"{none_found}, {rejected.commonest(path.name)}",
+            f"Rows must be {reader.shape}, the labels true or false: is it the right file, and the right format?",
+        )
 
 
 def _read(path: Path, reader: Reader, number: int, row: Any) -> Preference:

@@ -29,6 +29,11 @@ class ChunkedPiece:
     funnels: dict[str, Funnel]
     rejects: list[Reject]
 
+    @property
+    def rows_out(self) -> int:
+        """Chunks of the mode asked for."""
+        return len(self.chunks)
+
 
 def chunk_piece(path: Path, model: Path, settings: ChunkSettings, piece: Piece) -> ChunkedPiece:
     """Cut the conversations of one piece of a file. Raises BadFile and TokenizerRefused."""

@@ -44,6 +44,11 @@ class PromptBatch:
     rejects: list[Reject]
     lengths: Counter[int] = field(default_factory=Counter)
 
+    @property
+    def rows_out(self) -> int:
+        """Rows of tokens."""
+        return self.batch.num_rows
+
 
 def read_prompts(path: Path) -> list[Prompt]:
     """Read a file of pairs grouped by prompt, whole: the published one is 200 MB. Raises BadFile."""
@@ -78,6 +83,11 @@ def batches(prompts: Sequence[Prompt]) -> Iterator[list[Prompt]]:
 def schema_of(settings: PreferenceTokens) -> pa.Schema:
     """The rows that the settings ask for: sequences of targets, or pairs."""
     return SEQUENCES if settings.responses == "chosen" else PAIRS
+
+
+def unit_of(settings: PreferenceTokens) -> str:
+    """What is counted."""
+    return "targets" if settings.responses == "chosen" else "pairs"
 
 
 def tokenize_prompts(file: str, model: Path, settings: PreferenceTokens, prompts: Sequence[Prompt]) -> PromptBatch:
@@ -140,7 +150,7 @@ class _Work:
     @property
     def unit(self) -> str:
         """What is counted."""
-        return "targets" if self.settings.responses == "chosen" else "pairs"
+        return unit_of(self.settings)
 
     def sequences(self, name: str, prompt: Prompt, responses: list[str]) -> Sequences | None:
         """Encode a prompt with one response or with both of a pair, and count it; None: it is rejected."""
