@@ -32,7 +32,7 @@ class TokenPiece:
     @property
     def rows_out(self) -> int:
         """Rows of tokens."""
-        return self.batch.num_rows if self.loss_tokens else 0
+        return self.lengths.total() if self.loss_tokens else 0
 
 
 def tokenize_piece(path: Path, model: Path, settings: ConversationTokens, piece: Piece) -> TokenPiece:

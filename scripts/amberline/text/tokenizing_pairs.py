@@ -47,7 +47,7 @@ class PromptBatch:
     @property
     def rows_out(self) -> int:
         """Rows of tokens."""
-        return self.batch.num_rows
+        return self.lengths.total()
 
 
 def read_prompts(path: Path) -> list[Prompt]:
