@@ -221,13 +221,15 @@ PAIRS = {
 }
 
 
-def run_pairs(pairs: Path, model: Path, out: Path, responses: str | None, template: str = "none") -> Path:
+def run_pairs(
+    pairs: Path, model: Path, out: Path, responses: str | None, template: str = "none", empty: str = "keep"
+) -> Path:
     settings = {"responses": responses, "template": template, "max_length": 96, "max_prompt_length": 48}
     name = "sft" if responses else "dpo"
     tokenize_pairs.main(
         rows=pairs,
         model=model,
-        settings=json.dumps(settings | {"truncation": "keep_start"}),
+        settings=json.dumps(settings | {"truncation": "keep_start", "empty_responses": empty}),
         tokens=out / name,
         funnel=out / f"{name}.json",
         rejects=out / f"{name}.jsonl",
@@ -259,6 +261,39 @@ def test_preferences_become_pairs_and_targets(model, legacy, tmp_path, template)
         assert units == [unit, f"tokens in {unit}"], "nothing else is counted"
     assert pair_rows[2]["prompt_length"] == 48
     assert len(pair_rows[2]["chosen_input_ids"]) == 96
+
+
+EMPTY = {
+    "q": {"responses": ["", "b", "a", "b"], "pairs": [[0, 1], [2, 3]], "sft_target": ""},
+    "": {"responses": ["", "x", "a", "b"], "pairs": [[0, 1], [2, 3]], "sft_target": ""},
+    " ": {"responses": [" ", "x"], "pairs": [[0, 1]], "sft_target": "x"},
+}
+
+
+@pytest.mark.parametrize(
+    ("template", "empty", "kept", "kept_targets", "rejected"),
+    [
+        ("none", "keep", ["0-0", "0-1", "1-1", "2-0"], ["0", "2"], {"nothing_to_learn": 1}),
+        ("vicuna", "keep", ["0-1", "1-1", "2-0"], ["2"], {"empty_response": 2}),
+        ("none", "reject", ["0-1", "1-1"], ["2"], {"empty_response": 3}),
+        ("vicuna", "reject", ["0-1", "1-1"], ["2"], {"empty_response": 3}),
+    ],
+)
+def test_empty_responses(model, legacy, tmp_path, template, empty, kept, kept_targets, rejected):
+    pairs = tmp_path / "pairs.json"
+    pairs.write_text(json.dumps(EMPTY))
+    describe(pairs, "preference-pairs", [pairs])
+    rows = open_tokens(run_pairs(pairs, model, tmp_path, None, template, empty))
+    assert rows["id"][:] == kept
+    assert counts(tmp_path / "dpo.json", "pairs")["rejected"] == rejected
+    listed = [row for row in lines(tmp_path / "dpo.jsonl") if not row["kept"]]
+    assert len(listed) == sum(rejected.values())
+    assert open_tokens(run_pairs(pairs, model, tmp_path, "chosen", template, empty))["id"][:] == kept_targets
+    if "0-0" in kept:
+        prompt = rows[0]["prompt_length"]
+        assert rows[0]["chosen_input_ids"][prompt:] == [legacy.eos_id], "as published"
+    for row in rows:
+        assert any(label != IGNORED for label in row["chosen_labels"][1:]), "something is learnt of every row"
 
 
 @pytest.mark.parametrize(
