@@ -192,6 +192,26 @@ def test_copies_under_other_ids_are_counted_and_listed(tmp_path: Path) -> None:
     ]
 
 
+def test_keys_that_are_not_read_are_counted_and_system_prompts_listed(tmp_path: Path) -> None:
+    turns = [{"from": "human", "value": "hi", "weight": 0}, {"from": "gpt", "value": "arr", "weight": 0}]
+    plain = {"from": "gpt", "value": "arr"}
+    rows = [
+        {"id": "s0", "system": "Answer as a pirate.", "tools": "[]", "model": "m", "conversations": turns},
+        {"id": "s1", "system": " ", "idx": 1, "conversations": [turns[0], plain]},
+        *({"id": f"t{n}", f"key{n}": 1, "conversations": [turns[0], plain]} for n in range(80)),
+    ]
+    mixed, _, account = run(tmp_path, rows, [conversation("e", key="idx", text="e")])
+    assert all(row.keys() == {"id", "conversations"} for row in mixed)
+    notes = {name: count for name, count in account["notes"].items() if "left_out" in name}
+    assert notes["system_prompt_left_out: system"] == 1
+    assert notes["key_left_out: system"] == notes["key_left_out: idx"] == notes["key_left_out: tools"] == 1
+    assert notes["turn_key_left_out: weight"] == 82
+    assert len(notes) == 51 and notes["key_left_out: others"] == 36, "odd names do not swell the account"
+    listed = [json.loads(line) for line in (tmp_path / "rejects.jsonl").read_text().splitlines()]
+    prompts = [(row["row"], row["detail"]) for row in listed if row["reason"] == "system_prompt_left_out"]
+    assert prompts == [(1, "under the key 'system'")]
+
+
 def test_any_number_of_sources(tmp_path: Path) -> None:
     parts = [(f"{n}.json", "sharegpt", [conversation(f"{n}x{i}_0") for i in range(n + 1)]) for n in range(5)]
     mixed, _, account = run_parts(tmp_path, parts)

@@ -24,8 +24,10 @@ from amberline.core.funnel import Funnel, Reject, RejectsWriter, write_rejects
 from amberline.data.conversations import (
     BadRecord,
     Conversation,
+    LeftOut,
     WrongFile,
     has_round,
+    keys_left_out,
     oddities,
     with_published_speakers,
 )
@@ -50,6 +52,7 @@ class Reader(Protocol):
     shape: str
     id_key: str | None
     part: re.Pattern[str] | None
+    keys: frozenset[str] | None
 
     def conversation(self, row: Any) -> Conversation:
         """A row as a conversation. Raises BadRecord or WrongFile."""
@@ -142,6 +145,7 @@ def _take(
     """Check the rows of one source and keep those that can be read."""
     before, rows_before = len(rows), funnel.into["rows"]
     with_round = False
+    left_out = LeftOut()
     for number, value in tqdm(read_records(path), desc=f"reading {path.name}", unit=" rows"):
         funnel.add("rows", into=1)
         try:
@@ -162,6 +166,10 @@ def _take(
         funnel.add("turns", into=len(conversation.turns), out=len(conversation.turns))
         funnel.observe("turns in a conversation", len(conversation.turns))
         funnel.observe("characters in a conversation", sum(len(turn.text) for turn in conversation.turns))
+        for kind, key in keys_left_out(value, reader.keys):
+            left_out.note(funnel, kind, key)
+            if kind == "system_prompt_left_out":
+                rejected.write(Reject(path.name, number, conversation.id, kind, f"under the key {key!r}", kept=True))
         for kind, detail in oddities(conversation):
             funnel.note(kind)
             rejected.write(Reject(path.name, number, conversation.id, kind, detail, kept=True))

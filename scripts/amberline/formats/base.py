@@ -29,6 +29,8 @@ class Format(ABC):
 
     holds: Literal["conversations", "preferences"]
     shape: str  # of a row, for messages
+    # Keys of a row that are read or known to be of no use; all others are counted as left out. None: nothing is said.
+    keys: frozenset[str] | None = None
     too_many: TooManyRows | None = None  # a known trap among the files of this dataset
 
     @abstractmethod

@@ -12,6 +12,7 @@ class ShareGPT(ConversationFormat):
 
     shape = "{'id', 'conversations': [{'from', 'value'}]}"
     id_key = "id"
+    keys = frozenset({"id", "conversations"})
     # ShareGPT's own ids alone, seven random characters: an own "identity_0", "identity_1" are two conversations.
     part = re.compile(r"([0-9A-Za-z]{7})_[0-9]+")
 
