@@ -111,3 +111,14 @@ def test_the_last_line_counts_rejects_by_reason(raw, tmp_path: Path, capsys) -> 
     run_pairs(tmp_path, raw("pku.json", [pair(True, False), pair(True, True), pair(True, True), pair(False, False)]))
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("select_pairs: 4 rows in, 1 out, 3 rejected (both_safe 2, both_unsafe 1); noted: prompts 1")
+
+
+@pytest.mark.parametrize("depth", [150, 600, 900])
+def test_a_nested_row_is_a_reject(raw, tmp_path: Path, depth: int) -> None:
+    """Reading takes deeper rows than any writer of the rejects does."""
+    deep = json.dumps([*rows("human", "gpt"), {"id": "d", "conversations": "DEEP"}])
+    made = run_mix(tmp_path, raw("own.json", deep.replace('"DEEP"', "[" * depth + "]" * depth).encode()))
+    listed = map(json.loads, made["rejects"].read_text().splitlines())
+    (reject,) = (row for row in listed if not row["kept"])
+    assert (reject["row"], reject["reason"], reject["record"]) == (4, "turn_not_an_object", None)
+    assert reject["detail"].endswith("(the record is nested too deep to be listed)")

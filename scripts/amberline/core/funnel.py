@@ -20,6 +20,9 @@ from amberline.core.files import whole_file
 EDGES = (0, 1, *sorted({2**power for power in range(1, 25)} | {3 * 2**power for power in range(24)}))
 
 
+DEEPEST_RECORD = 100  # levels of a rejected record that is listed
+
+
 class FunnelError(Exception):
     """What came into a stage is not what went out of it plus what it rejected."""
 
@@ -133,6 +136,25 @@ class Reject:
     detail: str
     record: Any = None
     kept: bool = False
+
+    def __post_init__(self) -> None:
+        """Leave out a record that nothing can write: reading takes deeper nesting than writing does."""
+        if _deeper_than(DEEPEST_RECORD, self.record):
+            object.__setattr__(self, "record", None)
+            object.__setattr__(self, "detail", f"{self.detail} (the record is nested too deep to be listed)")
+
+
+def _deeper_than(depth: int, value: Any) -> bool:
+    """Whether a JSON value has more levels than that."""
+    level = [value]
+    for _ in range(depth):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    return bool(level)
 
 
 class Reasons:

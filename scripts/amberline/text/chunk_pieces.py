@@ -64,7 +64,9 @@ def cut_conversation(
 ) -> Cut:
     """Cut a conversation in one mode. `tokens` are those of each turn's text by itself."""
     if mode == "fastchat":
-        return fastchat_cut(turns, [count + 1 + FASTCHAT_OVERHEAD for count in tokens], settings.max_length)
+        return fastchat_cut(
+            turns, [count + tokenizer.added() + FASTCHAT_OVERHEAD for count in tokens], settings.max_length
+        )
     named = [_named(turn) for turn in turns]
     alone = [tokenizer.stands_alone(turn.text) for turn in turns]
     frame = template_lengths(tokenizer)
