@@ -10,7 +10,7 @@ import typer
 from pydantic import ValidationError
 
 from amberline.core.files import whole_file
-from amberline.core.funnel import Funnel, FunnelError
+from amberline.core.funnel import Funnel, FunnelError, NothingLeft
 from amberline.core.manifests import ManifestError, verify, write_manifest
 from amberline.core.parallel import WorkerLost
 from amberline.core.pieces import work_on_pieces
@@ -42,7 +42,9 @@ def main(
         work = partial(chunk_piece, conversations, model, choices)
         items = pieces(conversations, conversations.stat().st_size // PIECE_BYTES + 1)
         with write_array(chunks) as written:
-            for made in work_on_pieces(work, items, processes, rejects=rejects, total=rows, unit="rows"):
+            for made in work_on_pieces(
+                work, items, processes, file=conversations, rejects=rejects, total=rows, unit="rows"
+            ):
                 for line in made.chunks:
                     written.write_line(line)
                 for mode, part in made.funnels.items():
@@ -61,8 +63,9 @@ def main(
             settings=choices.model_dump(),
             facts={"rows": written.rows, "counts": account["counts"], "notes": account["notes"]},
         )
-    except (ValidationError, ManifestError, BadFile, FunnelError, TokenizerRefused, WorkerLost) as error:
+    except (ValidationError, ManifestError, BadFile, FunnelError, NothingLeft, TokenizerRefused, WorkerLost) as error:
         sys.exit(f"chunk_conversations: {error}")
+    print(f"chunk_conversations: {funnels[choices.mode].line('conversations')}", file=sys.stderr)
 
 
 if __name__ == "__main__":

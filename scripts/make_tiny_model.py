@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from tqdm import tqdm
 
 from amberline.core.files import whole_folder
+from amberline.core.funnel import Funnel, Reasons
 from amberline.core.manifests import ManifestError, model_content, verify, write_manifest
 from amberline.data.conversations import BadRecord, WrongFile
 from amberline.data.streams import BadFile, by_name, read_records
@@ -19,17 +20,25 @@ from amberline.recipe.data import Tiny, TinyModel
 from amberline.text.small_tokenizer import SmallTokenizerError, save_llama_tokenizer, train_sentencepiece
 
 
-def texts(sources: list[tuple[Path, ConversationFormat]]) -> Iterator[str]:
-    """Every turn's text, in order. Rows that are no conversations are passed over: later stages count them."""
+def texts(sources: list[tuple[Path, ConversationFormat]], counted: Funnel) -> Iterator[str]:
+    """Every turn's text, in order. Rows that are no conversations are passed over, and counted."""
     for file, format_ in sources:
+        before, reasons = counted.out["rows"], Reasons()
         for record in tqdm(read_records(file), desc=f"reading {file.name}", unit=" rows", disable=None):
+            counted.add("rows", into=1)
             try:
                 conversation = format_.conversation(record.value)
             except WrongFile as fault:
                 raise BadFile(file, record.number, fault.what, fault.fix) from None
-            except BadRecord:
+            except BadRecord as fault:
+                counted.reject("rows", fault.reason)
+                reasons.add(record.number, fault.reason, fault.detail)
                 continue
+            counted.add("rows", out=1)
             yield from (turn.text for turn in conversation.turns)
+        if counted.out["rows"] == before:
+            shape = f"Rows must be {format_.shape}: is it the right file, and the right format?"
+            raise BadFile(file, 0, f"no row can be used, {reasons.commonest()}", shape)
 
 
 def save_model(settings: TinyModel, folder: Path) -> int:
@@ -71,8 +80,9 @@ def main(
         for file in conversations:
             verify(file)
         sources = with_formats(conversations, choices.formats, ConversationFormat)
+        counted = Funnel("make_tiny_model")
         with whole_folder(output) as folder:
-            save_llama_tokenizer(train_sentencepiece(texts(sources), sizes.vocabulary), folder, sizes.context)
+            save_llama_tokenizer(train_sentencepiece(texts(sources, counted), sizes.vocabulary), folder, sizes.context)
             parameters = save_model(sizes, folder)
             write_manifest(
                 folder,
@@ -85,6 +95,7 @@ def main(
             )
     except (ValidationError, ManifestError, FormatError, BadFile, SmallTokenizerError) as error:
         sys.exit(f"make_tiny_model: {error}")
+    print(f"make_tiny_model: {parameters:,} parameters; {counted.line('rows')}", file=sys.stderr)
 
 
 if __name__ == "__main__":

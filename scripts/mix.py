@@ -48,6 +48,7 @@ def main(
             )
     except (ValidationError, ManifestError, FormatError, BadFile, MixError, FunnelError, OSError) as error:
         sys.exit(f"mix: {error}")
+    print(f"mix: {account.line('rows')}", file=sys.stderr)
 
 
 if __name__ == "__main__":

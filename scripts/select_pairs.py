@@ -49,6 +49,7 @@ def main(
             )
     except (ValidationError, ManifestError, FormatError, BadFile, FunnelError, OSError) as error:
         sys.exit(f"select_pairs: {error}")
+    print(f"select_pairs: {account.line('rows')}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
-from amberline.core.funnel import Funnel, FunnelError
+from amberline.core.funnel import Funnel, FunnelError, NothingLeft
 from amberline.core.manifests import ManifestError, verify, write_manifest
 from amberline.core.parallel import WorkerLost
 from amberline.core.pieces import work_on_pieces
@@ -44,7 +44,7 @@ def main(
         work = partial(tokenize_piece, rows, model, choices)
         items = pieces(rows, rows.stat().st_size // PIECE_BYTES + 1)
         with write_tokens(tokens, SEQUENCES) as written:
-            for made in work_on_pieces(work, items, processes, rejects=rejects, total=total, unit="rows"):
+            for made in work_on_pieces(work, items, processes, file=rows, rejects=rejects, total=total, unit="rows"):
                 written.write_batch(made.batch)
                 account.merge(made.funnel)
                 lengths.update(made.lengths)
@@ -68,8 +68,9 @@ def main(
                 "notes": counts["notes"],
             },
         )
-    except (ValidationError, ManifestError, BadFile, FunnelError, TokenizerRefused, WorkerLost) as error:
+    except (ValidationError, ManifestError, BadFile, FunnelError, NothingLeft, TokenizerRefused, WorkerLost) as error:
         sys.exit(f"tokenize_conversations: {error}")
+    print(f"tokenize_conversations: {account.line('chunks')}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from amberline.core.funnel import Funnel, FunnelError
+from amberline.core.funnel import Funnel, FunnelError, NothingLeft
 from amberline.core.manifests import ManifestError, verify, write_manifest
 from amberline.core.parallel import WorkerLost
 from amberline.core.pieces import work_on_pieces
@@ -19,7 +19,7 @@ from amberline.data.tokens import token_files, write_tokens
 from amberline.recipe.data import PreferenceTokens
 from amberline.text.columns import length_facts
 from amberline.text.tokenizers import TokenizerRefused
-from amberline.text.tokenizing_pairs import batches, read_prompts, schema_of, tokenize_prompts
+from amberline.text.tokenizing_pairs import batches, read_prompts, schema_of, tokenize_prompts, unit_of
 
 
 def main(
@@ -41,7 +41,9 @@ def main(
         verify(model)
         prompts = read_prompts(rows)
         work = partial(tokenize_prompts, rows.name, model, choices)
-        pieces = work_on_pieces(work, batches(prompts), processes, rejects=rejects, total=len(prompts), unit="prompts")
+        pieces = work_on_pieces(
+            work, batches(prompts), processes, file=rows, rejects=rejects, total=len(prompts), unit="prompts"
+        )
         with write_tokens(tokens, schema_of(choices)) as written:
             for made in pieces:
                 written.write_batch(made.batch)
@@ -58,8 +60,9 @@ def main(
             settings=choices.model_dump(),
             facts=facts(lengths, account),
         )
-    except (ValidationError, ManifestError, BadFile, FunnelError, TokenizerRefused, WorkerLost) as error:
+    except (ValidationError, ManifestError, BadFile, FunnelError, NothingLeft, TokenizerRefused, WorkerLost) as error:
         sys.exit(f"tokenize_pairs: {error}")
+    print(f"tokenize_pairs: {account.line(unit_of(choices))}", file=sys.stderr)
 
 
 def facts(lengths: Counter[int], account: Funnel) -> Mapping[str, Any]:

@@ -15,6 +15,7 @@ class Alpaca(ConversationFormat):
     """`{"instruction", "input", "output"}`."""
 
     shape = "{'instruction', 'input', 'output'}"
+    keys = frozenset(COLUMNS)
 
     def conversation(self, row: Any) -> Conversation:
         """See ConversationFormat."""

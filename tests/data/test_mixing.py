@@ -56,6 +56,8 @@ def keys(rows: list) -> Counter:
 @given(sharegpt=sharegpt_rows, evol=evol_rows, seed=st.integers(0, 5), heldout=st.integers(0, 3))
 def test_every_row_is_in_the_mix_or_held_out(tmp_path_factory, sharegpt, evol, seed, heldout) -> None:
     folder = tmp_path_factory.mktemp("mix")
+    # Of each source, something must be of use.
+    sharegpt, evol = [*sharegpt, conversation("s")], [*evol, conversation("e", key="idx")]
     try:
         mixed, held, account = run(folder, sharegpt, evol, seed, heldout)
     except MixError:
@@ -106,8 +108,8 @@ def test_rows_are_on_lines_and_can_be_cut(tmp_path: Path) -> None:
 
 
 def test_heldout_conversations_are_whole(tmp_path: Path) -> None:
-    sharegpt = [conversation(f"root{n // 5}_{n % 5 * 7}") for n in range(100)]
-    evol = [conversation(f"e{n}_1", key="idx") for n in range(50)]
+    sharegpt = [conversation(f"root{n // 5:03}_{n % 5 * 7}", text=f"{n}") for n in range(100)]
+    evol = [conversation(f"e{n}_1", key="idx", text=f"e{n}") for n in range(50)]
     mixed, held, account = run(tmp_path, sharegpt, evol, seed=1, heldout=30)
 
     def roots(rows: list) -> set:
@@ -124,14 +126,90 @@ def test_heldout_conversations_are_whole(tmp_path: Path) -> None:
 
 def test_equal_ids_of_two_sources_are_two_conversations(tmp_path: Path) -> None:
     """What is held out of a source hangs on its place among the sources, not on its name."""
-    rows = [conversation(f"root{n // 2}_{n % 2}") for n in range(80)]
-    _, held, account = run_parts(tmp_path, [("a.json", "sharegpt", rows), ("b.json", "sharegpt", rows)], heldout=30)
+    rows = [conversation(f"root{n // 2:03}_{n % 2}", text=f"{n}") for n in range(80)]
+    others = [conversation(row["id"], text=f"other {n}") for n, row in enumerate(rows)]
+    _, held, account = run_parts(tmp_path, [("a.json", "sharegpt", rows), ("b.json", "sharegpt", others)], heldout=30)
     assert account["notes"]["conversations_held_out"] == 30
     assert len(held) == 60, "two parts each"
     alone = run_parts(tmp_path, [("a.json", "sharegpt", rows)], heldout=30)[1]
     assert {row["id"] for row in held} != {row["id"] for row in alone}, "not the same of both"
-    renamed = run_parts(tmp_path, [("x.json", "sharegpt", rows), ("y.json", "sharegpt", rows)], heldout=30)[1]
+    renamed = run_parts(tmp_path, [("x.json", "sharegpt", rows), ("y.json", "sharegpt", others)], heldout=30)[1]
     assert renamed == held
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_own_ids_with_a_number_are_no_parts(tmp_path: Path, seed: int) -> None:
+    own = [conversation(f"identity_{n}", text=f"{n}") for n in range(120)]
+    evol = [conversation(f"evolved_{n}", key="idx", text=f"e{n}") for n in range(60)]
+    _, held, _ = run(tmp_path, own, evol, seed=seed, heldout=50)
+    assert len(held) == 50
+
+
+def test_a_held_out_set_far_larger_than_asked_stops_the_mix(tmp_path: Path) -> None:
+    """Own ids may look like ShareGPT's by chance: seven letters, and a number."""
+    own = [conversation(f"example_{n}", text=f"{n}") for n in range(120)]
+    evol = [conversation("e", key="idx", text="e")]
+    messages = []
+    for seed in range(10):
+        try:
+            assert len(run(tmp_path, own, evol, seed=seed, heldout=1)[1]) == 1
+        except MixError as error:
+            messages.append(str(error))
+    assert 0 < len(messages) < 10
+    assert all("heldout is 1 conversations, but these would be 120 of the 121 rows" in message for message in messages)
+    assert all("Fix: give each conversation an id of its own" in message for message in messages)
+
+
+def test_content_withheld_never_trains_under_another_id(tmp_path: Path) -> None:
+    own = [conversation(f"x{n}", text=f"{n % 60}") for n in range(120)]
+    parts = [conversation(f"aaaaaa{n}_{part}", text=f"p{n} {part}") for n in range(10) for part in (0, 2)]
+    evol = [conversation(f"e{n}", key="idx", text=f"p{n} 0" if n < 5 else f"e{n}") for n in range(20)]
+    mixed, held, account = run(tmp_path, [*own, *parts], evol, seed=3, heldout=40)
+
+    def contents(rows: list) -> set:
+        return {json.dumps(row["conversations"]) for row in rows}
+
+    assert not contents(mixed) & contents(held)
+    notes = account["notes"]
+    assert notes["rows_held_out"] == len(held) > 40
+    assert notes["rows_held_out_as_copies"] > 0
+    wholes = [{row["id"][:7] for row in rows if row["id"].startswith("aaaaaa")} for rows in (mixed, held)]
+    assert not wholes[0] & wholes[1], "a copy of a part takes its whole conversation along"
+
+
+def test_copies_under_other_ids_are_counted_and_listed(tmp_path: Path) -> None:
+    sharegpt = [conversation("a", text="x"), conversation("b", text="y"), conversation("c", text="x")]
+    # The same texts, cut elsewhere, are another content.
+    other = {"idx": "d", "conversations": [{"from": "human", "value": "x 0x"}, {"from": "gpt", "value": " 1"}]}
+    evol = [conversation("b", key="idx", text="y"), other, conversation("e", key="idx", text="x")]
+    mixed, _, account = run(tmp_path, sharegpt, evol)
+    assert len(mixed) == 6, "all are kept"
+    assert (account["notes"]["duplicate_content"], account["notes"]["duplicate_id"]) == (2, 1)
+    listed = [json.loads(line) for line in (tmp_path / "rejects.jsonl").read_text().splitlines()]
+    assert [(row["file"], row["row"], row["detail"]) for row in listed if row["reason"] == "duplicate_content"] == [
+        ("sharegpt.json", 3, "sharegpt.json, row 1 has the same turns under another id"),
+        ("evol.json", 3, "sharegpt.json, row 1 has the same turns under another id"),
+    ]
+
+
+def test_keys_that_are_not_read_are_counted_and_system_prompts_listed(tmp_path: Path) -> None:
+    turns = [{"from": "human", "value": "hi", "weight": 0}, {"from": "gpt", "value": "arr", "weight": 0}]
+    plain = {"from": "gpt", "value": "arr"}
+    rows = [
+        {"id": "s0", "system": "Answer as a pirate.", "tools": "[]", "model": "m", "conversations": turns},
+        {"id": "s1", "system": " ", "idx": 1, "conversations": [turns[0], plain]},
+        *({"id": f"t{n}", f"key{n}": 1, "conversations": [turns[0], plain]} for n in range(80)),
+    ]
+    mixed, _, account = run(tmp_path, rows, [conversation("e", key="idx", text="e")])
+    assert all(row.keys() == {"id", "conversations"} for row in mixed)
+    notes = {name: count for name, count in account["notes"].items() if "left_out" in name}
+    assert notes["system_prompt_left_out: system"] == 1
+    assert notes["key_left_out: system"] == notes["key_left_out: idx"] == notes["key_left_out: tools"] == 1
+    assert notes["turn_key_left_out: weight"] == 82
+    assert len(notes) == 51 and notes["key_left_out: others"] == 36, "odd names do not swell the account"
+    listed = [json.loads(line) for line in (tmp_path / "rejects.jsonl").read_text().splitlines()]
+    prompts = [(row["row"], row["detail"]) for row in listed if row["reason"] == "system_prompt_left_out"]
+    assert prompts == [(1, "under the key 'system'")]
 
 
 def test_any_number_of_sources(tmp_path: Path) -> None:
@@ -145,7 +223,7 @@ def test_any_number_of_sources(tmp_path: Path) -> None:
 
 def test_more_cannot_be_held_out_than_there_is(tmp_path: Path) -> None:
     with pytest.raises(MixError, match="only 2 conversations in all"):
-        run(tmp_path, [conversation("a_0"), conversation("a_7")], [conversation("e", key="idx")], heldout=2)
+        run(tmp_path, [conversation("aaaaaaa_0"), conversation("aaaaaaa_7")], [conversation("e", key="idx")], heldout=2)
     assert not (tmp_path / "mix.json").exists()
 
 
@@ -182,7 +260,7 @@ def test_what_is_remarkable_is_kept_and_listed(tmp_path: Path) -> None:
 
 def test_memory_does_not_hold_the_rows(tmp_path: Path) -> None:
     def peak(count: int) -> int:
-        rows = [conversation(f"s{n}_0", text="x" * 1000) for n in range(count)]
+        rows = [conversation(f"s{n}_0", text=f"{n} {'x' * 1000}") for n in range(count)]
         (tmp_path / "sharegpt.json").write_text(json.dumps(rows))
         del rows
         (tmp_path / "evol.json").write_text(json.dumps([conversation("e", key="idx")]))
@@ -202,8 +280,8 @@ def test_memory_does_not_hold_the_rows(tmp_path: Path) -> None:
 
 def test_program_describes_what_it_made(tmp_path: Path, raw) -> None:
     sources = [
-        raw("sharegpt.json", [conversation("a_0"), {"id": "b_0"}, conversation("c_0")]),
-        raw("evol_instruct.json", [conversation("e", key="idx")]),
+        raw("sharegpt.json", [conversation("a_0"), {"id": "b_0"}, conversation("c_0", text="c")]),
+        raw("evol_instruct.json", [conversation("e", key="idx", text="e")]),
     ]
     made = {name: tmp_path / "data" / f"{name}.json" for name in ("mix_file", "heldout", "funnel", "rejects")}
     settings = {"seed": 0, "heldout": 1, "formats": ["sharegpt", "evol_instruct"]}

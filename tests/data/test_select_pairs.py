@@ -123,6 +123,7 @@ def test_remarkable_pairs_are_kept_and_listed(tmp_path: Path) -> None:
         "empty_chosen_response": 1,
         "empty_rejected_response": 1,
         "equal_responses": 1,
+        "sft_target_overwritten": 1,
     }
     assert [(r["row"], r["reason"]) for r in rejects] == [
         (1, "empty_prompt"),
@@ -130,7 +131,39 @@ def test_remarkable_pairs_are_kept_and_listed(tmp_path: Path) -> None:
         (2, "empty_rejected_response"),
         (3, "equal_responses"),
         (4, "literal_special_token"),
+        (4, "sft_target_overwritten"),
     ]
+
+
+def test_rows_that_repeat_or_contradict_others_are_counted_and_listed(tmp_path: Path) -> None:
+    rows = [row("q", *pair, True, False) for pair in ("AB", "BA", "AC", "AB", "CC", "CC")]
+    rows.append(row("other", "B", "A", True, False))
+    grouped, lines, account, rejects = select(tmp_path, rows)
+    assert len(lines) == 7 and grouped["q"]["sft_target"] == "C", "all are kept, as published"
+    assert account["notes"] == {
+        "prompts": 2,
+        "contradicting_pair": 2,
+        "duplicate_pair": 2,
+        "sft_target_overwritten": 3,
+        "equal_responses": 2,
+    }
+    listed = [(r["row"], r["reason"]) for r in rejects if r["reason"] != "equal_responses"]
+    assert listed == [
+        (2, "contradicting_pair"),
+        (2, "sft_target_overwritten"),
+        (3, "sft_target_overwritten"),
+        (4, "duplicate_pair"),
+        (4, "contradicting_pair"),
+        (5, "sft_target_overwritten"),
+        (6, "duplicate_pair"),
+    ]
+
+
+def test_columns_that_are_not_read_are_counted(tmp_path: Path) -> None:
+    rows = [row("p", "a", "b", True, False, system="Be brief.", score=n, **{"\ud800": 1}) for n in range(3)]
+    notes = select(tmp_path, rows)[2]["notes"]
+    assert (notes["system_prompt_left_out: system"], notes["key_left_out: score"]) == (3, 3)
+    assert notes["key_left_out: \\ud800"] == 3
 
 
 def test_v1_is_taken_only_when_asked_for_by_name(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ SETTINGS = PreferenceTokens(
     max_length=GOLDEN["max_length"],
     max_prompt_length=GOLDEN["max_prompt_length"],
     truncation=GOLDEN["truncation_mode"],
+    empty_responses="keep",
 )
 
 

@@ -127,6 +127,50 @@ def test_a_file_without_rows_gives_a_file_without_rows(model, tmp_path):
     assert read_manifest(tokens)["facts"]["rows"] == 0
 
 
+def stage_stops(run, *given, reason: str, out: Path) -> None:
+    """That a stage stops with this reason, and leaves nothing behind."""
+    with pytest.raises(SystemExit, match=reason):
+        run(*given, out)
+    assert not [path for path in out.rglob("*") if path.is_file()]
+
+
+def test_chunking_that_loses_all_stops_with_the_commonest_reason(model, tmp_path):
+    lost = [{"id": f"{n}", "conversations": [{"from": "tom", "value": "q"}]} for n in range(3)]
+    mix = rows_file(tmp_path / "mix.json", lost)
+    reason = r"mix.json: nothing to learn from is left of its 3 rows, most often \(3 times\) because of odd_last_turn"
+    stage_stops(run_chunk, mix, model, reason=f"{reason}, first in row 1: turns 1 of 1", out=tmp_path / "out")
+
+
+def test_tokens_without_any_loss_stop_the_stage(model, tmp_path):
+    """FastChat would train on chunks that it has masked whole; where there are no others, nothing is learnt."""
+    masked = {"id": "a", "conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": ""}]}
+    other = {"id": "b", "conversations": [{"from": "tom", "value": "q"}]}
+    chunks = rows_file(tmp_path / "chunks.json", [masked, other, other])
+    reason = "nothing to learn from is left of its 3 rows, .*speaker_unknown, first in row 2: the speaker 'tom'"
+    stage_stops(run_tokenize, chunks, model, reason=reason, out=tmp_path / "out")
+
+
+@pytest.mark.parametrize("responses", [None, "chosen"])
+def test_pairs_that_are_all_rejected_stop_the_stage(model, tmp_path, responses):
+    pairs = tmp_path / "pairs.json"
+    pairs.write_text(json.dumps({"And this?": PAIRS["And this?"]}))
+    describe(pairs, "preference-pairs", [pairs])
+    with pytest.raises(SystemExit, match=r"of its 1 prompts, .*end_of_sequence_in_text, first in row 1"):
+        run_pairs(pairs, model, tmp_path / "out", responses)
+
+
+def test_every_program_ends_with_a_line_of_counts(mix, model, tmp_path, capsys):
+    chunks = run_chunk(mix, model, tmp_path)
+    assert capsys.readouterr().err.splitlines()[-1].startswith("chunk_conversations: 120 conversations in, ")
+    run_tokenize(chunks, model, tmp_path)
+    assert capsys.readouterr().err.splitlines()[-1].startswith("tokenize_conversations: ")
+    pairs = tmp_path / "pairs.json"
+    pairs.write_text(json.dumps(PAIRS))
+    run_pairs(describe(pairs, "preference-pairs", [pairs]), model, tmp_path, None)
+    expected = "tokenize_pairs: 4 pairs in, 3 out, 1 rejected (end_of_sequence_in_text 1); noted: pairs: "
+    assert capsys.readouterr().err.splitlines()[-1].startswith(expected)
+
+
 def test_a_changed_input_is_refused_and_nothing_is_written(model, tmp_path, capsys):
     mix = rows_file(tmp_path / "mix.json", conversations(3))
     mix.write_bytes(mix.read_bytes().replace(b"human", b"HUMAN"))
@@ -177,13 +221,15 @@ PAIRS = {
 }
 
 
-def run_pairs(pairs: Path, model: Path, out: Path, responses: str | None, template: str = "none") -> Path:
+def run_pairs(
+    pairs: Path, model: Path, out: Path, responses: str | None, template: str = "none", empty: str = "keep"
+) -> Path:
     settings = {"responses": responses, "template": template, "max_length": 96, "max_prompt_length": 48}
     name = "sft" if responses else "dpo"
     tokenize_pairs.main(
         rows=pairs,
         model=model,
-        settings=json.dumps(settings | {"truncation": "keep_start"}),
+        settings=json.dumps(settings | {"truncation": "keep_start", "empty_responses": empty}),
         tokens=out / name,
         funnel=out / f"{name}.json",
         rejects=out / f"{name}.jsonl",
@@ -215,6 +261,39 @@ def test_preferences_become_pairs_and_targets(model, legacy, tmp_path, template)
         assert units == [unit, f"tokens in {unit}"], "nothing else is counted"
     assert pair_rows[2]["prompt_length"] == 48
     assert len(pair_rows[2]["chosen_input_ids"]) == 96
+
+
+EMPTY = {
+    "q": {"responses": ["", "b", "a", "b"], "pairs": [[0, 1], [2, 3]], "sft_target": ""},
+    "": {"responses": ["", "x", "a", "b"], "pairs": [[0, 1], [2, 3]], "sft_target": ""},
+    " ": {"responses": [" ", "x"], "pairs": [[0, 1]], "sft_target": "x"},
+}
+
+
+@pytest.mark.parametrize(
+    ("template", "empty", "kept", "kept_targets", "rejected"),
+    [
+        ("none", "keep", ["0-0", "0-1", "1-1", "2-0"], ["0", "2"], {"nothing_to_learn": 1}),
+        ("vicuna", "keep", ["0-1", "1-1", "2-0"], ["2"], {"empty_response": 2}),
+        ("none", "reject", ["0-1", "1-1"], ["2"], {"empty_response": 3}),
+        ("vicuna", "reject", ["0-1", "1-1"], ["2"], {"empty_response": 3}),
+    ],
+)
+def test_empty_responses(model, legacy, tmp_path, template, empty, kept, kept_targets, rejected):
+    pairs = tmp_path / "pairs.json"
+    pairs.write_text(json.dumps(EMPTY))
+    describe(pairs, "preference-pairs", [pairs])
+    rows = open_tokens(run_pairs(pairs, model, tmp_path, None, template, empty))
+    assert rows["id"][:] == kept
+    assert counts(tmp_path / "dpo.json", "pairs")["rejected"] == rejected
+    listed = [row for row in lines(tmp_path / "dpo.jsonl") if not row["kept"]]
+    assert len(listed) == sum(rejected.values())
+    assert open_tokens(run_pairs(pairs, model, tmp_path, "chosen", template, empty))["id"][:] == kept_targets
+    if "0-0" in kept:
+        prompt = rows[0]["prompt_length"]
+        assert rows[0]["chosen_input_ids"][prompt:] == [legacy.eos_id], "as published"
+    for row in rows:
+        assert any(label != IGNORED for label in row["chosen_labels"][1:]), "something is learnt of every row"
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,15 @@ from amberline.core.files import whole_file
 EDGES = (0, 1, *sorted({2**power for power in range(1, 25)} | {3 * 2**power for power in range(24)}))
 
 
+DEEPEST_RECORD = 100  # levels of a rejected record that is listed
+
+
 class FunnelError(Exception):
     """What came into a stage is not what went out of it plus what it rejected."""
+
+
+class NothingLeft(Exception):
+    """Rows went into a stage, or came from one of its sources, and nothing came out: one message with the reason."""
 
 
 class Funnel:
@@ -89,6 +96,13 @@ class Funnel:
             "histograms": {name: _bins(self.histograms[name]) for name in sorted(self.histograms)},
         }
 
+    def line(self, unit: str) -> str:
+        """The counts of a unit in one line, and what was noted: what a program says last."""
+        rejected = self.rejected.get(unit, Counter())
+        reasons = f" ({_by_count(rejected)})" if rejected else ""
+        noted = f"; noted: {_by_count(self.notes)}" if self.notes else ""
+        return f"{self.into[unit]:,} {unit} in, {self.out[unit]:,} out, {rejected.total():,} rejected{reasons}{noted}"
+
     def write(self, path: Path) -> None:
         """Close the account and write it, atomically."""
         self.close()
@@ -98,6 +112,12 @@ class Funnel:
     def _units(self) -> list[str]:
         """Units in the order in which they were first counted, the same whichever worker counted first."""
         return sorted(self.into.keys() | self.out.keys() | self.rejected.keys())
+
+
+def _by_count(counted: Counter[str]) -> str:
+    """What was counted, the commonest first."""
+    ordered = sorted(counted.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{name} {count:,}" for name, count in ordered)
 
 
 def _bins(counted: Counter[int]) -> dict[str, list[int]]:
@@ -117,15 +137,57 @@ class Reject:
     record: Any = None
     kept: bool = False
 
+    def __post_init__(self) -> None:
+        """Leave out a record that nothing can write: reading takes deeper nesting than writing does."""
+        if _deeper_than(DEEPEST_RECORD, self.record):
+            object.__setattr__(self, "record", None)
+            object.__setattr__(self, "detail", f"{self.detail} (the record is nested too deep to be listed)")
+
+
+def _deeper_than(depth: int, value: Any) -> bool:
+    """Whether a JSON value has more levels than that."""
+    level = [value]
+    for _ in range(depth):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    return bool(level)
+
+
+class Reasons:
+    """Why rows were rejected, by how often, and the first row of each reason."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[tuple[bool, str]] = Counter()
+        self._first: dict[tuple[bool, str], str] = {}
+
+    def add(self, row: int, reason: str, detail: str, *, kept: bool = False) -> None:
+        """Count a row that was rejected, or remarked on (`kept`)."""
+        self._counts[kept, reason] += 1
+        self._first.setdefault((kept, reason), f"row {row}: {detail}")
+
+    def commonest(self) -> str:
+        """The commonest reason of rejects, or else of remarks, and its first row: a clause for messages."""
+        if not self._counts:
+            return "and nothing was rejected"
+        kept, reason = max(self._counts, key=lambda key: (not key[0], self._counts[key]))
+        count = self._counts[kept, reason]
+        return f"most often ({count:,} times) because of {reason}, first in {self._first[kept, reason]}"
+
 
 class RejectsWriter:
-    """Writes rejects as JSON lines."""
+    """Writes rejects as JSON lines, and knows of each file what was rejected most."""
 
     def __init__(self, handle: IO[bytes]) -> None:
         self._handle = handle
+        self._reasons: defaultdict[str, Reasons] = defaultdict(Reasons)
 
     def write(self, reject: Reject) -> None:
         """Write one reject."""
+        self._reasons[reject.file].add(reject.row, reject.reason, reject.detail, kept=reject.kept)
         row = asdict(reject)
         try:
             line = orjson.dumps(row)
@@ -133,6 +195,10 @@ class RejectsWriter:
             # Lone surrogates, which UTF-8 cannot hold, and very long whole numbers: escaped, nothing is lost.
             line = json.dumps(row).encode("ascii")
         self._handle.write(line + b"\n")
+
+    def commonest(self, file: str) -> str:
+        """See Reasons: of the rows of a file."""
+        return self._reasons[file].commonest()
 
 
 @contextmanager

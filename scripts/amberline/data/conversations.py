@@ -2,7 +2,10 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
+
+from amberline.core.funnel import Funnel
 
 # Text of the Llama tokenizer's special tokens. In a turn's text, some tokenizers take it for the token itself.
 SPECIAL_TOKENS = ("<s>", "</s>", "<unk>")
@@ -10,6 +13,8 @@ SPECIAL_TOKENS = ("<s>", "</s>", "<unk>")
 # Speakers that FastChat's tools know, on either side; "system" opens a few conversations.
 HUMAN_SPEAKERS = frozenset({"human", "user"})
 ASSISTANT_SPEAKERS = frozenset({"gpt", "chatgpt", "bing", "bard"})
+SYSTEM_KEYS = frozenset({"system", "system_prompt"})
+PUBLISHED_NAMES = {"user": "human", "assistant": "gpt"}
 KNOWN_SPEAKERS = HUMAN_SPEAKERS | ASSISTANT_SPEAKERS | {"system"}
 
 
@@ -53,7 +58,9 @@ class Conversation:
 
 
 def parse_conversation(value: Any, id_key: str = "id") -> Conversation:
-    """A JSON value as a conversation; `id_key` is "idx" in evol-instruct. Keys that are not named here are left out.
+    """A JSON value as a conversation; `id_key` is "idx" in evol-instruct. For the keys that are left out,
+    see `keys_left_out`.
+
 
     A whole number as id is taken as its digits. Raises BadRecord with one of the reasons
     row_not_an_object, id_missing, id_wrong_type, conversations_missing, conversations_wrong_type,
@@ -99,6 +106,58 @@ def refuse_lone_surrogates(text: str, where: str) -> None:
         raise BadRecord(
             "lone_surrogate", f"{where!r} has \\u{ord(text[error.start]):04x} at character {error.start + 1}"
         ) from None
+
+
+def has_round(conversation: Conversation) -> bool:
+    """Whether an assistant's turn follows a human's: without, no stage can learn anything from the conversation."""
+    speakers = [turn.speaker for turn in conversation.turns]
+    return any(a in HUMAN_SPEAKERS and b in ASSISTANT_SPEAKERS for a, b in pairwise(speakers))
+
+
+def with_published_speakers(conversation: Conversation) -> Conversation | None:
+    """A conversation of exactly "user" and "assistant" as one of "human" and "gpt"; None: it has other speakers.
+
+    Those two are the commonest names today. All other names stay, for FastChat drops some that lossless chunks keep.
+    """
+    if {turn.speaker for turn in conversation.turns} != PUBLISHED_NAMES.keys():
+        return None
+    turns = tuple(Turn(PUBLISHED_NAMES[turn.speaker], turn.text) for turn in conversation.turns)
+    return Conversation(conversation.id, turns)
+
+
+def keys_left_out(row: Any, keys: frozenset[str] | None) -> Iterator[tuple[str, str]]:
+    """What of a row is not read, beside `keys`: (kind, key) pairs, each once.
+
+    Kinds: system_prompt_left_out, of a text that the row is meant to be read under; key_left_out; turn_key_left_out.
+    """
+    if keys is None:
+        return
+    for key in sorted(row.keys() - keys):
+        system = key in SYSTEM_KEYS and isinstance(row[key], str) and row[key].strip()
+        yield "system_prompt_left_out" if system else "key_left_out", key
+    if "conversations" in keys:
+        of_turns = {key for turn in row["conversations"] for key in turn}
+        yield from (("turn_key_left_out", key) for key in sorted(of_turns - {"from", "value"}))
+
+
+class LeftOut:
+    """Notes of keys that are not read, by name: of so many names, lest a file of odd ones swells the account."""
+
+    NAMES = 50
+    LONGEST = 40  # characters of a name
+
+    def __init__(self) -> None:
+        self._named: set[str] = set()
+
+    def note(self, funnel: Funnel, kind: str, key: str) -> None:
+        """Note a key of a row or of its turns."""
+        # A key may hold half of a UTF-16 pair, which cannot be written.
+        name = f"{kind}: {key[: self.LONGEST].encode('utf-8', 'backslashreplace').decode()}"
+        if name not in self._named and len(self._named) == self.NAMES:
+            name = f"{kind}: others"
+        else:
+            self._named.add(name)
+        funnel.note(name)
 
 
 def oddities(conversation: Conversation) -> Iterator[tuple[str, str]]:

@@ -1,7 +1,7 @@
 """The mix: conversations of several sources, shuffled into one file that is the same on every machine.
 
 Memory does not hold the rows: they pass once, checked, into a nameless temporary file, of which only the offsets are
-kept (32 bytes a row in all), and are then copied in shuffled order.
+kept (40 bytes a row in all), and are then copied in shuffled order.
 """
 
 import os
@@ -21,12 +21,23 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from amberline.core.funnel import Funnel, Reject, RejectsWriter, write_rejects
-from amberline.data.conversations import BadRecord, Conversation, WrongFile, oddities
+from amberline.data.conversations import (
+    BadRecord,
+    Conversation,
+    LeftOut,
+    WrongFile,
+    has_round,
+    keys_left_out,
+    oddities,
+    with_published_speakers,
+)
 from amberline.data.streams import BadFile, read_records, stem, write_array
 from amberline.recipe.data import Mix
 
-# ShareGPT's long conversations are published in parts: "dsOTKpn_0", "dsOTKpn_11", ... are one conversation.
-PART = re.compile(r"_[0-9]+$")
+# What is held out may be so many times as many rows as conversations were asked for, and so many rows more.
+HELDOUT_TIMES, HELDOUT_MORE = 4, 50
+
+NO_ROW = "no row can be used: there is none"
 
 Hashes = NDArray[np.uint64]
 
@@ -40,7 +51,8 @@ class Reader(Protocol):
 
     shape: str
     id_key: str | None
-    in_parts: bool
+    part: re.Pattern[str] | None
+    keys: frozenset[str] | None
 
     def conversation(self, row: Any) -> Conversation:
         """A row as a conversation. Raises BadRecord or WrongFile."""
@@ -55,6 +67,7 @@ class _Rows:
         self.numbers = array("Q")
         self.id_hashes = array("Q")
         self.root_hashes = array("Q")
+        self.content_hashes = array("Q")
 
     def add(self, conversation: Conversation, number: int, root: str, seed: int) -> None:
         line = orjson.dumps(conversation.to_json())
@@ -63,6 +76,7 @@ class _Rows:
         self.numbers.append(number)
         self.id_hashes.append(_hash(conversation.id))
         self.root_hashes.append(_hash(f"{seed}:{root}"))
+        self.content_hashes.append(_hash("".join(f"{len(turn.text)}:{turn.text}" for turn in conversation.turns)))
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -81,7 +95,8 @@ def mix(sources: Sequence[tuple[Path, Reader]], settings: Mix, *, made: Path, he
 
     All readable rows of each source in turn, shuffled together: row i goes where the hash of "seed:i" sorts it.
     (Hashes are the same everywhere and always; numpy promises that of none of its generators from version to version.)
-    Held out are `settings.heldout` whole conversations, all parts of each, chosen by hash likewise.
+    Held out are `settings.heldout` whole conversations, all parts of each, chosen by hash likewise, and those that have
+    the content of one of them under another id.
     Raises BadFile, MixError, or FunnelError.
     """
     funnel = Funnel("mix")
@@ -99,12 +114,14 @@ def mix(sources: Sequence[tuple[Path, Reader]], settings: Mix, *, made: Path, he
             _take(path, reader, prefix, rows=rows, seed=settings.seed, funnel=funnel, rejected=rejected)
         rows.flush()
         _note_duplicates(rows, [path for path, _ in sources], starts, funnel, rejected)
-        is_held_out = _held_out(np.frombuffer(rows.root_hashes, np.uint64), settings.heldout)
+        is_held_out, copies = _held_out(rows, settings.heldout)
         for index in tqdm(_order(len(rows), settings.seed), desc="shuffling", unit=" rows"):
             (heldout_rows if is_held_out[index] else mix_rows).write_line(rows.line(int(index)))
         funnel.add("rows", out=mix_rows.rows + heldout_rows.rows)
         funnel.note("rows_held_out", heldout_rows.rows)
         funnel.note("conversations_held_out", settings.heldout)
+        if copies:
+            funnel.note("rows_held_out_as_copies", copies)
         funnel.close()
     return funnel
 
@@ -126,8 +143,9 @@ def _take(
     path: Path, reader: Reader, prefix: str, *, rows: _Rows, seed: int, funnel: Funnel, rejected: RejectsWriter
 ) -> None:
     """Check the rows of one source and keep those that can be read."""
-    before = len(rows)
-    first_fault = ""
+    before, rows_before = len(rows), funnel.into["rows"]
+    with_round = False
+    left_out = LeftOut()
     for number, value in tqdm(read_records(path), desc=f"reading {path.name}", unit=" rows"):
         funnel.add("rows", into=1)
         try:
@@ -135,16 +153,23 @@ def _take(
         except WrongFile as fault:
             raise BadFile(path, number, fault.what, fault.fix) from None
         except BadRecord as fault:
-            first_fault = first_fault or f"row {number}: {fault.reason}, {fault.detail}"
             funnel.reject("rows", fault.reason)
             known = _known_id(value, reader.id_key)
             rejected.write(Reject(path.name, number, known, fault.reason, fault.detail, value))
             continue
-        root = PART.sub("", conversation.id) if reader.in_parts else conversation.id
-        rows.add(conversation, number, prefix + root, seed)
+        if (renamed := with_published_speakers(conversation)) is not None:
+            funnel.note("user_and_assistant_renamed")
+            conversation = renamed
+        with_round = with_round or has_round(conversation)
+        part = reader.part and reader.part.fullmatch(conversation.id)
+        rows.add(conversation, number, prefix + (part[1] if part else conversation.id), seed)
         funnel.add("turns", into=len(conversation.turns), out=len(conversation.turns))
         funnel.observe("turns in a conversation", len(conversation.turns))
         funnel.observe("characters in a conversation", sum(len(turn.text) for turn in conversation.turns))
+        for kind, key in keys_left_out(value, reader.keys):
+            left_out.note(funnel, kind, key)
+            if kind == "system_prompt_left_out":
+                rejected.write(Reject(path.name, number, conversation.id, kind, f"under the key {key!r}", kept=True))
         for kind, detail in oddities(conversation):
             funnel.note(kind)
             rejected.write(Reject(path.name, number, conversation.id, kind, detail, kept=True))
@@ -153,8 +178,17 @@ def _take(
         raise BadFile(
             path,
             0,
-            f"no row can be used ({first_fault or 'there is none'})",
+            f"no row can be used, {rejected.commonest(path.name)}" if funnel.into["rows"] > rows_before else NO_ROW,
             f"Rows must be {reader.shape}: is it the right file, and the right format?",
+        )
+    if not with_round:
+        rows.flush()
+        speakers = sorted({turn["from"] for turn in orjson.loads(rows.line(before))["conversations"]})
+        raise BadFile(
+            path,
+            0,
+            f"in no row does an assistant's turn follow a human's; the first row's speakers are {speakers[:5]}",
+            "Fix: name them human and gpt, or user and assistant.",
         )
 
 
@@ -167,34 +201,73 @@ def _known_id(value: Any, id_key: str | None) -> str | None:
 def _note_duplicates(
     rows: _Rows, paths: Sequence[Path], starts: Sequence[int], funnel: Funnel, rejected: RejectsWriter
 ) -> None:
-    """List rows whose id an earlier row has. They are kept: the published recipe trains on all.
+    """List rows whose id an earlier row has, or whose turns one has under another id.
 
-    `starts` are the first rows of each path.
+    They are kept: the published recipe trains on all. `starts` are the first rows of each path.
     """
-    hashes = np.frombuffer(rows.id_hashes, np.uint64)
-    _, first = np.unique(hashes, return_index=True)
-    repeated = np.ones(len(hashes), bool)
-    repeated[first] = False
-    for index in np.flatnonzero(repeated).tolist():
+
+    def place(index: int) -> tuple[str, int]:
+        return paths[bisect_right(starts, index) - 1].name, rows.numbers[index]
+
+    def remark(index: int, kind: str, detail: str) -> None:
         identity = orjson.loads(rows.line(index))["id"]
-        funnel.note("duplicate_id")
-        path = paths[bisect_right(starts, index) - 1]
-        rejected.write(
-            Reject(path.name, rows.numbers[index], identity, "duplicate_id", "an earlier row has this id", kept=True)
-        )
+        funnel.note(kind)
+        rejected.write(Reject(*place(index), identity, kind, detail, kept=True))
+
+    ids = np.frombuffer(rows.id_hashes, np.uint64)
+    for index, _ in _repeated(ids):
+        remark(index, "duplicate_id", "an earlier row has this id")
+    for index, first in _repeated(np.frombuffer(rows.content_hashes, np.uint64)):
+        if ids[index] != ids[first]:
+            remark(index, "duplicate_content", "{}, row {} has the same turns under another id".format(*place(first)))
 
 
-def _held_out(root_hashes: Hashes, conversations: int) -> NDArray[np.bool_]:
-    """Which rows belong to the `conversations` roots with the smallest hashes."""
+def _repeated(hashes: Hashes) -> Iterator[tuple[int, int]]:
+    """The rows that have the hash of an earlier one, each with the first that has it."""
+    _, first, number = np.unique(hashes, return_index=True, return_inverse=True)
+    firsts = first[number]
+    for index in np.flatnonzero(firsts != np.arange(len(hashes))).tolist():
+        yield index, int(firsts[index])
+
+
+def _held_out(rows: _Rows, conversations: int) -> tuple[NDArray[np.bool_], int]:
+    """Which rows belong to the `conversations` roots with the smallest hashes, or to roots with a copy of one of those.
+
+    Also how many the latter are. Raises MixError.
+    """
+    root_hashes = np.frombuffer(rows.root_hashes, np.uint64)
     if conversations == 0:
-        return np.zeros(len(root_hashes), bool)
+        return np.zeros(len(root_hashes), bool), 0
     roots = np.unique(root_hashes)
+    nothing_left = (
+        f"heldout is {conversations}, but there are only {len(roots)} conversations in all: "
+        "nothing would be left to train on; hold out fewer"
+    )
     if conversations >= len(roots):
+        raise MixError(nothing_left)
+    chosen = np.asarray(root_hashes <= roots[conversations - 1])
+    is_held_out = _with_copies(root_hashes, np.frombuffer(rows.content_hashes, np.uint64), chosen)
+    if is_held_out.all():
+        raise MixError(f"{nothing_left}. All rows are held out, for some have the same turns under other ids")
+    held_out, copies = int(is_held_out.sum()), int(is_held_out.sum() - chosen.sum())
+    if held_out > HELDOUT_TIMES * conversations + HELDOUT_MORE:
         raise MixError(
-            f"heldout is {conversations}, but there are only {len(roots)} conversations in all: "
-            "nothing would be left to train on; hold out fewer"
+            f"heldout is {conversations} conversations, but these would be {held_out:,} of the {len(chosen):,} rows, "
+            f"{copies:,} of them copies of others under another id. Rows are parts of one conversation when they have "
+            "the same id, or ids like ShareGPT's (seven letters or digits, _ and a number). Fix: give each "
+            "conversation an id of its own, remove copies, or hold out none"
         )
-    return np.asarray(root_hashes <= roots[conversations - 1])
+    return is_held_out, copies
+
+
+def _with_copies(root_hashes: Hashes, content_hashes: Hashes, chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The chosen rows, and all of the conversations that have the content of one of them, until there are no more."""
+    while True:
+        same_content = np.isin(content_hashes, content_hashes[chosen])
+        wider = np.isin(root_hashes, root_hashes[same_content])
+        if np.array_equal(wider, chosen):
+            return chosen
+        chosen = wider
 
 
 def _order(count: int, seed: int) -> NDArray[np.int64]:

@@ -7,7 +7,7 @@ pair adds its two responses (chosen first; none is merged with an equal one), an
 the target of the supervised finetune.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from amberline.core.files import whole_file
 from amberline.core.funnel import Funnel, Reject, RejectsWriter, write_rejects
-from amberline.data.conversations import SPECIAL_TOKENS, BadRecord, WrongFile
+from amberline.data.conversations import SPECIAL_TOKENS, BadRecord, LeftOut, WrongFile, keys_left_out
 from amberline.data.preferences import Pair, Preference
 from amberline.data.streams import BadFile, read_records
 from amberline.recipe.data import Pairs
@@ -26,6 +26,7 @@ class Reader(Protocol):
     """How the rows of a source are read: what selection needs of a format of preferences (`amberline.formats`)."""
 
     shape: str
+    keys: frozenset[str] | None
 
     def preference(self, row: Any) -> Preference:
         """A row as a preference. Raises BadRecord or WrongFile."""
@@ -62,10 +63,16 @@ def select_pairs(
     funnel = Funnel("select_pairs")
     # The kept pairs are held in memory: the published data is 330,000 rows, some 200 MB.
     grouped: dict[str, list[Pair]] = {}
+    seen: set[Pair] = set()
     with write_rejects(rejects) as rejected:
         for path, reader in sources:
-            for pair in _pairs(path, reader, settings.select, funnel, rejected):
-                grouped.setdefault(pair.prompt, []).append(pair)
+            for number, pair in _pairs(path, reader, settings.select, funnel, rejected):
+                group = grouped.setdefault(pair.prompt, [])
+                for kind, detail in _against_earlier(pair, group, seen):
+                    funnel.note(kind)
+                    rejected.write(Reject(path.name, number, None, kind, detail, kept=True))
+                group.append(pair)
+                seen.add(pair)
         funnel.add("rows", out=sum(len(group) for group in grouped.values()))
         funnel.note("prompts", len(grouped))
         funnel.close()
@@ -101,15 +108,20 @@ def reference_shape(group: list[Pair]) -> dict[str, Any]:
     }
 
 
-def _pairs(path: Path, reader: Reader, select: str, funnel: Funnel, rejected: RejectsWriter) -> Iterator[Pair]:
-    """The pairs of a file's rows; what gives none is counted and listed."""
+def _pairs(
+    path: Path, reader: Reader, select: str, funnel: Funnel, rejected: RejectsWriter
+) -> Iterator[tuple[int, Pair]]:
+    """The pairs of a file's rows, each with its row's number; what gives none is counted and listed."""
     choose, none_found = SELECTIONS[select]
     rows = found = 0
+    left_out = LeftOut()
     for number, row in tqdm(read_records(path), desc=f"reading {path.name}", unit=" rows"):
         rows += 1
         funnel.add("rows", into=1)
         try:
             pair = choose(_read(path, reader, number, row))
+            for kind, key in keys_left_out(row, reader.keys):
+                left_out.note(funnel, kind, key)
         except BadRecord as fault:
             funnel.reject("rows", fault.reason)
             rejected.write(Reject(path.name, number, None, fault.reason, fault.detail, row))
@@ -121,11 +133,16 @@ def _pairs(path: Path, reader: Reader, select: str, funnel: Funnel, rejected: Re
         funnel.observe("characters in a prompt", len(pair.prompt))
         funnel.observe("characters in a chosen response", len(pair.chosen))
         funnel.observe("characters in a rejected response", len(pair.rejected))
-        yield pair
+        yield number, pair
     if not rows:
         raise BadFile(path, 0, "there is no row in it", "Get it again, or correct the configuration.")
     if not found:
-        raise BadFile(path, 0, none_found, "Is it the right file?")
+        raise BadFile(
+            path,
+            0,
+            f"{none_found}, {rejected.commonest(path.name)}",
+            f"Rows must be {reader.shape}, the labels true or false: is it the right file, and the right format?",
+        )
 
 
 def _read(path: Path, reader: Reader, number: int, row: Any) -> Preference:
@@ -139,6 +156,19 @@ def _read(path: Path, reader: Reader, number: int, row: Any) -> Preference:
             fix = f"Rows must be {reader.shape}: is it the right file, and the right format?"
             raise BadFile(path, 1, f"columns are missing: {fault.detail}", fix) from None
         raise
+
+
+def _against_earlier(pair: Pair, group: Sequence[Pair], seen: Set[Pair]) -> Iterator[tuple[str, str]]:
+    """What a pair repeats, contradicts or overwrites of the earlier ones: (kind, detail) pairs. All are kept.
+
+    `group` are those of its prompt, `seen` those of all.
+    """
+    if pair in seen:
+        yield "duplicate_pair", "an earlier row has the same pair"
+    if pair.chosen != pair.rejected and Pair(pair.prompt, pair.rejected, pair.chosen) in seen:
+        yield "contradicting_pair", "an earlier row prefers the response that this one rejects"
+    if group and group[-1].chosen != pair.chosen:
+        yield "sft_target_overwritten", "its chosen response replaces another in supervised finetuning"
 
 
 def _oddities(pair: Pair) -> Iterator[str]:

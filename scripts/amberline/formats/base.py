@@ -5,6 +5,7 @@ the recipe says `format: NAME`, with the file's name. Files of this folder are r
 `snakemake -n`, so nothing large is imported.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ class Format(ABC):
 
     holds: Literal["conversations", "preferences"]
     shape: str  # of a row, for messages
+    # Keys of a row that are read or known to be of no use; all others are counted as left out. None: nothing is said.
+    keys: frozenset[str] | None = None
     too_many: TooManyRows | None = None  # a known trap among the files of this dataset
 
     @abstractmethod
@@ -40,7 +43,7 @@ class ConversationFormat(Format):
 
     holds = "conversations"
     id_key: str | None = None  # key of a row's id; None: rows have none, and it is made of their text
-    in_parts: bool = False  # whether long conversations are several rows: "x_0", "x_11" are parts of "x"
+    part: re.Pattern[str] | None = None  # of an id that is part of a conversation; its first group names the whole
 
     @abstractmethod
     def conversation(self, row: Any) -> Conversation:

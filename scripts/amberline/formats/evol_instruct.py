@@ -11,6 +11,7 @@ class EvolInstruct(ConversationFormat):
 
     shape = "{'idx', 'conversations': [{'from', 'value'}]}"
     id_key = "idx"
+    keys = frozenset({"idx", "conversations"})
     # A mirror has 286,000 rows: two revisions of the 143,000 glued together.
     too_many = TooManyRows(
         250_000,

@@ -18,6 +18,7 @@ Version = Literal["v0", "v1"]
 class PkuSafeRlhf(PreferenceFormat):
     """A prompt with two responses, and for each whether it is safe."""
 
+    keys = frozenset(COLUMNS)
     shape = "{" + ", ".join(map(repr, COLUMNS)) + "}"
 
     def __init__(self, version: Version, fix: str) -> None:

@@ -1,5 +1,6 @@
 """ShareGPT, the cleaned and split V3: conversations whose long ones are published in parts, with ids like "x_11"."""
 
+import re
 from typing import Any
 
 from amberline.data.conversations import Conversation, parse_conversation
@@ -11,7 +12,9 @@ class ShareGPT(ConversationFormat):
 
     shape = "{'id', 'conversations': [{'from', 'value'}]}"
     id_key = "id"
-    in_parts = True
+    keys = frozenset({"id", "conversations"})
+    # ShareGPT's own ids alone, seven random characters: an own "identity_0", "identity_1" are two conversations.
+    part = re.compile(r"([0-9A-Za-z]{7})_[0-9]+")
 
     def conversation(self, row: Any) -> Conversation:
         """See ConversationFormat."""

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from amberline.core.digests import file_digest
 from amberline.core.files import whole_file
+from amberline.core.funnel import Reasons
 from amberline.data.conversations import BadRecord, WrongFile
 from amberline.data.streams import BadFile, read_records
 from amberline.formats.base import Format
@@ -130,7 +131,7 @@ def verify_source(name: str, source: Source, file: Path, called: str) -> Finding
 def _count(name: str, format_name: str, file: Path, findings: Findings) -> None:
     """Read the file once: number of rows, and whether they have the shape of the format."""
     format_ = load_format(format_name)
-    first_fault = ""
+    reasons = Reasons()
     for number, row in tqdm(read_records(file), desc=f"verifying {name}", unit=" rows"):
         findings.rows += 1
         try:
@@ -139,13 +140,13 @@ def _count(name: str, format_name: str, file: Path, findings: Findings) -> None:
             raise BadFile(file, number, fault.what, fault.fix) from None
         except BadRecord as fault:
             findings.rows_of_other_shape += 1
-            first_fault = first_fault or f"row {number}: {fault.reason}, {fault.detail}"
+            reasons.add(number, fault.reason, fault.detail)
     if not findings.rows:
         raise BadFile(file, 0, "there is no row in it", "Get it again.")
     if findings.rows_of_other_shape == findings.rows:
         raise SourceError(
-            f"no row has the shape of {format_name} ({first_fault}). Rows must be {format_.shape}: is it the right "
-            "file, and the right format?"
+            f"no row has the shape of {format_name}, {reasons.commonest()}. Rows must be {format_.shape}: "
+            "is it the right file, and the right format?"
         )
     if trap := _too_many(format_, findings.rows):
         raise SourceError(trap)

@@ -137,6 +137,9 @@ class PairTokens(ResultSettings):
     max_length: PositiveCount = Field(description="tokens of prompt and response together")
     max_prompt_length: PositiveCount = Field(description="tokens a prompt keeps when the whole is too long")
     truncation: Literal["keep_start", "keep_end"] = Field(description="which end of a long prompt is kept")
+    empty_responses: Literal["keep", "reject"] = Field(
+        description="keep: published, the end of sequence alone is learnt (a template has no such answer); reject: lost"
+    )
 
     @model_validator(mode="after")
     def _prompt_leaves_room(self) -> "PairTokens":

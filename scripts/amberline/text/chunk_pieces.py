@@ -29,6 +29,11 @@ class ChunkedPiece:
     funnels: dict[str, Funnel]
     rejects: list[Reject]
 
+    @property
+    def rows_out(self) -> int:
+        """Chunks of the mode asked for."""
+        return len(self.chunks)
+
 
 def chunk_piece(path: Path, model: Path, settings: ChunkSettings, piece: Piece) -> ChunkedPiece:
     """Cut the conversations of one piece of a file. Raises BadFile and TokenizerRefused."""
@@ -59,7 +64,9 @@ def cut_conversation(
 ) -> Cut:
     """Cut a conversation in one mode. `tokens` are those of each turn's text by itself."""
     if mode == "fastchat":
-        return fastchat_cut(turns, [count + 1 + FASTCHAT_OVERHEAD for count in tokens], settings.max_length)
+        return fastchat_cut(
+            turns, [count + tokenizer.added() + FASTCHAT_OVERHEAD for count in tokens], settings.max_length
+        )
     named = [_named(turn) for turn in turns]
     alone = [tokenizer.stands_alone(turn.text) for turn in turns]
     frame = template_lengths(tokenizer)

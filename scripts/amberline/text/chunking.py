@@ -36,7 +36,7 @@ class Cut:
 def fastchat_cut(turns: Sequence[Turn], lengths: Sequence[int], max_length: int) -> Cut:
     """Cut as FastChat does, then drop the chunks that it filters.
 
-    `lengths` are FastChat's: tokens of each turn's text, the beginning-of-sequence token included, plus
+    `lengths` are FastChat's: tokens of each turn's text, with what the tokenizer puts in front of it, plus
     FASTCHAT_OVERHEAD. Turns are lost as odd_last_turn, last_pair_overflows or roles_do_not_alternate.
     """
     even = len(turns) // 2 * 2

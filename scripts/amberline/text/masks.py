@@ -105,17 +105,17 @@ def _count_again(tokenizer: Tokenizer, prompt: str, max_length: int) -> Masked:
     labels = ids.copy()
     # FastChat pads with the unknown token, so one in the text counts as padding.
     total = int(np.count_nonzero(ids != tokenizer.unk_id))
-    at = 1
+    at, added = 1, tokenizer.added()
     labels[:at] = IGNORED
     for number, turn in enumerate(prompt.split(END)):
         if turn == "":
             break
         halves = turn.split(ANSWER_MARK)
         shift = number != 0 and not tokenizer.legacy
-        turn_length = 1 + tokenizer.count(turn)
+        turn_length = added + tokenizer.count(turn)
         if len(halves) != 2:
             break
-        instruction = 1 + tokenizer.count(halves[0] + ANSWER_MARK) - 2 - shift
+        instruction = added + tokenizer.count(halves[0] + ANSWER_MARK) - 2 - shift
         labels[at : at + instruction] = IGNORED
         at += turn_length - shift
     labels[at:] = IGNORED

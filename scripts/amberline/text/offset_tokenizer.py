@@ -13,7 +13,13 @@ import numpy as np
 from tokenizers import Encoding
 from tokenizers import Tokenizer as Encoder
 
-from amberline.text.tokenizers import TRICKY_TEXTS, Ids, Tokenizer, TokenizerRefused, token_text
+from amberline.text.tokenizers import TRICKY_TEXTS, Ids, Tokenizer, TokenizerRefused, named_tokens, refusal, token_text
+
+# What would work where tokens stand for another text than they were made of.
+OTHER_TEXT = (
+    "if it is a Llama tokenizer that was saved without its tokenizer.model (as transformers 5 does), add that file of the "
+    "original model to a copy of the folder; if tokenizer.json has a normalizer (such as NFC), take a model without one"
+)
 
 
 class OffsetTokenizer(Tokenizer):
@@ -31,11 +37,14 @@ class OffsetTokenizer(Tokenizer):
         self.legacy = bool(config["legacy"]) if "legacy" in config else None
         eos = token_text(config.get("eos_token"))
         if eos is None:
-            raise self._refusal("tokenizer_config.json names no eos_token")
+            raise self._refusal(
+                "tokenizer_config.json names no eos_token", 'add "eos_token": TEXT to it, in a copy of the folder'
+            )
         self.eos = eos
         self.eos_id = self._eos_id()
         unk = token_text(config.get("unk_token"))
         self.unk_id = None if unk is None else self._encoder.token_to_id(unk)
+        self._check_named(config)
         self._bos_ids: list[int] = self._encoder.encode("").ids
         self._check()
 
@@ -60,6 +69,10 @@ class OffsetTokenizer(Tokenizer):
         """See Tokenizer."""
         return len(self._encoder.encode(self.eos + text, add_special_tokens=False).ids) - 1
 
+    def largest_id(self) -> int:
+        """See Tokenizer."""
+        return max(self._encoder.get_vocab(with_added_tokens=True).values())
+
     def stands_alone(self, text: str) -> bool:  # noqa: ARG002
         """See Tokenizer: that is known of no text."""
         return False
@@ -70,6 +83,22 @@ class OffsetTokenizer(Tokenizer):
             raise self._refusal(f"its eos_token {self.eos!r} is not one token when it is read from a text")
         return ids[0]
 
+    def _check_named(self, config: dict[str, Any]) -> None:
+        """Refuse tokens that tokenizer_config.json names, or gives another id, and tokenizer.json does not know."""
+        ids = {token["content"]: int(number) for number, token in config["added_tokens_decoder"].items()}
+        ids |= config["added_tokens"]
+        named = named_tokens(config) | {f"added token {number}": text for text, number in ids.items()}
+        for name, text in named.items():
+            known = self._encoder.token_to_id(text)
+            read = self._encoder.encode(text, add_special_tokens=False).ids
+            if known is None or read != [known] or ids.get(text, known) != known:
+                raise self._refusal(
+                    f"its {name} {text!r} is no token of tokenizer.json with the same id, and transformers would make "
+                    "one of it",
+                    "save the tokenizer again with transformers (save_pretrained), so that its files agree, or take "
+                    f"{text!r} out of tokenizer_config.json, in a copy of the folder",
+                )
+
     def _check(self) -> None:
         for text in TRICKY_TEXTS:
             encoding = self._encoder.encode(text)
@@ -77,15 +106,19 @@ class OffsetTokenizer(Tokenizer):
                 raise self._refusal("it adds tokens behind the text")
             uncovered = _uncovered(text, encoding, len(self._bos_ids))
             if uncovered is not None:
-                raise self._refusal(f"no token stands for {uncovered!r} in {text!r}, or tokens are out of order")
+                raise self._refusal(
+                    f"no token stands for {uncovered!r} in {text!r}, or tokens are out of order",
+                    OTHER_TEXT,
+                )
             decoded = self._encoder.decode(encoding.ids, skip_special_tokens=False)
             if text.replace("▁", " ") not in decoded.replace("▁", " "):
-                raise self._refusal(f"it changes the text: {text!r} becomes {decoded!r}")
+                raise self._refusal(
+                    f"it changes the text: {text!r} becomes {decoded!r}",
+                    OTHER_TEXT,
+                )
 
-    def _refusal(self, why: str) -> TokenizerRefused:
-        return TokenizerRefused(
-            f"{self._folder}: this tokenizer is refused, because its ids or masks could not be shown to be exact: {why}"
-        )
+    def _refusal(self, why: str, fix: str | None = None) -> TokenizerRefused:
+        return refusal(self._folder, why, fix)
 
 
 def _uncovered(text: str, encoding: Encoding, added: int) -> str | None:

@@ -34,7 +34,10 @@ class Sequences:
 def encode_prompt_and_responses(
     tokenizer: Tokenizer, prompt: str, responses: Sequence[str], template: str
 ) -> tuple[Ids, list[Ids]]:
-    """Ids of a prompt, and of each response with the end-of-sequence token; `template` as in PreferenceTokens."""
+    """Ids of a prompt, and of each response with the end-of-sequence token; `template` as in PreferenceTokens.
+
+    In a template no response may be empty: it has no answer's part then.
+    """
     if template == "none":
         eos = np.array([tokenizer.eos_id], np.int32)
         return tokenizer.encode_apart(prompt), [np.append(tokenizer.encode_apart(text), eos) for text in responses]

@@ -19,7 +19,7 @@ import numpy as np
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
-from amberline.text.tokenizers import TRICKY_TEXTS, Ids, Tokenizer, TokenizerRefused, token_text
+from amberline.text.tokenizers import TRICKY_TEXTS, Ids, Tokenizer, TokenizerRefused, named_tokens, refusal, token_text
 
 SPACE = "▁"  # how SentencePiece writes a space
 # Ways to cut a text into words, the finer first. Where they cut hangs on two neighbouring characters alone, so a
@@ -69,6 +69,7 @@ class LlamaTokenizer(Tokenizer):
         specials = self._special_tokens(config)
         self._specials = {text: np.array([number], np.int32).tobytes() for text, number in specials.items()}
         self._special = re.compile("|".join(map(re.escape, sorted(specials, key=len, reverse=True))))
+        self._largest_special = max(specials.values())
         self._bos = np.array([self._whole.bos_id()], np.int32).tobytes()
         self.eos_id = self._whole.eos_id()
         self.unk_id = self._whole.unk_id()
@@ -117,6 +118,10 @@ class LlamaTokenizer(Tokenizer):
     def count(self, text: str) -> int:
         """See Tokenizer."""
         return len(self._text(text, starts=True)) // 4
+
+    def largest_id(self) -> int:
+        """See Tokenizer."""
+        return max(self._whole.get_piece_size() - 1, self._largest_special)
 
     def _text(self, text: str, starts: bool) -> bytes:
         """Ids of a text at the start of all (`starts`), or behind a special token."""
@@ -181,12 +186,22 @@ class LlamaTokenizer(Tokenizer):
             text = token_text(config.get(name))
             if text is not None and found.get(text) != getattr(whole, f"{name[:3]}_id")():
                 raise self._refusal(f"its {name} {text!r} is not that of tokenizer.model")
-        added = config.get("added_tokens_decoder", {})
-        for number, token in added.items():
+        for number, token in config["added_tokens_decoder"].items():
             if token.get("lstrip") or token.get("rstrip") or token.get("single_word"):
-                raise self._refusal(f"its token {token['content']!r} takes spaces or word borders with it")
+                raise self._refusal(
+                    f"its token {token['content']!r} takes spaces or word borders with it",
+                    "set its lstrip, rstrip and single_word to false in a copy of the folder, if the model allows that",
+                )
             found[token["content"]] = int(number)
-        found.update(config.get("added_tokens", {}))
+        found.update(config["added_tokens"])
+        for name, text in named_tokens(config).items():
+            if text not in found:
+                raise self._refusal(
+                    f"its {name} {text!r} has no id in added_tokens_decoder or added_tokens.json, and transformers "
+                    "would make a new token of it",
+                    f"in a copy of the folder, take {name} out of tokenizer_config.json and special_tokens_map.json, "
+                    "or give it the id that the model was trained with",
+                )
         return found
 
     def _check_ids(self) -> None:
@@ -199,10 +214,10 @@ class LlamaTokenizer(Tokenizer):
         if self._whole.encode(self._whole.id_to_piece(self.eos_id)) == [self.eos_id]:
             raise self._refusal("SentencePiece reads its special tokens out of the text")
 
-    def _refusal(self, why: str) -> TokenizerRefused:
-        return TokenizerRefused(
-            f"{self._folder}: this tokenizer is refused, because its ids or masks could not be shown to be exact: {why}"
-        )
+    def _refusal(self, why: str, fix: str | None = None) -> TokenizerRefused:
+        if fix is None and (self._folder / "tokenizer.json").is_file():
+            fix = "try a copy of the folder without tokenizer.model: tokenizer.json alone may be exact"
+        return refusal(self._folder, why, fix)
 
 
 def _ids(content: bytes) -> Ids:

@@ -37,6 +37,9 @@ TRICKY_TEXTS = (
 )
 
 
+SPECIAL_NAMES = ("unk_token", "bos_token", "eos_token", "pad_token", "sep_token", "cls_token", "mask_token")
+
+
 class TokenizerRefused(Exception):
     """A tokenizer cannot be used, because its ids or masks would not be exact."""
 
@@ -69,6 +72,14 @@ class Tokenizer(ABC):
     def stands_alone(self, text: str) -> bool:
         """Whether a text is known to be the same tokens with a space in front and a space or an end behind it."""
 
+    @abstractmethod
+    def largest_id(self) -> int:
+        """The largest id that a text can have."""
+
+    def added(self) -> int:
+        """How many tokens `encode` puts in front of a text: one, or none without beginning-of-sequence token."""
+        return len(self.encode(""))
+
     def count(self, text: str) -> int:
         """How many tokens a text is by itself, without the beginning-of-sequence token."""
         return len(self.encode_apart(text))
@@ -81,10 +92,28 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
     config = read_tokenizer_config(folder)
     if (folder / "tokenizer.model").is_file():
-        return LlamaTokenizer(folder, config)
-    if (folder / "tokenizer.json").is_file():
-        return OffsetTokenizer(folder, config)
-    raise TokenizerRefused(f"{folder} has neither tokenizer.model nor tokenizer.json: it is no folder of a tokenizer")
+        found: Tokenizer = LlamaTokenizer(folder, config)
+    elif (folder / "tokenizer.json").is_file():
+        found = OffsetTokenizer(folder, config)
+    else:
+        raise TokenizerRefused(
+            f"{folder} has neither tokenizer.model nor tokenizer.json: it is no folder of a tokenizer. "
+            "Fix: save the tokenizer there with save_pretrained."
+        )
+    _check_model_knows(folder, found)
+    return found
+
+
+def _check_model_knows(folder: Path, tokenizer: Tokenizer) -> None:
+    """Refuse a tokenizer with ids that the model of its folder has no embedding for."""
+    entries = _read_object(folder / "config.json").get("vocab_size")
+    largest = tokenizer.largest_id()
+    if isinstance(entries, int) and largest >= entries:
+        raise TokenizerRefused(
+            f"{folder}: its tokenizer has ids up to {largest}, but the model of config.json knows {entries} "
+            f"(vocab_size): training would fail at such a token. Fix: take the added tokens out of the tokenizer's "
+            f"files, or give the model embeddings for them (resize_token_embeddings to {largest + 1} or more)."
+        )
 
 
 @lru_cache(maxsize=1)
@@ -96,15 +125,78 @@ def remembered_tokenizer(model: Path) -> Tokenizer:
 def read_tokenizer_config(folder: Path) -> dict[str, Any]:
     """`tokenizer_config.json` of a folder, with what `special_tokens_map.json` and `added_tokens.json` add to it."""
     config: dict[str, Any] = {}
-    try:
-        for name in ("special_tokens_map.json", "tokenizer_config.json"):
-            if (folder / name).is_file():
-                config |= json.loads((folder / name).read_text(encoding="utf-8"))
-        if (folder / "added_tokens.json").is_file():
-            config["added_tokens"] = json.loads((folder / "added_tokens.json").read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise TokenizerRefused(f"{folder / name} is damaged: {error}") from None
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        config |= _read_object(folder / name)
+    config["added_tokens"] = _added_tokens(folder)
+    config["added_tokens_decoder"] = _added_tokens_decoder(folder, config.get("added_tokens_decoder"))
     return config
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    """A JSON object of a file; an empty one if there is no file. Raises TokenizerRefused."""
+    if not file.is_file():
+        return {}
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, OSError) as error:
+        raise TokenizerRefused(f"{file} is damaged: {error}. Fix: get it again.") from None
+    if not isinstance(found, dict):
+        raise TokenizerRefused(f"{file} is damaged: it holds no JSON object. Fix: get it again.")
+    return found
+
+
+def _added_tokens(folder: Path) -> dict[str, int]:
+    """`added_tokens.json`: ids by text."""
+    found = _read_object(folder / "added_tokens.json")
+    for text, number in found.items():
+        if not _is_id(number):
+            raise TokenizerRefused(
+                f"{folder / 'added_tokens.json'} is damaged: the id of {text!r} is {number!r}. Fix: get it again."
+            )
+    return found
+
+
+def _added_tokens_decoder(folder: Path, found: Any) -> dict[str, dict[str, Any]]:
+    """`added_tokens_decoder` of `tokenizer_config.json`: ids as texts, each with a token's content and traits."""
+    place = f"{folder / 'tokenizer_config.json'} is damaged: its added_tokens_decoder"
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise TokenizerRefused(f"{place} is no JSON object. Fix: get the file again.")
+    for number, token in found.items():
+        if not (number.isascii() and number.isdigit() and _is_id(int(number[:12]))):
+            raise TokenizerRefused(f"{place} has {number!r} in the place of an id. Fix: get the file again.")
+        if not isinstance(token, dict) or not isinstance(token.get("content"), str) or not token["content"]:
+            raise TokenizerRefused(f"{place} has no text as content of the id {number}. Fix: get the file again.")
+    return found
+
+
+def _is_id(number: Any) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and 0 <= number < 2**31
+
+
+def named_tokens(config: dict[str, Any]) -> dict[str, str]:
+    """Texts of all tokens that a configuration names, which transformers makes tokens of, by where they are named."""
+    found = {name: config[name] for name in SPECIAL_NAMES if name in config}
+    for name in ("additional_special_tokens", "extra_special_tokens"):
+        several = config.get(name) or []
+        if not isinstance(several, dict | list):
+            raise TokenizerRefused(f"tokenizer_config.json is damaged: {name} is no list. Fix: get it again.")
+        values = several.values() if isinstance(several, dict) else several
+        found |= {f"{name}[{number}]": value for number, value in enumerate(values)}
+    return {name: text for name, value in found.items() if (text := token_text(value)) is not None}
+
+
+def refusal(folder: Path, why: str, fix: str | None) -> TokenizerRefused:
+    """The refusal of a folder's tokenizer, with what would work."""
+    known = (
+        "take a model whose tokenizer is of a known kind: Llama's SentencePiece BPE with its tokenizer.model, or a "
+        "byte-level BPE with its tokenizer.json"
+    )
+    return TokenizerRefused(
+        f"{folder}: this tokenizer is refused, because its ids or masks could not be shown to be exact: {why}. "
+        f"Fix: {fix or known}."
+    )
 
 
 def token_text(value: Any) -> str | None:

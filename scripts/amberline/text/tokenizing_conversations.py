@@ -29,6 +29,11 @@ class TokenPiece:
     lengths: Counter[int] = field(default_factory=Counter)
     loss_tokens: int = 0
 
+    @property
+    def rows_out(self) -> int:
+        """Rows of tokens."""
+        return self.lengths.total() if self.loss_tokens else 0
+
 
 def tokenize_piece(path: Path, model: Path, settings: ConversationTokens, piece: Piece) -> TokenPiece:
     """Ids and labels of the chunks of one piece of a file. Raises BadFile and TokenizerRefused."""

@@ -44,6 +44,11 @@ class PromptBatch:
     rejects: list[Reject]
     lengths: Counter[int] = field(default_factory=Counter)
 
+    @property
+    def rows_out(self) -> int:
+        """Rows of tokens."""
+        return self.lengths.total()
+
 
 def read_prompts(path: Path) -> list[Prompt]:
     """Read a file of pairs grouped by prompt, whole: the published one is 200 MB. Raises BadFile."""
@@ -80,10 +85,17 @@ def schema_of(settings: PreferenceTokens) -> pa.Schema:
     return SEQUENCES if settings.responses == "chosen" else PAIRS
 
 
+def unit_of(settings: PreferenceTokens) -> str:
+    """What is counted."""
+    return "targets" if settings.responses == "chosen" else "pairs"
+
+
 def tokenize_prompts(file: str, model: Path, settings: PreferenceTokens, prompts: Sequence[Prompt]) -> PromptBatch:
     """Ids and labels of some prompts' pairs, or of their targets. Raises TokenizerRefused.
 
-    A text in which the end-of-sequence token is written out is rejected: the DPO reference stops at it.
+    Rejected are rows whose text has the end-of-sequence token written out, at which the DPO reference stops; rows with
+    an empty response, where the settings or the template have no place for one; and rows of which no token is learnt,
+    for the first of a sequence is predicted from nothing.
     """
     work = _Work(file, remembered_tokenizer(model), settings, Funnel("tokenize"), [])
     of_prompt = _targets if settings.responses == "chosen" else _pairs
@@ -140,17 +152,23 @@ class _Work:
     @property
     def unit(self) -> str:
         """What is counted."""
-        return "targets" if self.settings.responses == "chosen" else "pairs"
+        return unit_of(self.settings)
 
     def sequences(self, name: str, prompt: Prompt, responses: list[str]) -> Sequences | None:
         """Encode a prompt with one response or with both of a pair, and count it; None: it is rejected."""
         unit = self.unit
         self.funnel.add(unit, into=1)
+        if (refusal := self._empty(responses)) is not None:
+            self._reject(name, prompt, "empty_response", refusal, kept=False)
+            return None
         ids, response_ids = encode_prompt_and_responses(self.tokenizer, prompt.text, responses, self.settings.template)
         eos = self.tokenizer.eos_id
         if eos in ids or any(eos in response[:-1] for response in response_ids):
             detail = f"the text has {self.tokenizer.eos!r} in it"
             self._reject(name, prompt, "end_of_sequence_in_text", detail, kept=False)
+            return None
+        if len(ids) == 0 and min(map(len, response_ids)) == 1:
+            self._reject(name, prompt, "nothing_to_learn", "the prompt and a response are empty", kept=False)
             return None
         made = join(ids, response_ids, self.settings)
         tokens = len(ids) * len(response_ids) + sum(map(len, response_ids))
@@ -163,6 +181,14 @@ class _Work:
                 self._reject(name, prompt, part, f"{cut} tokens of {tokens}", kept=True)
         self.funnel.observe(f"tokens of a sequence in {unit}", int(np.max([len(row) for row in made.input_ids])))
         return made
+
+    def _empty(self, responses: list[str]) -> str | None:
+        """Why a row is refused for an empty response; None: it is not."""
+        if self.settings.empty_responses == "reject" and not all(text.strip() for text in responses):
+            return "a response is empty, and the settings reject those"
+        if self.settings.template != "none" and not all(responses):
+            return f"a response is empty, and the template {self.settings.template} has no answer then"
+        return None
 
     def _reject(self, name: str, prompt: Prompt, reason: str, detail: str, *, kept: bool) -> None:
         if not kept:
