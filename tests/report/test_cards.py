@@ -35,7 +35,7 @@ def made(path, kind, **more):
 def card(tmp_path):
     """Write the card of a model whose line starts with one that has the facts `base`; return its text."""
 
-    def write(*sources, base, template="vicuna"):
+    def write(*sources, base, template="vicuna", variant=None):
         model = made(tmp_path / "models/tuned.v2", "model", settings={"dtype": "float32", "template": template})
         run = made(tmp_path / "run", "training", settings={"beta": 0.5}, facts=FACTS)
         start = made(tmp_path / "models/chat", "model", facts=base)
@@ -45,7 +45,7 @@ def card(tmp_path):
             for each in sources
             if each["file"]
         ]
-        text = json.dumps({"name": "Tuned 2", "sources": sources, "deviations": {}})
+        text = json.dumps({"name": "Tuned 2", "variant": variant, "sources": sources, "deviations": {}})
         output = model / "README.md"
         write_card.main(model=model, run=run, raw=raw, base=start, settings=text, output=output)
         return output.read_text(encoding="utf-8")
