@@ -52,7 +52,7 @@ class Compared:
     def told_in_card(self, model: str) -> Entry | None:
         """Which variant adds a model, as its card says it; None for a model of the base."""
         variant = self.variant(model)
-        return variant and {"name": variant.name, "base": self.base(model), "changes": variant.changes}
+        return {"name": variant.name, "base": self.base(model), "changes": variant.changes} if variant else None
 
     def node_of(self, variant: Variant, base: str) -> str:
         """The node that a variant has where the base has another, or the same."""

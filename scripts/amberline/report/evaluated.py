@@ -124,24 +124,25 @@ class _Rows:
             "of": self._compared.base(model),
             "variant": name,
             "also": self.also(evaluation, model, name),
+            "against": self._against(evaluation),
             "notes": list(self._notes(evaluation)),
         }
 
+    def _against(self, evaluation: str) -> str | None:
+        """The reference of a variant's evaluation, if it is another one than the base's."""
+        there, here = (self._compared.recipe.nodes.evaluations[name] for name in (self._leading, evaluation))
+        reference: str | None = getattr(here, "reference", None)
+        return None if reference == getattr(there, "reference", None) else reference
+
     def _notes(self, evaluation: str) -> Iterator[str]:
-        """How the evaluation of a variant differs from that of the base."""
-        if evaluation == self._leading:
-            return
-        compared, recipe = self._compared, self._compared.recipe
-        nodes = [recipe.nodes.evaluations[name] for name in (self._leading, evaluation)]
-        references = [getattr(node, "reference", None) for node in nodes]
-        if references[0] != references[1]:
-            yield f"against {compared.title(str(references[1]))}"
-        if recipe.dataset_of(self._leading) != recipe.dataset_of(evaluation):
-            yield f"on {recipe.dataset_of(evaluation)}"
-        there, here = (recipe.evaluation_settings(name).of(Kind.RESULT) for name in (self._leading, evaluation))
+        """How else the evaluation of a variant differs from that of the base."""
+        recipe, both = self._compared.recipe, (self._leading, evaluation)
+        datasets = list(map(recipe.dataset_of, both))
+        if datasets[0] != datasets[1]:
+            yield f"on {datasets[1]}"
+        there, here = (recipe.evaluation_settings(name).of(Kind.RESULT) for name in both)
         yield from (f"{key} {number(value)}" for key, value in here.items() if there.get(key) != value)
-        tokens = [recipe.evaluation_tokens(name) for name in (self._leading, evaluation)]
-        made = [list(token_settings(each)) if each else [] for each in tokens]
+        made = [list(token_settings(each)) if each else [] for each in map(recipe.evaluation_tokens, both)]
         yield from (each for each in made[1] if each not in made[0])
 
     def seeds(self, model: str) -> Iterator[Entry]:

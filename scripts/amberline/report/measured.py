@@ -21,6 +21,7 @@ def evaluation_view(evaluation: Evaluation, metrics: Metrics) -> dict[str, Any]:
         "about": evaluation["about"],
         "columns": list(_titles(evaluation).values()),
         "compares": bool(evaluation["variants"]),
+        "other_references": any(each["against"] for each in evaluation["variants"]),
         "rows": list(_rows(evaluation, metrics)),
         "own_beta_columns": [_titles(evaluation)[key] for key in _own_beta_columns(evaluation)],
         "reference": evaluation["reference"],
@@ -72,19 +73,29 @@ class _Figures:
             for key, places in zip(self._keys, self._places, strict=True)
         ]
         title = f"variant {row['variant']}" if base else row["title"]
-        notes = [*row["notes"], *_also(row)]
-        return {**self._cells(row), "kind": "variant", "title": title, "differences": differences, "notes": notes}
+        against = [f"against {row['against']}"] if row["against"] else []
+        notes = [*against, *row["notes"], *_also(row)]
+        cells = {"kind": "variant", "title": title, "differences": differences, "notes": notes}
+        # What holds for the base and its variants is said once.
+        tags = [_tag(self._evaluation, each) for each in (row, base) if each]
+        is_known = tags[1:] == tags[:1] and not row["is_reference"]
+        return {**self._cells(row), **cells, "tag": "" if is_known else tags[0]}
 
     def of_seeds(self, seeds: Mapping[str, Any]) -> dict[str, Any]:
         """The row of a model that was made with several seeds."""
         found = [self._metrics[file] for file in seeds["files"]]
+        means = [
+            mean_and_deviation([each.get(key) for each in found], places)
+            for key, places in zip(self._keys, self._places, strict=True)
+        ]
         names = ", ".join(seeds["names"]) if len(seeds["names"]) <= SEEDS_NAMED else ""
         return {
             "kind": "seeds",
             "title": f"mean ± sd, n = {len(found)}",
             "tag": "",
             "is_reference": False,
-            "figures": [mean_and_deviation([each.get(key) for each in found]) for key in self._keys],
+            "figures": [mean for mean, _ in means],
+            "differences": [deviation for _, deviation in means],
             "at_own_beta": [""] * len(self._extra),
             "own_beta": None,
             "notes": [*filter(None, [", ".join(seeds["changes"]), names])],
@@ -167,11 +178,13 @@ def _notes_on_variants(evaluation: Evaluation) -> Iterator[str]:
     variants = evaluation["variants"]
     if variants:
         yield "Δ: difference to the model of the base; = where they are equal."
-    if any(each["notes"] for each in variants):
+    if any(each["against"] for each in variants):
         yield (
-            "A row with a note was measured otherwise than the base, as the note says: its figures tell how the model "
-            "stands to that reference or on those rows, and compare with those of other rows in this sense alone."
+            f"Rows “against” another model have that one as their reference, not “{evaluation['reference']}”: their "
+            "figures say how a model stands to its own reference, and are comparable with other rows in this sense alone."
         )
+    if any(each["notes"] for each in variants):
+        yield "Rows that name other rows or settings were measured on those, or with those."
     if evaluation["seeds"]:
         yield "Mean ± sd: over models that differ in the seed of a training alone; sd is the sample standard deviation."
 

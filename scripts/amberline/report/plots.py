@@ -187,25 +187,20 @@ def bars(title: str, drawn: Sequence[Bar]) -> str:
     if logarithmic:
         axis.set_xscale("log")
     axis.margins(x=0.18)
-    _finish(axis, title, ", ".join(["dots: its variants"] * compares + ["logarithmic axis"] * logarithmic))
+    _finish(
+        axis,
+        title,
+        "; ".join(["bars and figures: base; dots: variants"] * compares + ["logarithmic axis"] * logarithmic),
+    )
     figure.tight_layout()
     return _svg(figure)
 
 
 def _draw_others(axis: Axes, drawn: Sequence[Bar], places: Sequence[float]) -> None:
-    """Dots on the bars, and the value of each bar behind the last of them."""
+    """Dots on the bars; the values of the bars stand in a column, as behind a bar they would be read as a dot's."""
     for bar, place in zip(drawn, places, strict=True):
-        axis.plot(
-            bar.others,
-            [place] * len(bar.others),
-            "o",
-            color=SLATE,
-            markersize=6,
-            markeredgecolor="white",
-            markeredgewidth=0.8,
-        )
-        end = (max(0.0, bar.value, *bar.others), place)
-        axis.annotate(bar.text, end, xytext=(7, 0), textcoords="offset points", va="center")
+        axis.scatter(bar.others, [place] * len(bar.others), s=34, color=SLATE, edgecolors="white", zorder=3)
+        axis.annotate(bar.text, (1.02, place), xycoords=axis.get_yaxis_transform(), va="center", color=AMBER)
 
 
 def _finish(axis: Axes, title: str, unit: str) -> None:

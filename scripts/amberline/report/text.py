@@ -64,15 +64,16 @@ def difference(value: Any, base: Any, places: int) -> str:
     return text if text.startswith("−") else f"+{text}"
 
 
-def mean_and_deviation(values: Sequence[Any]) -> str:
-    """The mean of figures ± their sample standard deviation, with two figures of the deviation."""
+def mean_and_deviation(values: Sequence[Any], places: int = 0) -> tuple[str, str]:
+    """The mean of figures and ± their sample standard deviation, of which two figures are shown at least."""
     if len(values) < 2 or not all(isinstance(each, int | float) and math.isfinite(each) for each in values):
-        return NOTHING
+        return NOTHING, ""
     if len(set(values)) == 1 and isinstance(values[0], int):
-        return number(values[0])
+        return number(values[0]), ""
     mean, deviation = statistics.fmean(values), statistics.stdev(values)
-    places = min(6, max(0, 1 - math.floor(math.log10(deviation)))) if deviation else 3
-    return f"{figure(mean, places)} ± {figure(deviation, places)}"
+    if deviation:
+        places = max(places, min(6, 1 - math.floor(math.log10(deviation))))
+    return figure(mean, places), f"± {figure(deviation, places)}"
 
 
 def duration(seconds: int | None) -> str:
