@@ -77,6 +77,18 @@ def test_it_says_model_and_objective(card):
     assert "stage" not in text
 
 
+def test_one_of_a_variant_says_of_which_and_what_it_changes(card):
+    variant = {"name": "b3", "base": "tuned.v2", "changes": ["models.tuned.v2.beta: 0.3", "defaults.dpo.seed: 1"]}
+    said = (
+        "\n\nIt is `tuned.v2` of the variant `b3`, which changes `models.tuned.v2.beta: 0.3`, `defaults.dpo.seed: 1` "
+    )
+    assert said in card(PAIRS, base={}, variant=variant)
+
+
+def test_one_of_the_base_says_nothing_of_variants(card):
+    assert "variant" not in card(PAIRS, base={})
+
+
 def test_a_stand_in_has_no_pretrained_source(card):
     text = card({**PAIRS, "repository": None, "revision": None}, base={"parameters": 5, "vocabulary": 7})
     assert "| pairs.x | – | a.xz | 0123456789abcdef… | mit |" in text

@@ -181,7 +181,7 @@ def _notes_on_variants(evaluation: Evaluation) -> Iterator[str]:
     if any(each["against"] for each in variants):
         yield (
             f"Rows “against” another model have that one as their reference, not “{evaluation['reference']}”: their "
-            "figures say how a model stands to its own reference, and are comparable with other rows in this sense alone."
+            "figures say how a model stands to its own reference, and compare with other rows in this sense alone."
         )
     if any(each["notes"] for each in variants):
         yield "Rows that name other rows or settings were measured on those, or with those."
