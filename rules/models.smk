@@ -1,6 +1,8 @@
 """Models: acquired or made, trained from each other, exported, and described."""
 
 from amberline.recipe import nodes as kinds
+from amberline.report.compared import Compared
+from amberline.report.departures import departures_of
 
 WITH_POLICY = {name for name in RECIPE.trained if RECIPE.tokens(name).of_pairs}  # as the DPO reference implementation
 
@@ -215,12 +217,13 @@ def sources_of_model(model):
 
 
 def card_settings(model):
-    """What a model's card says of its sources, and of the deviations from the published recipe that went into it."""
-    uses = RECIPE.uses(model)
+    """What a model's card says: whose variant it is, its sources, and how it departs from the published recipe."""
+    uses, compared = RECIPE.uses(model), Compared(RECIPE)
     return canonical(
         {
-            "name": RECIPE.title(model),
+            "name": compared.title(model),
+            "variant": compared.told_in_card(model),
             "sources": described(uses),
-            "deviations": deviations(RECIPE, among=uses),
+            "deviations": departures_of(RECIPE, uses),
         }
     )

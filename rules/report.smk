@@ -1,6 +1,7 @@
 """One page that shows the whole recipe, every figure in it read from a file."""
 
-from amberline.report.contents import contents
+from amberline.report.contents import contents, evaluation_files, every
+from amberline.report.departures import departures_of_base
 
 PAGE = contents(RECIPE)
 PLACE = place("")
@@ -8,12 +9,12 @@ PLACE = place("")
 
 rule report:
     input:
-        funnels=[result(each["funnel"]) for each in PAGE["data"]],
-        both_modes=[result(each["file"]) for each in PAGE["both_modes"]],
-        metrics=[result(each["metrics"]) for each in PAGE["trainings"]],
-        runs=[made(each["run"]) for each in PAGE["trainings"]],
-        models=[made(each["folder"]) for each in PAGE["models"]],
-        evaluations=[result(model["file"]) for each in PAGE["evaluations"] for model in each["models"]],
+        funnels=[result(each["funnel"]) for each in every(PAGE["data"])],
+        both_modes=[result(each["file"]) for each in every(PAGE["both_modes"])],
+        metrics=[result(each["metrics"]) for each in every(PAGE["trainings"])],
+        runs=[made(each["run"]) for each in every(PAGE["trainings"])],
+        models=[made(each["folder"]) for each in every(PAGE["models"])],
+        evaluations=[result(file) for file in evaluation_files(PAGE["evaluations"])],
         template=local(f"{SCRIPTS}/amberline/report/report.html.jinja"),
     output:
         page=report(result("report/index.html"), category="Amberline"),
@@ -28,11 +29,11 @@ rule report:
     params:
         **depends("write_report.py", "report/index.html"),
         settings=lambda wildcards: in_file(
-            canonical({**PAGE, "deviations": DEVIATIONS, "sources": described(RECIPE.names)})
+            canonical({**PAGE, "deviations": departures_of_base(RECIPE), "sources": described(RECIPE.names)})
         ),
         results=Untracked(PLACE),
         lock=Untracked(LOCK),
-        kept=lambda wildcards: canonical([kept(each["name"]) for each in PAGE["trainings"]]),
+        kept=lambda wildcards: canonical([kept(each["name"]) for each in every(PAGE["trainings"])]),
     shell:
         "{params.tell} python {params.scripts:q}/write_report.py --results {params.results:q} --lock {params.lock:q} --settings {params.settings:q}"
         " --jobs {output.jobs:q} --output {output.page:q} 2>&1 | tee {log:q}"

@@ -8,7 +8,7 @@ from amberline.core.settings import leaves
 from amberline.recipe import paths
 from amberline.recipe.check import check_recipe
 from amberline.recipe.files import PUBLISHED, put_on_top, read_recipe
-from amberline.report.contents import contents
+from amberline.report.contents import contents, every
 from amberline.report.page import build_page
 
 HISTOGRAM = {"edges": [0, 1, 2, 3, 4, 6, 8], "counts": [0, 0, 5, 1, 9, 2]}
@@ -62,20 +62,20 @@ def page_of(recipe, results, *, jobs=NO_JOBS, figures=None, **more):
 
 def write_results(results, settings, figures):
     """Every file that the contents of a page name."""
-    for each in settings["data"]:
+    for each in every(settings["data"]):
         write(results / each["funnel"], FUNNEL)
-    for each in settings["both_modes"]:
+    for each in every(settings["both_modes"]):
         write(results / each["file"], {"fastchat": FUNNEL, "lossless": {**FUNNEL, "counts": []}})
     for path in settings["raw"].values():
         write(results / paths.manifest(path), {"facts": {"sha256": "5" * 64}})
-    for each in settings["models"]:
+    for each in every(settings["models"]):
         write(results / paths.manifest(each["folder"]), {"digest": "d" * 64, "facts": {"commit": "e" * 40}})
-    for each in settings["trainings"]:
+    for each in every(settings["trainings"]):
         facts = {"steps": 2, "examples": 16, "loss_tokens": 4321, "weights_sha256": "3" * 64}
         write(results / paths.manifest(each["run"]), {"facts": {**facts, "made_with": MADE_WITH, "earlier": []}})
         write_curve(results / each["metrics"], preferences=each["objective"] == "dpo")
     for evaluation in settings["evaluations"]:
-        for place, model in enumerate(evaluation["models"]):
+        for place, model in enumerate([*evaluation["models"], *evaluation["variants"]]):
             found = made_up_metrics(evaluation, model, place)
             write(results / model["file"], found | figures.get(evaluation["name"], {}).get(model["name"], {}))
 

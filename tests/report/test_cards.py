@@ -35,7 +35,7 @@ def made(path, kind, **more):
 def card(tmp_path):
     """Write the card of a model whose line starts with one that has the facts `base`; return its text."""
 
-    def write(*sources, base, template="vicuna"):
+    def write(*sources, base, template="vicuna", variant=None):
         model = made(tmp_path / "models/tuned.v2", "model", settings={"dtype": "float32", "template": template})
         run = made(tmp_path / "run", "training", settings={"beta": 0.5}, facts=FACTS)
         start = made(tmp_path / "models/chat", "model", facts=base)
@@ -45,7 +45,7 @@ def card(tmp_path):
             for each in sources
             if each["file"]
         ]
-        text = json.dumps({"name": "Tuned 2", "sources": sources, "deviations": {}})
+        text = json.dumps({"name": "Tuned 2", "variant": variant, "sources": sources, "deviations": {}})
         output = model / "README.md"
         write_card.main(model=model, run=run, raw=raw, base=start, settings=text, output=output)
         return output.read_text(encoding="utf-8")
@@ -75,6 +75,18 @@ def test_it_says_model_and_objective(card):
     assert "# Tuned 2\n" in text
     assert "the model `tuned.v2` of the recipe, trained with the objective `dpo` for 3 optimizer steps" in text
     assert "stage" not in text
+
+
+def test_one_of_a_variant_says_of_which_and_what_it_changes(card):
+    variant = {"name": "b3", "base": "tuned.v2", "changes": ["models.tuned.v2.beta: 0.3", "defaults.dpo.seed: 1"]}
+    said = (
+        "\n\nIt is `tuned.v2` of the variant `b3`, which changes `models.tuned.v2.beta: 0.3`, `defaults.dpo.seed: 1` "
+    )
+    assert said in card(PAIRS, base={}, variant=variant)
+
+
+def test_one_of_the_base_says_nothing_of_variants(card):
+    assert "variant" not in card(PAIRS, base={})
 
 
 def test_a_stand_in_has_no_pretrained_source(card):

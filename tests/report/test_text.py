@@ -5,7 +5,7 @@ import math
 import pytest
 
 from amberline.report import plots
-from amberline.report.text import column, listed, number
+from amberline.report.text import column, difference, listed, mean_and_deviation, number
 
 
 @pytest.mark.parametrize(
@@ -47,6 +47,39 @@ def test_numbers(value, text):
 )
 def test_columns_have_as_many_decimals_everywhere(values, texts):
     assert column(values) == texts
+
+
+@pytest.mark.parametrize(
+    ("value", "base", "text"),
+    [
+        (2.5, 2.25, "+0.25"),
+        (2.0, 2.25, "−0.25"),
+        (2.25, 2.25, "="),
+        (2.2501, 2.25, "+0.00"),
+        (95, 90, "+5"),
+        (None, 1.0, ""),
+        (1.0, math.nan, ""),
+    ],
+)
+def test_differences(value, base, text):
+    assert difference(value, base, 2) == text
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        # Differences to the mean 2: −1, 0, 1; sd √(2 / 2) = 1.
+        ([1.0, 2.0, 3.0], ("2.00", "± 1.00")),
+        # Differences to the mean 0.8015: ∓0.0005; sd √(2 · 0.0005²) = 0.000707….
+        ([0.801, 0.802], ("0.80150", "± 0.00071")),
+        ([0.5, 0.5], ("0.50", "± 0.00")),
+        ([95, 95], ("95", "")),
+        ([1.0, None], ("–", "")),
+        ([1.0], ("–", "")),
+    ],
+)
+def test_means_and_deviations(values, texts):
+    assert mean_and_deviation(values, 2) == texts
 
 
 def test_names_as_in_a_sentence():

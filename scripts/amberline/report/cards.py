@@ -53,6 +53,11 @@ Made by Amberline, after LLM360's "Finetuning Amber": the model `{{ node }}` of 
 {%- if objective %} with the objective `{{ objective }}`{% endif %} for \
 {{ "{:,}".format(training.facts.steps) }} optimizer steps over {{ "{:,}".format(training.facts.examples) }} examples, \
 {{ "{:,}".format(training.facts.loss_tokens) }} tokens with loss. Weights in {{ dtype }}.
+{%- if variant %}
+
+It is `{{ variant.base }}` of the variant `{{ variant.name }}`, which changes \
+{% for change in variant.changes %}`{{ change }}`{{ ", " if not loop.last }}{% endfor %} and has all else from the base.
+{%- endif %}
 
 ## Prompting
 
@@ -136,6 +141,7 @@ def render_card(card: Card) -> str:
     return environment.from_string(TEMPLATE).render(
         name=card.text.name,
         node=card.node,
+        variant=card.text.variant,
         objective=facts.get("objective"),  # not told by trainings of old
         dtype=card.model["settings"]["dtype"],
         prompting=PROMPTING[card.model["settings"]["template"]],

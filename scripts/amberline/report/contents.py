@@ -1,34 +1,83 @@
-"""What the report shows of a recipe: which files, in which order, under which titles."""
+"""What the report shows of a recipe: which files, in which order, under which titles.
 
-import sys
-from collections.abc import Iterator
+What variants add stands under what the base has: as `variants` of it, with `whose` to say in a few words of which.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from amberline.core.settings import Kind
 from amberline.recipe import nodes as kinds
 from amberline.recipe import paths
-from amberline.recipe.graph import Recipe, Tokens
-from amberline.report.methods import methods
+from amberline.recipe.graph import Recipe, Variant
+from amberline.report.compared import Compared, Entry
+from amberline.report.evaluated import evaluation_entry, token_settings
+from amberline.report.methods import methods, methods_of_variants
 from amberline.report.text import listed
 
-# The rows that an evaluation measures on, by what it reads.
-MEASURED = {"conversations": "held-out conversations", "pairs": "test pairs", "prompts": "test prompts"}
+STYLES = 10  # so many variants can be told apart in a plot
 
 
-def contents(recipe: Recipe) -> dict[str, Any]:
+def contents(recipe: Recipe) -> Entry:
     """The contents of the page, as JSON values; files are relative to the results folder."""
+    compared = Compared(recipe)
     return {
-        "recipe": recipe.nodes.of(Kind.RESULT),
+        "recipe": _recipe(compared),
         "raw": {name: recipe.raw(name) for name in recipe.nodes.sources},
-        "data": [*_datasets(recipe), *_tokens(recipe)],
-        "both_modes": [_both_modes(recipe, name) for name in recipe.datasets(kinds.Chunk)],
-        "trainings": [_training(recipe, name) for name in dict.fromkeys(recipe.runs.values())],
-        "models": [
-            {"name": name, "title": recipe.title(name), "folder": paths.model(name)} for name in _shown_models(recipe)
-        ],
-        "evaluations": [_evaluation(recipe, name) for name in recipe.nodes.evaluations],
-        "methods": methods(recipe),
+        "data": [*_datasets(compared), *_tokens(compared)],
+        "both_modes": _grouped(compared, recipe.datasets(kinds.Chunk), _both_modes),
+        "trained": _trained(compared),
+        "trainings": _trainings(compared),
+        "models": _grouped(compared, _shown_models(recipe), _model),
+        "evaluations": [evaluation_entry(compared, names) for names in compared.grouped(recipe.nodes.evaluations)],
+        "methods": methods(compared),
+        "variants": [_variant(compared, variant) for variant in recipe.variants],
+        "methods_of_variants": methods_of_variants(compared),
     }
+
+
+def every(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """Entries of the contents, those of variants too."""
+    for each in entries:
+        yield each
+        yield from each["variants"]
+
+
+def evaluation_files(evaluations: Iterable[Entry]) -> list[str]:
+    """The files of what evaluations found, each once."""
+    return list(dict.fromkeys(row["file"] for each in evaluations for row in (*each["models"], *each["variants"])))
+
+
+def _recipe(compared: Compared) -> Entry:
+    """The recipe as it is written: the base, and what variants change."""
+    values = compared.values_of_base(Kind.RESULT)
+    variants = {variant.name: variant.changes for variant in compared.recipe.variants}
+    return {**values, "variants": variants} if variants else values
+
+
+def _variant(compared: Compared, variant: Variant) -> Entry:
+    base = compared.of_base(compared.recipe.names)
+    return {
+        "name": variant.name,
+        "changes": variant.changes,
+        "own": variant.own,
+        "same": list(map(list, variant.same.items())),
+        "shared": sum(compared.node_of(variant, name) == name for name in base),
+        "nodes": len(base),
+    }
+
+
+def _grouped(compared: Compared, names: Iterable[str], entry: Any) -> list[Entry]:
+    """An entry for each node of the base, with those of its variants."""
+    return [
+        {
+            **entry(compared, first),
+            "variants": [entry(compared, name) for name in rest],
+            "whose": compared.variants_in_words(rest),
+        }
+        for first, *rest in compared.grouped(names)
+    ]
 
 
 def _shown_models(recipe: Recipe) -> list[str]:
@@ -37,160 +86,158 @@ def _shown_models(recipe: Recipe) -> list[str]:
     return [name for name in recipe.nodes.models if name in shown]
 
 
-def _datasets(recipe: Recipe) -> Iterator[dict[str, Any]]:
+def _model(compared: Compared, name: str) -> Entry:
+    return {"name": name, "title": compared.title(name), "folder": paths.model(name)}
+
+
+def _datasets(compared: Compared) -> Iterator[Entry]:
     """The accounts of datasets, in the recipe's order."""
-    for name, node in recipe.nodes.datasets.items():
-        if isinstance(node, kinds.Mix):
-            yield _account("mix", name, "", f"mix of {listed(node.mix)}")
-        elif isinstance(node, kinds.Chunk):
-            yield _account("chunk", name, "", f"chunks of {node.chunk}")
-            yield _account("chunk", name, "heldout", f"chunks of what is held out of {node.chunk}")
-        else:
-            for part in recipe.parts(name):
-                yield _account("select_pairs", name, part, f"pairs of {listed(node.pairs.sources(part))}")
+    for first, *rest in compared.grouped(compared.recipe.nodes.datasets):
+        accounts = [list(_accounts(compared.recipe, name)) for name in (first, *rest)]
+        for account in accounts[0]:
+            others = [each for more in accounts[1:] for each in more if each["of_part"] == account["of_part"]]
+            yield {**account, "variants": others, "whose": compared.variants_in_words(rest)}
 
 
-def _account(stage: str, dataset: str, part: str, what: str) -> dict[str, Any]:
+def _accounts(recipe: Recipe, name: str) -> Iterator[Entry]:
+    """The accounts of a dataset, one for each part of it."""
+    node = recipe.nodes.datasets[name]
+    if isinstance(node, kinds.Mix):
+        yield _account("mix", name, "", f"mix of {listed(node.mix)}")
+    elif isinstance(node, kinds.Chunk):
+        yield _account("chunk", name, "", f"chunks of {node.chunk}")
+        yield _account("chunk", name, "heldout", f"chunks of what is held out of {node.chunk}")
+    else:
+        for part in recipe.parts(name):
+            yield _account("select_pairs", name, part, f"pairs of {listed(node.pairs.sources(part))}")
+
+
+def _account(stage: str, dataset: str, part: str, what: str) -> Entry:
     name = _part_name(dataset, part)
     return {
         "stage": stage,
         "name": name,
         "title": f"{name}: {what}",
+        "of_part": part,
         "for_training": part in {"", "train"},
         "details": [],
         "funnel": paths.funnel(stage, name),
     }
 
 
-def _tokens(recipe: Recipe) -> Iterator[dict[str, Any]]:
-    """The accounts of token folders, each with what reads it."""
-    several_tokenizers = len({tokens.tokenizer for tokens in recipe.all_tokens.values()}) > 1
-    for name, tokens in recipe.all_tokens.items():
+def _tokens(compared: Compared) -> list[Entry]:
+    """The accounts of token folders; one that variants alone read stands under that of the same rows in the base."""
+    recipe, readers = compared.recipe, _Readers(compared)
+    several_tokenizers = len({compared.base(tokens.tokenizer) for tokens in recipe.all_tokens.values()}) > 1
+    found: list[Entry] = []
+    leading: dict[tuple[str, str, str | None], Entry] = {}  # by the rows
+    for name in sorted(recipe.all_tokens, key=readers.are_of_variants):
+        tokens = recipe.all_tokens[name]
         responses = getattr(tokens.settings, "responses", None)
         what = f"tokens of the {responses} responses" if responses else "tokens"
-        account = _account("tokenize", tokens.dataset, tokens.part, what)
-        details = [*_token_settings(tokens), *_readers(recipe, name)]
+        details = [*token_settings(tokens), *readers.in_words(name)]
         if several_tokenizers:
-            details.insert(0, f"tokenizer of {recipe.title(tokens.tokenizer)}")
-        yield {**account, "name": name, "details": details, "funnel": paths.funnel("tokenize", name)}
-
-
-def _token_settings(tokens: Tokens) -> Iterator[str]:
-    """How tokens are made, in a few words."""
-    settings = tokens.settings
-    yield "no template" if settings.template == "none" else f"{settings.template} template"
-    yield f"at most {settings.max_length:,} tokens"
-    if mode := getattr(settings, "mode", None):
-        yield f"{mode} mode"
-
-
-def _readers(recipe: Recipe, name: str) -> Iterator[str]:
-    """Which models are trained and watched on a token folder, and which evaluations measure on it."""
-    models = recipe.nodes.models
-    trained = [model for model in recipe.trained if recipe.tokens(model).name == name]
-    watched = [
-        model
-        for model in recipe.trained
-        if models[model].evaluation.examples and recipe.tokens(model, "heldout").name == name
+            details.insert(0, f"tokenizer of {compared.title(tokens.tokenizer)}")
+        account = _account("tokenize", tokens.dataset, tokens.part, what)
+        account |= {"name": name, "details": details, "funnel": paths.funnel("tokenize", name)}
+        rows = (compared.base(tokens.dataset), tokens.part, responses)
+        if readers.are_of_variants(name) and rows in leading:
+            leading[rows]["variants"].append(account)
+            leading[rows]["readers"] += readers.all_of(name)
+        else:
+            entry = {**account, "variants": [], "readers": []}
+            leading.setdefault(rows, entry)
+            found.append(entry)
+    return [
+        {
+            **{key: value for key, value in each.items() if key != "readers"},
+            "whose": compared.variants_in_words(each["readers"]),
+        }
+        for each in found
     ]
-    measured = [each for each in recipe.nodes.evaluations if _is_measured_on(recipe, each, name)]
-    if trained:
-        yield f"trained on: {'; '.join(map(recipe.title, trained))}"
-    if watched:
-        yield f"watched on during training: {'; '.join(map(recipe.title, watched))}"
-    if measured:
-        yield f"measured on: {'; '.join(measured)}"
 
 
-def _is_measured_on(recipe: Recipe, evaluation: str, tokens: str) -> bool:
-    found = recipe.evaluation_tokens(evaluation)
-    return found is not None and found.name == tokens
+class _Readers:
+    """Which models are trained and watched on each token folder, and which evaluations measure on it."""
+
+    def __init__(self, compared: Compared) -> None:
+        self._compared = compared
+        self._trained, self._watched, self._measured = (defaultdict[str, list[str]](list) for _ in range(3))
+        recipe = compared.recipe
+        for model in recipe.trained:
+            self._trained[recipe.tokens(model).name].append(model)
+            if recipe.nodes.models[model].evaluation.examples:
+                self._watched[recipe.tokens(model, "heldout").name].append(model)
+        for evaluation in recipe.nodes.evaluations:
+            if tokens := recipe.evaluation_tokens(evaluation):
+                self._measured[tokens.name].append(evaluation)
+
+    def all_of(self, tokens: str) -> list[str]:
+        """The nodes that read a token folder."""
+        return [*self._trained[tokens], *self._watched[tokens], *self._measured[tokens]]
+
+    def are_of_variants(self, tokens: str) -> bool:
+        """Whether no node of the base reads a token folder, but some of variants do."""
+        readers = self.all_of(tokens)
+        return bool(readers) and not self._compared.of_base(readers)
+
+    def in_words(self, tokens: str) -> Iterator[str]:
+        """Who reads a token folder."""
+        for what, readers in (
+            ("trained on", self._trained[tokens]),
+            ("watched on during training", self._watched[tokens]),
+            ("measured on", self._measured[tokens]),
+        ):
+            if readers:
+                yield f"{what}: {'; '.join(self._compared.gathered(readers))}"
 
 
-def _both_modes(recipe: Recipe, dataset: str) -> dict[str, Any]:
+def _both_modes(compared: Compared, dataset: str) -> Entry:
     """The published cut beside the lossless one."""
-    return {"name": dataset, "mode": recipe.nodes.datasets[dataset].mode, "file": paths.both_modes(dataset)}
+    return {
+        "name": dataset,
+        "mode": compared.recipe.nodes.datasets[dataset].mode,
+        "file": paths.both_modes(dataset),
+    }
 
 
-def _training(recipe: Recipe, model: str) -> dict[str, Any]:
+def _trained(compared: Compared) -> Entry:
+    """The titles of the models that are trained here, those of one training together, and how many are of variants."""
+    runs = compared.recipe.runs
+    place = {name: index for index, name in enumerate(runs)}
+    models = sorted(runs, key=lambda name: place[runs[name]])
+    of_base = compared.of_base(models)
+    return {"titles": list(map(compared.title, of_base)), "of_variants": len(models) - len(of_base)}
+
+
+def _trainings(compared: Compared) -> list[Entry]:
+    """Trainings, and how the curves of each variant are drawn: alike in all plots, if there are few enough."""
+    recipe = compared.recipe
+    found = _grouped(compared, dict.fromkeys(recipe.runs.values()), _training)
+    names = list(dict.fromkeys(each["variant"] for group in found for each in group["variants"]))
+    for group in found:
+        order = names if len(names) <= STYLES else list(dict.fromkeys(each["variant"] for each in group["variants"]))
+        for each in group["variants"]:
+            place = order.index(each["variant"])
+            each["style"] = place if place < STYLES else None
+    return found
+
+
+def _training(compared: Compared, model: str) -> Entry:
+    recipe, variant = compared.recipe, compared.variant(model)
     node = recipe.nodes.models[model]
+    shared_by = [name for name, run in recipe.runs.items() if run == model and name != model]
     return {
         "name": model,
-        "title": recipe.title(model),
+        "title": compared.title(model),
+        "variant": variant and variant.name,
         "objective": node.train,
-        "from": recipe.title(node.from_),
+        "from": compared.title(node.from_),
         "on": _part_name(node.on, recipe.tokens(model).part),
-        "shared_by": [recipe.title(name) for name, run in recipe.runs.items() if run == model and name != model],
+        "shared_by": compared.gathered(shared_by),
         "run": paths.run(model),
         "metrics": paths.metrics(model),
     }
-
-
-def _evaluation(recipe: Recipe, name: str) -> dict[str, Any]:
-    """An evaluation, its columns, and of each model the file with its metrics."""
-    measure, node = recipe.measure(name), recipe.nodes.evaluations[name]
-    reference = getattr(node, "reference", None)
-    # The first paragraph of the file tells people what is measured.
-    about = (sys.modules[measure.__module__].__doc__ or "").strip().split("\n\n")[0]
-    return {
-        "name": name,
-        "kind": recipe.kind_of(name),
-        "about": " ".join(about.split()),
-        "on": f"{MEASURED[measure.reads]} of {getattr(node, recipe.kind_of(name))}",
-        "settings": recipe.evaluation_settings(name).of(Kind.RESULT),
-        "reference": reference and recipe.title(reference),
-        "columns": list(map(list, measure.columns.items())),  # in their order, which mappings do not keep on the way
-        "headline": measure.headline,
-        "of_reference": dict(measure.of_reference),
-        "linear_in_beta": list(measure.linear_in_beta),
-        "models": [_measured(recipe, name, model) for model in recipe.evaluated(name)],
-    }
-
-
-def _measured(recipe: Recipe, evaluation: str, model: str) -> dict[str, Any]:
-    """A model that is measured: the model that it started from, whether it was trained on what is measured on, and
-    how it stands to the reference, if there is one.
-    """
-    node = recipe.nodes.models[model]
-    is_trained = isinstance(node, kinds.TrainedModel)
-    reference = getattr(recipe.nodes.evaluations[evaluation], "reference", None)
-    return {
-        "name": model,
-        "title": recipe.title(model),
-        "file": paths.evaluation(evaluation, model),
-        "from": node.from_ if is_trained else None,
-        "from_title": recipe.title(node.from_) if is_trained else None,
-        "trained_on_it": is_trained and _origin(recipe, node.on) == _origin(recipe, recipe.dataset_of(evaluation)),
-        "is_reference": model == reference,
-        "from_reference": reference is not None and reference in _line(recipe, model),
-        "own_beta": _own_beta(recipe, model, reference),
-    }
-
-
-def _own_beta(recipe: Recipe, model: str, reference: str | None) -> float | None:
-    """The beta that a model was trained with, if its rewards were relative to the same reference there."""
-    node = recipe.nodes.models[model]
-    if (
-        not isinstance(node, kinds.TrainedModel)
-        or node.from_ != reference
-        or not recipe.objective(model).needs_reference
-    ):
-        return None
-    return None if getattr(node, "reference_free", False) else getattr(node, "beta", None)
-
-
-def _origin(recipe: Recipe, dataset: str) -> str:
-    """The dataset that chunks are cut of; any other dataset is its own."""
-    node = recipe.nodes.datasets[dataset]
-    return node.chunk if isinstance(node, kinds.Chunk) else dataset
-
-
-def _line(recipe: Recipe, model: str) -> Iterator[str]:
-    """The models that a model comes from, the one that its training started from first."""
-    node = recipe.nodes.models[model]
-    if isinstance(node, kinds.TrainedModel):
-        yield node.from_
-        yield from _line(recipe, node.from_)
 
 
 def _part_name(dataset: str, part: str) -> str:

@@ -7,6 +7,7 @@ from amberline.core.settings import Kind, leaves
 from amberline.objectives.settings import Training
 from amberline.recipe import nodes as kinds
 from amberline.recipe.graph import Recipe
+from amberline.report.compared import Compared
 from amberline.report.text import listed, number
 
 SELECTED = {
@@ -20,17 +21,70 @@ NORMALIZED = {
 EXPORTED = {"last": "the last checkpoint", "best": "the checkpoint with the least held-out loss"}
 
 
-def methods(recipe: Recipe) -> list[dict[str, str]]:
-    """A few sentences a node, datasets first: `title` and `text`."""
+def methods(compared: Compared) -> list[dict[str, str]]:
+    """A few sentences a node of the base, datasets first: `title` and `text`."""
+    recipe = compared.recipe
     starts = dict.fromkeys(map(recipe.root, recipe.trained))
+    runs = dict.fromkeys(recipe.runs.values())
     return [
-        *({"title": name, "text": _dataset(recipe, name)} for name in recipe.nodes.datasets),
-        *({"title": recipe.title(name), "text": _start(recipe, name)} for name in starts),
+        *({"title": name, "text": _dataset(recipe, name)} for name in compared.of_base(recipe.nodes.datasets)),
+        *({"title": recipe.title(name), "text": _start(recipe, name)} for name in compared.of_base(starts)),
         *(
-            {"title": recipe.title(name), "text": " ".join(_training(recipe, name))}
-            for name in dict.fromkeys(recipe.runs.values())
+            {"title": recipe.title(name), "text": " ".join(_training(compared, name))}
+            for name in compared.of_base(runs)
         ),
     ]
+
+
+def methods_of_variants(compared: Compared) -> list[dict[str, Any]]:
+    """Of each variant what differs from the base: `title`, and `parts` of nodes with other settings.
+
+    `after` has the nodes that are made anew from those and are alike otherwise.
+    """
+    found = []
+    for variant in compared.recipe.variants:
+        told = {node: _different(compared, node) for node in variant.own}
+        found.append(
+            {
+                "title": variant.name,
+                "parts": [{"title": _plain_title(compared, node), "text": text} for node, text in told.items() if text],
+                "after": [_plain_title(compared, node) for node, text in told.items() if not text],
+                "same": [
+                    {
+                        "title": _plain_title(compared, name.removesuffix(f"@{variant.name}")),
+                        "there": compared.title(there),
+                    }
+                    for name, there in variant.same.items()
+                ],
+            }
+        )
+    return found
+
+
+def _plain_title(compared: Compared, node: str) -> str:
+    """The title of what a node is a variant of."""
+    base = compared.base(node)
+    return compared.recipe.nodes.models[node].title or base if node in compared.recipe.nodes.models else base
+
+
+def _different(compared: Compared, node: str) -> str:
+    """The settings in which a node of a variant differs from that of the base; all of them if the base has none."""
+    recipe, base = compared.recipe, compared.base(node)
+    if base not in recipe.names:
+        return _in_full(compared, node)
+    here, there = (compared.leaves(recipe.node(name).of(Kind.RESULT)) for name in (node, base))
+    keys = [key for key in {**there, **here} if here.get(key) != there.get(key) and key != "models"]
+    return ", ".join(f"{_key_words(key)} {number(here.get(key))} (base: {number(there.get(key))})" for key in keys)
+
+
+def _in_full(compared: Compared, node: str) -> str:
+    """What a node is that the base has not."""
+    recipe = compared.recipe
+    if node in recipe.nodes.datasets:
+        return _dataset(recipe, node)
+    if node in recipe.trained:
+        return " ".join(_training(compared, node))
+    return _start(recipe, node) if node in recipe.nodes.models else "not in the base"
 
 
 def _dataset(recipe: Recipe, name: str) -> str:
@@ -61,11 +115,12 @@ def _start(recipe: Recipe, name: str) -> str:
     return f"The pretrained model {node.pretrained}, revision {node.revision}."
 
 
-def _training(recipe: Recipe, name: str) -> Iterator[str]:
+def _training(compared: Compared, name: str) -> Iterator[str]:
     """What a training was: its data and objective, its steps, its arithmetic, and what was exported."""
+    recipe = compared.recipe
     node, settings = recipe.nodes.models[name], recipe.training(name)
     rows, unit = _rows(recipe, name)
-    yield f"Trained from “{recipe.title(node.from_)}” with the objective {node.train} on {rows}."
+    yield f"Trained from “{compared.title(node.from_)}” with the objective {node.train} on {rows}."
     own = settings.of(Kind.RESULT, without=Training)
     if recipe.objective(name).needs_reference:
         yield "The frozen reference is the model that training started from; its log-probabilities were computed once."
@@ -83,7 +138,7 @@ def _training(recipe: Recipe, name: str) -> Iterator[str]:
         f"Computed in {settings.precision} with float32 master weights; the loss of a step is "
         f"{NORMALIZED[settings.loss_normalization]}."
     )
-    yield from _exports(recipe, name)
+    yield from _exports(compared, name)
 
 
 def _rows(recipe: Recipe, name: str) -> tuple[str, str]:
@@ -98,13 +153,15 @@ def _rows(recipe: Recipe, name: str) -> tuple[str, str]:
     return f"the pairs of {node.on}, {limit}", "pairs"
 
 
-def _exports(recipe: Recipe, name: str) -> Iterator[str]:
-    """Every model that was made of a training."""
+def _exports(compared: Compared, name: str) -> Iterator[str]:
+    """Every model that was made of a training; those of variants are told with the variants."""
+    recipe = compared.recipe
     models = [model for model, run in recipe.runs.items() if run == name]
+    models = compared.of_base(models) or models
     for model in models:
         node = recipe.nodes.models[model]
         which = EXPORTED.get(node.export, node.export)
-        title = f" as “{recipe.title(model)}”" if len(models) > 1 else ""
+        title = f" as “{compared.title(model)}”" if len(models) > 1 else ""
         yield f"Exported{title}: {which}, weights in {node.export_dtype}."
 
 
@@ -114,4 +171,8 @@ def _named(settings: Mapping[str, Any]) -> str:
 
 
 def _words(settings: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key.replace('_', ' ')} {number(value)}" for key, value in leaves(settings))
+    return ", ".join(f"{_key_words(key)} {number(value)}" for key, value in leaves(settings))
+
+
+def _key_words(key: str) -> str:
+    return key.replace("_", " ")

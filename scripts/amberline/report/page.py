@@ -4,39 +4,20 @@ What it shows, and under which titles, `contents` tells of the recipe; no node i
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from amberline.recipe import paths
 from amberline.report import plots, text
+from amberline.report.curves import compared_curves, curves
 from amberline.report.measured import evaluation_view, samples_view, tile
 from amberline.training.staleness import kept_changes
 
-# Panels of a training's curves: those are drawn whose every column is there. Held-out values join where there are any.
-PANELS: tuple[tuple[str, Mapping[str, str]], ...] = (
-    ("loss", {"training": "loss"}),
-    ("reward accuracy", {"training": "rewards/accuracies"}),
-    ("reward margin", {"training": "rewards/margins"}),
-    ("rewards", {"chosen": "rewards/chosen", "rejected": "rewards/rejected"}),
-    ("log p of the responses", {"chosen": "logps/chosen", "rejected": "logps/rejected"}),
-    ("gradient norm", {"before clipping": "grad_norm"}),
-    ("learning rate", {"learning rate": "learning_rate"}),
-)
-# Columns that count, or that say what another panel says.
-NOT_DRAWN = {
-    "step",
-    "epoch",
-    "examples",
-    "tokens",
-    "loss_tokens",
-    *(key for _, keys in PANELS for key in keys.values()),
-}
-HELDOUT = "heldout/"
+Entry = Mapping[str, Any]  # as `contents` describes what is shown
 
 
 def build_page(results: Path, settings: Mapping[str, Any], lock: str, jobs: Mapping[str, Any]) -> str:
@@ -45,27 +26,28 @@ def build_page(results: Path, settings: Mapping[str, Any], lock: str, jobs: Mapp
     `jobs` are the run's Slurm jobs and why there are no figures of them, as `cluster.accounts` tells.
     """
     found = [(each, _metrics(results, each)) for each in settings["evaluations"]]
-    accounts = [{**each, **_read(results / each["funnel"])} for each in settings["data"]]
-    trainings = [_training(results, each) for each in settings["trainings"]]
+    accounts = _filled(settings["data"], lambda each: _account(results, each))
+    both_modes = _filled(settings["both_modes"], lambda each: {"rows": _side_by_side(_read(results / each["file"]))})
     return (
         _environment()
         .get_template("report.html.jinja")
         .render(
-            trained=_trained(settings),
+            trained=settings["trained"]["titles"],
+            trained_by_variants=settings["trained"]["of_variants"],
+            variants=settings["variants"],
             tiles=list(filter(None, (tile(*each) for each in found))),
             accounts=accounts,
-            both_modes=[
-                {**each, "rows": _side_by_side(_read(results / each["file"]))} for each in settings["both_modes"]
-            ],
-            histograms=[_histograms(each) for each in accounts if each["histograms"]],
-            trainings=trainings,
+            both_modes=both_modes,
+            histograms=[each for each in accounts if each["panels"]],
+            trainings=[_training(results, each) for each in settings["trainings"]],
             evaluations=[evaluation_view(*each) for each in found if each[0]["columns"]],
             samples=list(filter(None, (samples_view(*each) for each in found))),
             jobs=jobs["jobs"],
             unaccounted=jobs["missing"],
             methods=settings["methods"],
+            methods_of_variants=settings["methods_of_variants"],
             sources=[_source(results, each, settings["raw"]) for each in settings["sources"]],
-            models=[{**each, **_read(results / paths.manifest(each["folder"]))} for each in settings["models"]],
+            models=_filled(settings["models"], lambda each: _read(results / paths.manifest(each["folder"]))),
             deviations=settings["deviations"],
             configuration=yaml.safe_dump(settings["recipe"], sort_keys=False, allow_unicode=True, width=110),
             packages=[line.split("==") for line in lock.splitlines() if "==" in line],
@@ -95,14 +77,18 @@ def _read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _trained(settings: Mapping[str, Any]) -> list[str]:
-    """The titles of the models that are trained here."""
-    return [title for each in settings["trainings"] for title in (each["title"], *each["shared_by"])]
+def _filled(entries: Iterable[Entry], found: Callable[[Entry], Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Entries, and those of variants in them, with what was found of each."""
+    return [
+        {**each, **found(each), "variants": [{**variant, **found(variant)} for variant in each["variants"]]}
+        for each in entries
+    ]
 
 
-def _metrics(results: Path, evaluation: Mapping[str, Any]) -> dict[str, Any]:
-    """What an evaluation found, by the name of the model."""
-    return {each["name"]: _read(results / each["file"]) for each in evaluation["models"]}
+def _metrics(results: Path, evaluation: Entry) -> dict[str, Any]:
+    """What an evaluation found, by file."""
+    rows = (*evaluation["models"], *evaluation["variants"])
+    return {each["file"]: _read(results / each["file"]) for each in rows}
 
 
 def _source(results: Path, source: Mapping[str, Any], raw: Mapping[str, str]) -> dict[str, Any]:
@@ -115,10 +101,17 @@ def _source(results: Path, source: Mapping[str, Any], raw: Mapping[str, str]) ->
     return {**source, "revision": commit or source["revision"], "sha256": None}
 
 
-def _training(results: Path, training: Mapping[str, Any]) -> dict[str, Any]:
-    """A training, its curves, and what made its weights: `made_with`, `earlier`, and what it is `kept` for."""
+def _training(results: Path, training: Entry) -> dict[str, Any]:
+    """A training with its variants, and its curves."""
+    drawn = compared_curves(results, training) if training["variants"] else curves(results / training["metrics"])
+    whole = _filled([training], lambda each: _made(results, each))[0]
+    return {**whole, "curves": list(drawn), "legend": plots.legend(training) if training["variants"] else []}
+
+
+def _made(results: Path, training: Entry) -> dict[str, Any]:
+    """What made a training's weights: `made_with`, `earlier`, and what it is `kept` for."""
     facts: dict[str, Any] = _read(results / paths.manifest(training["run"]))["facts"]
-    return {**facts, **training, "kept": kept_changes(facts), "curves": list(_curves(results / training["metrics"]))}
+    return {**facts, **training, "kept": kept_changes(facts)}
 
 
 def _side_by_side(modes: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -136,30 +129,7 @@ def _side_by_side(modes: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]
     return rows
 
 
-def _histograms(account: Mapping[str, Any]) -> dict[str, Any]:
-    """The histograms that a stage took."""
-    panels = [plots.histogram(name, each) for name, each in account["histograms"].items()]
-    return {"title": account["title"], "for_training": account["for_training"], "panels": panels}
-
-
-def _curves(path: Path) -> Iterator[str]:
-    """The curves of a training: what is known to matter first, then whatever else its objective measured."""
-    rows = pd.read_json(path, lines=True)
-    for title, columns in PANELS:
-        if set(columns.values()) <= set(rows):
-            yield plots.curve(title, _series(rows, columns))
-    for name in rows.columns:
-        if name not in NOT_DRAWN and not name.startswith(HELDOUT) and pd.api.types.is_numeric_dtype(rows[name]):
-            yield plots.curve(name.replace("_", " "), _series(rows, {"training": name}))
-
-
-def _series(rows: pd.DataFrame, columns: Mapping[str, str]) -> plots.Series:
-    """Steps and values by name, with the held-out values of the same columns."""
-    only = len(columns) == 1
-    heldout = {"held out" if only else f"{name}, held out": f"{HELDOUT}{key}" for name, key in columns.items()}
-    found: dict[str, Any] = {}
-    for name, key in {**columns, **heldout}.items():
-        if key in rows:
-            known = rows[["step", key]].dropna()
-            found[name] = (known["step"].tolist(), known[key].tolist())
-    return found
+def _account(results: Path, account: Entry) -> dict[str, Any]:
+    """What a stage counted, and its histograms as plots."""
+    found = _read(results / account["funnel"])
+    return {**found, "panels": [plots.histogram(name, each) for name, each in found["histograms"].items()]}
