@@ -8,8 +8,7 @@ import typer
 
 from amberline.core.files import whole_file
 from amberline.core.manifests import ManifestError, read_manifest, write_manifest
-from amberline.recipe.export import CardText
-from amberline.report.cards import Card, render_card
+from amberline.report.cards import Card, ComparedCardText, render_card
 
 
 def main(
@@ -17,13 +16,13 @@ def main(
     run: Annotated[Path, typer.Option(help="summary of its training (run.json)")],
     raw: Annotated[list[Path], typer.Option(help="raw file that went into it; may be repeated")],
     base: Annotated[Path, typer.Option(help="folder of the model at the start of its line")],
-    settings: Annotated[str, typer.Option(help="name, sources and deviations, as JSON")],
+    settings: Annotated[str, typer.Option(help="name, variant, sources and deviations, as JSON")],
     output: Annotated[Path, typer.Option(help="README.md to write")],
 ) -> None:
     """Write the card of an exported model."""
     try:
         card = Card(
-            text=CardText.model_validate_json(settings),
+            text=ComparedCardText.model_validate_json(settings),
             node=model.name,
             model=read_manifest(model),
             training=read_manifest(run),

@@ -54,19 +54,10 @@ class CardSource(DescriptionSettings):
     licence: str | None = Field(description="licence under which it was published; null: not known")
 
 
-class CardVariant(DescriptionSettings):
-    """The variant that adds a model."""
-
-    name: str = Field(description="name of the variant")
-    base: str = Field(description="the model of the base that stands where this one does")
-    changes: list[str] = Field(description="dotted keys that the variant sets, with their values")
-
-
 class CardText(DescriptionSettings):
     """What a model card says beside what the manifests know."""
 
     name: str = Field(description="name of the model")
-    variant: CardVariant | None = Field(description="the variant that adds the model; null: it is of the base")
     sources: list[CardSource] = Field(description="what went into the model")
     deviations: dict[str, dict[str, Any]] = Field(
         description="keys that differ from the published recipe: {key: {published, here}}"

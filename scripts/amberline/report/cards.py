@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
+from pydantic import Field
 
 from amberline.core.digests import canonical, value_digest
 from amberline.core.manifests import Manifest
-from amberline.core.settings import leaves
+from amberline.core.settings import DescriptionSettings, leaves
 from amberline.recipe.export import CardSource, CardText
 from amberline.training.staleness import kept_changes
 
@@ -120,11 +121,26 @@ These weights were kept (`stale: keep`) although this has changed since they wer
 """
 
 
+class CardVariant(DescriptionSettings):
+    """The variant that adds a model."""
+
+    name: str = Field(description="name of the variant")
+    base: str = Field(description="the model of the base that stands where this one does")
+    changes: list[str] = Field(description="dotted keys that the variant sets, with their values")
+
+
+# Trainings stand on the file of `CardText`; what is said here alone makes none of them stale.
+class ComparedCardText(CardText):
+    """What a model card says, and of which variant the model is."""
+
+    variant: CardVariant | None = Field(description="the variant that adds the model; null: it is of the base")
+
+
 @dataclass(frozen=True)
 class Card:
     """What goes into a card: text of the configuration, and manifests."""
 
-    text: CardText
+    text: ComparedCardText
     node: str  # the model's name in the recipe
     model: Manifest  # of the exported folder
     training: Manifest  # of the training that made the weights
