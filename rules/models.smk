@@ -4,6 +4,7 @@ from amberline.recipe import nodes as kinds
 from amberline.report.compared import Compared
 from amberline.report.departures import departures_of
 
+COMPARED = Compared(RECIPE)
 WITH_POLICY = {name for name in RECIPE.trained if RECIPE.tokens(name).of_pairs}  # as the DPO reference implementation
 
 
@@ -218,11 +219,11 @@ def sources_of_model(model):
 
 def card_settings(model):
     """What a model's card says: whose variant it is, its sources, and how it departs from the published recipe."""
-    uses, compared = RECIPE.uses(model), Compared(RECIPE)
+    uses = RECIPE.uses(model)
     return canonical(
         {
-            "name": compared.title(model),
-            "variant": compared.told_in_card(model),
+            "name": COMPARED.title(model),
+            "variant": COMPARED.told_in_card(model),
             "sources": described(uses),
             "deviations": departures_of(RECIPE, uses),
         }
