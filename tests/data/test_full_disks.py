@@ -12,6 +12,7 @@ import select_pairs
 from amberline.core import files
 from amberline.core.ending import explain, one_message
 from amberline.core.files import whole_file, whole_folder
+from amberline.data import mixing
 
 ROWS = [{"id": "r", "conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}]
 
@@ -35,6 +36,21 @@ def test_every_error_of_the_system_has_a_fix(number: int | None) -> None:
     error = OSError("odd") if number is None else OSError(number, "odd", "/some/place")
     assert "odd. Fix: " in explain(error)
     assert number is None or explain(error).startswith("/some/place: odd")
+
+
+def test_of_a_copy_the_disk_that_is_full_is_named() -> None:
+    full = OSError(errno.ENOSPC, "full", "/from", None, "/to/file")
+    assert explain(full).startswith("/to/file: full (")
+    assert explain(OSError(errno.ENOENT, "none", "/from", None, "/to/file")).startswith("/from: none")
+
+
+def test_the_mix_names_the_place_of_its_nameless_file(raw, tmp_path: Path, monkeypatch) -> None:
+    def full(**_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(mixing.tempfile, "TemporaryFile", full)
+    with pytest.raises(SystemExit, match=f"mix: {tmp_path / 'made' / 'mix'}: No space left"):
+        programs(raw, tmp_path)["mix"]()
 
 
 def programs(raw, tmp_path: Path) -> dict:

@@ -24,7 +24,9 @@ def one_message(program: str, *expected: type[Exception]) -> Iterator[None]:
 
 def explain(error: OSError) -> str:
     """An error of the operating system as a message: where it was, what is wrong, the fix."""
-    place = str(error.filename) if error.filename is not None else "a file"
+    # Of two files, a full disk is that of the second: where a copy goes.
+    file = error.filename if error.filename2 is None or error.errno not in FULL else error.filename2
+    place = "a file" if file is None else str(file)
     what = error.strerror or " ".join(str(error).split()) or type(error).__name__
     if error.errno in FULL:
         return f"{place}: {what}{_free(place)}. Fix: free some space there, or set `results` to a folder elsewhere."
