@@ -35,10 +35,10 @@ def main(
             settings={"name": name, "format": wanted.format},
             facts={**findings.facts(), "sampled": sampled_digest(output), "origin": origin(wanted)},
         )
-    other_shape = findings.rows_of_other_shape
-    print(f"{name}: {findings.rows:,} rows, {other_shape:,} of them of another shape", file=sys.stderr)
     if unchecked := [what for what, done in findings.checks.items() if done != "verified"]:
         print(f"{name}: not verified, for the configuration does not say: {', '.join(unchecked)}", file=sys.stderr)
+    other_shape = findings.rows_of_other_shape
+    print(f"{name}: {findings.rows:,} rows, {other_shape:,} of them of another shape", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -85,8 +85,8 @@ def convert_pickled(folder: Path) -> None:
             save_file(tensors, folder / name, metadata={"format": "pt"})
         except SafetensorError as error:  # of its own class, whatever the system said
             raise ModelError(
-                f"{folder / name}: the weights cannot be written ({error}). Fix: free some space there (as much again as "
-                f"{path.name} has), or set `results` to a folder elsewhere."
+                f"{folder / name}: the weights cannot be written ({error}). Fix: free some space there (as much "
+                f"again as {path.name} has), or set `results` to a folder elsewhere."
             ) from None
         del state, tensors
         path.unlink()
