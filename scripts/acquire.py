@@ -8,6 +8,7 @@ import typer
 from pydantic import ValidationError
 
 from amberline.core.digests import sampled_digest
+from amberline.core.ending import one_message
 from amberline.core.manifests import write_manifest
 from amberline.data.streams import BadFile
 from amberline.formats.registry import FormatError
@@ -23,23 +24,21 @@ def main(
     output: Annotated[Path, typer.Option(help="file to write")],
 ) -> None:
     """Get one raw file, from the hub or from a local path, and verify it."""
-    try:
+    with one_message("acquire", ValidationError, FormatError, SourceError, HubError, BadFile):
         wanted = Source.model_validate_json(source)
         findings = acquire(name, wanted, output)
-    except (ValidationError, FormatError, SourceError, HubError, BadFile, OSError) as error:
-        sys.exit(f"acquire: {error}")
-    write_manifest(
-        output,
-        kind="raw",
-        files=[output],
-        inputs={},
-        settings={"name": name, "format": wanted.format},
-        facts={**findings.facts(), "sampled": sampled_digest(output), "origin": origin(wanted)},
-    )
-    other_shape = findings.rows_of_other_shape
-    print(f"{name}: {findings.rows:,} rows, {other_shape:,} of them of another shape", file=sys.stderr)
+        write_manifest(
+            output,
+            kind="raw",
+            files=[output],
+            inputs={},
+            settings={"name": name, "format": wanted.format},
+            facts={**findings.facts(), "sampled": sampled_digest(output), "origin": origin(wanted)},
+        )
     if unchecked := [what for what, done in findings.checks.items() if done != "verified"]:
         print(f"{name}: not verified, for the configuration does not say: {', '.join(unchecked)}", file=sys.stderr)
+    other_shape = findings.rows_of_other_shape
+    print(f"{name}: {findings.rows:,} rows, {other_shape:,} of them of another shape", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
+from amberline.core.ending import one_message
 from amberline.core.files import whole_folder
 from amberline.core.manifests import model_content, write_manifest
 from amberline.hub.downloads import HubError
@@ -23,7 +24,7 @@ def main(
 ) -> None:
     """Get a pretrained model, from the hub or from a local folder, with its weights as safetensors."""
     working = output.with_name(f".{output.name}.download")
-    try:
+    with one_message("acquire_model", ValidationError, ModelError, HubError):
         wanted = Pretrained.model_validate_json(source)
         with whole_folder(output) as folder:
             if wanted.folder is not None:
@@ -43,8 +44,6 @@ def main(
                 facts={"parameters": parameters, "commit": commit, "origin": model_origin(wanted)},
                 digest=model_content(folder),
             )
-    except (ValidationError, ModelError, HubError, OSError) as error:
-        sys.exit(f"acquire_model: {error}")
     shutil.rmtree(working, ignore_errors=True)
     print(f"{output}: {parameters:,} parameters", file=sys.stderr)
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
+from amberline.core.ending import one_message
 from amberline.core.files import whole_file
 from amberline.core.funnel import Funnel, FunnelError, NothingLeft
 from amberline.core.manifests import ManifestError, verify, write_manifest
@@ -34,7 +35,16 @@ def main(
     comparison: Annotated[Path, typer.Option(help="accounts of both modes to write, side by side")],
 ) -> None:
     """Cut long conversations into chunks that fit the context."""
-    try:
+    with one_message(
+        "chunk_conversations",
+        ValidationError,
+        ManifestError,
+        BadFile,
+        FunnelError,
+        NothingLeft,
+        TokenizerRefused,
+        WorkerLost,
+    ):
         choices = Chunk.model_validate_json(settings)
         rows = verify(conversations)["facts"].get("rows")
         verify(model)
@@ -63,8 +73,6 @@ def main(
             settings=choices.model_dump(),
             facts={"rows": written.rows, "counts": account["counts"], "notes": account["notes"]},
         )
-    except (ValidationError, ManifestError, BadFile, FunnelError, NothingLeft, TokenizerRefused, WorkerLost) as error:
-        sys.exit(f"chunk_conversations: {error}")
     print(f"chunk_conversations: {funnels[choices.mode].line('conversations')}", file=sys.stderr)
 
 

@@ -9,6 +9,7 @@ import typer
 from pydantic import ValidationError
 from tqdm import tqdm
 
+from amberline.core.ending import one_message
 from amberline.core.files import whole_folder
 from amberline.core.funnel import Funnel, Reasons
 from amberline.core.manifests import ManifestError, model_content, verify, write_manifest
@@ -73,7 +74,7 @@ def main(
     output: Annotated[Path, typer.Option(help="Hugging Face folder to write")],
 ) -> None:
     """Make a small stand-in for a pretrained model."""
-    try:
+    with one_message("make_tiny_model", ValidationError, ManifestError, FormatError, BadFile, SmallTokenizerError):
         choices = Tiny.model_validate_json(settings)
         sizes = choices.tiny
         inputs = by_name(conversations)
@@ -93,8 +94,6 @@ def main(
                 facts={"parameters": parameters, "vocabulary": sizes.vocabulary},
                 digest=model_content(folder),
             )
-    except (ValidationError, ManifestError, FormatError, BadFile, SmallTokenizerError) as error:
-        sys.exit(f"make_tiny_model: {error}")
     print(f"make_tiny_model: {parameters:,} parameters; {counted.line('rows')}", file=sys.stderr)
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
+from amberline.core.ending import one_message
 from amberline.core.funnel import FunnelError
 from amberline.core.manifests import ManifestError, verify, write_manifest
 from amberline.data.mixing import MixError, mix
@@ -28,7 +29,7 @@ def main(
     rejects: Annotated[Path, typer.Option(help="the rejected and remarkable rows to write")],
 ) -> None:
     """Mix conversations of any number of sources into one shuffled file."""
-    try:
+    with one_message("mix", ValidationError, ManifestError, FormatError, BadFile, MixError, FunnelError):
         choices = Mix.model_validate_json(settings)
         inputs = by_name(source)
         for file in source:
@@ -46,8 +47,6 @@ def main(
                 settings=choices.model_dump(),
                 facts={"counts": account.to_json()["counts"], "notes": account.to_json()["notes"]},
             )
-    except (ValidationError, ManifestError, FormatError, BadFile, MixError, FunnelError, OSError) as error:
-        sys.exit(f"mix: {error}")
     print(f"mix: {account.line('rows')}", file=sys.stderr)
 
 

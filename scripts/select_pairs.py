@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
+from amberline.core.ending import one_message
 from amberline.core.funnel import FunnelError
 from amberline.core.manifests import ManifestError, verify, write_manifest
 from amberline.data.selecting_pairs import select_pairs
@@ -29,7 +30,7 @@ def main(
     rejects: Annotated[Path, typer.Option(help="the rejected rows to write")],
 ) -> None:
     """Select pairs of a preferred response and another from rows of preferences."""
-    try:
+    with one_message("select_pairs", ValidationError, ManifestError, FormatError, BadFile, FunnelError):
         choices = Pairs.model_validate_json(settings)
         inputs = by_name(rows)
         for file in rows:
@@ -47,8 +48,6 @@ def main(
                 settings=choices.model_dump(),
                 facts={"counts": account.to_json()["counts"], "notes": account.to_json()["notes"]},
             )
-    except (ValidationError, ManifestError, FormatError, BadFile, FunnelError, OSError) as error:
-        sys.exit(f"select_pairs: {error}")
     print(f"select_pairs: {account.line('rows')}", file=sys.stderr)
 
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
+from amberline.core.ending import one_message
 from amberline.core.funnel import Funnel, FunnelError, NothingLeft
 from amberline.core.manifests import ManifestError, verify, write_manifest
 from amberline.core.parallel import WorkerLost
@@ -34,7 +35,16 @@ def main(
     rejects: Annotated[Path, typer.Option(help="rejected and cut rows to write")],
 ) -> None:
     """Turn chunks of conversations into token ids, with the loss on the assistant's answers alone."""
-    try:
+    with one_message(
+        "tokenize_conversations",
+        ValidationError,
+        ManifestError,
+        BadFile,
+        FunnelError,
+        NothingLeft,
+        TokenizerRefused,
+        WorkerLost,
+    ):
         choices = ConversationTokens.model_validate_json(settings)
         total = verify(rows)["facts"].get("rows")
         verify(model)
@@ -68,8 +78,6 @@ def main(
                 "notes": counts["notes"],
             },
         )
-    except (ValidationError, ManifestError, BadFile, FunnelError, NothingLeft, TokenizerRefused, WorkerLost) as error:
-        sys.exit(f"tokenize_conversations: {error}")
     print(f"tokenize_conversations: {account.line('chunks')}", file=sys.stderr)
 
 

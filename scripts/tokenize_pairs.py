@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
+from amberline.core.ending import one_message
 from amberline.core.funnel import Funnel, FunnelError, NothingLeft
 from amberline.core.manifests import ManifestError, verify, write_manifest
 from amberline.core.parallel import WorkerLost
@@ -35,7 +36,16 @@ def main(
     """Turn preference pairs into token ids: a row for every pair, or for every prompt's target."""
     account = Funnel("tokenize")
     lengths: Counter[int] = Counter()
-    try:
+    with one_message(
+        "tokenize_pairs",
+        ValidationError,
+        ManifestError,
+        BadFile,
+        FunnelError,
+        NothingLeft,
+        TokenizerRefused,
+        WorkerLost,
+    ):
         choices = PreferenceTokens.model_validate_json(settings)
         verify(rows)
         verify(model)
@@ -60,8 +70,6 @@ def main(
             settings=choices.model_dump(),
             facts=facts(lengths, account),
         )
-    except (ValidationError, ManifestError, BadFile, FunnelError, NothingLeft, TokenizerRefused, WorkerLost) as error:
-        sys.exit(f"tokenize_pairs: {error}")
     print(f"tokenize_pairs: {account.line(unit_of(choices))}", file=sys.stderr)
 
 

@@ -91,6 +91,7 @@ FILES: dict[str, tuple[bytes, Outcome]] = {
     "Latin-1 in the last row": (TEXT.encode()[::-1].replace(b"olleh", b"oll\xe9h", 1)[::-1], Fails(2, "not UTF-8")),
     "byte order mark": (b"\xef\xbb\xbf" + TEXT.encode(), Fails(0, "byte order mark")),
     "UTF-16": (TEXT.encode("utf-16"), Fails(0, "UTF-16")),
+    "UTF-32": (TEXT.encode("utf-32"), Fails(0, "UTF-32")),
     "NaN": (TEXT.replace('"hello"', "NaN", 1).encode(), Fails(1, "NaN is not JSON")),
     "duplicate keys": (
         TEXT.replace('"value": "hello"', '"value": "a", "value": "b"', 1).encode(),

@@ -32,9 +32,12 @@ class HubServer:
     # Whether the host of the bytes knows ranges, and what it sends in place of a file.
     ranges: bool = True
     sends: dict[str, bytes] = field(default_factory=dict)
+    # Headers that the host of the bytes adds.
+    store_headers: dict[str, str] = field(default_factory=dict)
     gives_digest: bool = True
     needs_token: str | None = None
     sent_bytes: int = 0
+    paths: list[str] = field(default_factory=list)
     ranges_asked: list[str | None] = field(default_factory=list)
     authorizations: list[tuple[str, str | None]] = field(default_factory=list)
     slept: list[float] = field(default_factory=list)
@@ -80,6 +83,7 @@ class _Quiet(BaseHTTPRequestHandler):
 def _hub(hub: HubServer) -> type[BaseHTTPRequestHandler]:
     class Hub(_Quiet):
         def do_GET(self) -> None:
+            hub.paths.append(self.path)
             hub.authorizations.append(("hub", self.headers.get("Authorization")))
             if hub.needs_token and self.headers.get("Authorization") != f"Bearer {hub.needs_token}":
                 self.answer(401, {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to it is restricted."})
@@ -136,6 +140,8 @@ def _store(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             part = content[start:]
             self.send_response(206 if asked and hub.ranges else 200)
             self.send_header("Content-Length", str(len(part)))
+            for name, value in hub.store_headers.items():
+                self.send_header(name, value)
             if asked and hub.ranges:
                 self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
             self.end_headers()

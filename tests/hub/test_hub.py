@@ -10,6 +10,7 @@ import httpx2
 import pytest
 import torch
 from hub_server import COMMIT, Answer, HubServer
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import acquire
@@ -394,6 +395,18 @@ def test_model_is_fetched_and_its_commit_recorded(hub, model, tmp_path: Path, ho
     assert got.keys() == model.keys()
     assert all(torch.equal(got[key], model[key]) for key in model)
     assert list(output.parent.iterdir()) == [output], "nothing is left beside it"
+
+
+def test_weights_that_cannot_be_written_are_a_message(hub, model, tmp_path: Path, monkeypatch) -> None:
+    """safetensors has an error of its own for a full disk."""
+
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    hub.files["someone/model/pytorch_model.bin"] = saved(model, tmp_path / "made" / "pytorch_model.bin", "bin")
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    message = model_refusal(tmp_path / "models" / "base")
+    assert "model.safetensors: the weights cannot be written (Error while serializing" in message and "Fix: " in message
 
 
 def test_model_download_goes_on_in_the_next_run(hub, model, tmp_path: Path) -> None:

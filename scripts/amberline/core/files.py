@@ -9,16 +9,28 @@ from pathlib import Path
 
 
 @contextmanager
+def placed(path: Path) -> Iterator[None]:
+    """Name `path` in errors of the system that name no file: a full disk is met in a write, which knows none."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` when the block ends well, remove it otherwise."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # One fixed name, so that a killed run's remains are overwritten by the next instead of piling up.
     partial = path.with_name(f".{path.name}.partial")
     try:
-        yield partial
-        with open(partial, "rb+") as handle:
-            os.fsync(handle.fileno())
-        partial.replace(path)
+        with placed(path):
+            yield partial
+            with open(partial, "rb+") as handle:
+                os.fsync(handle.fileno())
+            partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -34,7 +46,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
-        yield partial
+        with placed(path):
+            yield partial
         if path.exists():
             aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
             path.replace(aside / path.name)

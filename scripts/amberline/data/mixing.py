@@ -20,6 +20,7 @@ import orjson
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from amberline.core.files import placed
 from amberline.core.funnel import Funnel, Reject, RejectsWriter, write_rejects
 from amberline.data.conversations import (
     BadRecord,
@@ -102,6 +103,7 @@ def mix(sources: Sequence[tuple[Path, Reader]], settings: Mix, *, made: Path, he
     funnel = Funnel("mix")
     made.parent.mkdir(parents=True, exist_ok=True)
     with (
+        placed(made),  # also what is still to be written when the nameless file is closed
         tempfile.TemporaryFile(dir=made.parent) as spool,
         write_array(made) as mix_rows,
         write_array(heldout) as heldout_rows,

@@ -11,7 +11,7 @@ What becomes of a fault in a file:
 | empty file | BadFile |
 | empty array | no records; a stage that needs some says so |
 | git-LFS pointer, HTML page, zip or zstd archive instead of JSON | BadFile that says which |
-| UTF-8 byte order mark, UTF-16 | BadFile: `json.load` refuses them too |
+| UTF-8 byte order mark, UTF-16, UTF-32 | BadFile: `json.load` refuses them too |
 | bytes that are not UTF-8; a NUL or another bare control character in a string | BadFile with the row |
 | JSON cut short, `.xz` or `.gz` cut short or damaged, text after the array | BadFile with the row |
 | NaN or Infinity; a number of thousands of digits; nesting too deep for a parser | BadFile with the row |
@@ -278,6 +278,8 @@ IMPOSTORS = {
     b"version https://git-lfs": ("it is a git-LFS pointer, not the data", "Fetch the file itself (git lfs pull)."),
     b"<": ("it is a web page, probably an error page saved as data", "Get it again, and look at what the server says."),
     b"\xef\xbb\xbf": ("it begins with a byte order mark", "Remove the first three bytes: tail -c +4 OLD > NEW."),
+    b"\xff\xfe\x00\x00": ("it is UTF-32", "Convert it: iconv -f UTF-32 -t UTF-8 OLD > NEW."),
+    b"\x00\x00\xfe\xff": ("it is UTF-32", "Convert it: iconv -f UTF-32 -t UTF-8 OLD > NEW."),
     b"\xff\xfe": ("it is UTF-16", "Convert it: iconv -f UTF-16 -t UTF-8 OLD > NEW."),
     b"\xfe\xff": ("it is UTF-16", "Convert it: iconv -f UTF-16 -t UTF-8 OLD > NEW."),
     b"PK\x03\x04": ("it is a zip archive", "Unpack it."),

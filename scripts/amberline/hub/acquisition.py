@@ -50,7 +50,7 @@ def acquire(name: str, source: Source, output: Path) -> Findings:
     hub's cache, is taken if it has the sha256 of the configuration. Raises SourceError, HubError, BadFile, FormatError.
     """
     if source.path is not None:
-        return _copy(name, source, Path(source.path), output)
+        return _copy(name, source, Path(source.path).expanduser(), output)
     for candidate in _copies(source, output):
         if source.sha256 is not None and file_digest(candidate) == source.sha256:
             if candidate == output:
@@ -96,6 +96,12 @@ def _download(name: str, source: Source, output: Path) -> Findings:
 
 def _hub_file(source: Source) -> HubFile:
     assert source.repository and source.revision and source.file, "Source requires them where there is no path"
+    parts = source.file.split("/")
+    if not all(parts) or {".", ".."} & set(parts):
+        raise SourceError(
+            f"{source.file!r} is no file inside a repository. Fix: write its path there without / in front, such as "
+            f"data/rows.json; a file of this machine is named by `path`."
+        )
     return HubFile(source.repository, source.revision, source.file, "dataset")
 
 

@@ -5,6 +5,7 @@ download starts again from nothing when it is interrupted for good (a killed job
 """
 
 import os
+import ssl
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -68,7 +69,7 @@ class HubFile:
 
 def endpoint() -> str | None:
     """Another hub, when HF_ENDPOINT names one."""
-    return os.environ.get("HF_ENDPOINT") or None
+    return os.environ.get("HF_ENDPOINT", "").strip().rstrip("/") or None
 
 
 def download(wanted: HubFile, target: Path) -> str:
@@ -114,6 +115,9 @@ def _fetch_rest(wanted: HubFile, target: Path, size: int | None, bar: "tqdm[None
     ) as response:
         if response.is_error:
             response.read()
+        if response.status_code == 416 and have:
+            target.unlink()
+            raise CutShort(f"there is nothing behind the {have} bytes that were fetched; they are removed")
         hf_raise_for_status(response)
         goes_on = response.status_code == 206 and _range_start(response.headers) == have
         if have and not goes_on:
@@ -124,8 +128,33 @@ def _fetch_rest(wanted: HubFile, target: Path, size: int | None, bar: "tqdm[None
             for chunk in response.iter_raw():
                 handle.write(chunk)
                 bar.update(len(chunk))
+            received = handle.tell() - (have if goes_on else 0)
+    if size is not None and _size(target) != size and (other := _other_content(response.headers, received)):
+        target.unlink()
+        raise HubError(f"{wanted}: {other}")
     if size is not None and _size(target) != size:
         raise CutShort(f"the connection ended after {_size(target)} of {size} bytes")
+
+
+def _other_content(headers: Mapping[str, str], received: int) -> str | None:
+    """What came instead of the file, if all of it came; None: the connection was cut."""
+    kind = headers.get("content-type", "").split(";")[0]
+    if kind == "text/html":
+        return (
+            "a web page came instead of the file, probably a login page of a proxy or of a mirror. Fix: log in there "
+            "with a browser, or unset HTTPS_PROXY or HF_ENDPOINT."
+        )
+    if (coding := headers.get("content-encoding", "identity")) != "identity":
+        return (
+            f"the server sent it compressed ({coding}), although it was not asked to: a mirror or a proxy changes it. "
+            "Fix: unset HF_ENDPOINT or HTTPS_PROXY, or give a local copy."
+        )
+    if headers.get("content-length") == str(received):
+        return (
+            f"{received:,} bytes of {kind or 'unknown kind'} came, which is not the file that the hub describes. Fix: "
+            "look at what a mirror (HF_ENDPOINT) or a proxy (HTTPS_PROXY) sends, or give a local copy."
+        )
+    return None
 
 
 def _range_start(headers: Mapping[str, str]) -> int:
@@ -215,7 +244,18 @@ def _say_why(state: RetryCallState) -> None:
 def _may_pass(error: BaseException) -> bool:
     if isinstance(error, HfHubHTTPError):
         return error.response is not None and error.response.status_code in TRY_AGAIN_STATUS
-    return isinstance(error, CutShort | httpx2.TransportError) and not isinstance(error, httpx2.UnsupportedProtocol)
+    if isinstance(error, httpx2.UnsupportedProtocol | httpx2.ProxyError) or _is_of_certificate(error):
+        return False
+    return isinstance(error, CutShort | httpx2.TransportError)
+
+
+def _is_of_certificate(error: BaseException | None) -> bool:
+    """Whether a server's certificate was refused, which no waiting mends."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError) or "CERTIFICATE_VERIFY_FAILED" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _retry_after(error: HfHubHTTPError) -> float | None:
@@ -239,11 +279,12 @@ def explained(wanted: HubFile) -> Iterator[None]:
         yield
     except Exception as error:
         if fix := _fix(error, wanted):
-            raise HubError(f"{wanted}: {fix}") from error
+            said = _in_one_line(error.server_message) if isinstance(error, HfHubHTTPError) else ""
+            raise HubError(f"{wanted}: {fix}" + (f" The hub says: {said}" if said else "")) from error
         raise
 
 
-def _fix(error: BaseException, wanted: HubFile) -> str | None:  # noqa: PLR0911
+def _fix(error: BaseException, wanted: HubFile) -> str | None:  # noqa: PLR0911, PLR0912
     """What to tell the user; None for errors that are none of the hub or the network."""
     status = error.response.status_code if isinstance(error, HfHubHTTPError) and error.response is not None else None
     match error:
@@ -268,12 +309,28 @@ def _fix(error: BaseException, wanted: HubFile) -> str | None:  # noqa: PLR0911
             return f"access is refused ({status}). Log in with `hf auth login` or set HF_TOKEN, and check its rights."
         case HfHubHTTPError() if status == 404:
             return "not found (404). Check the id, the revision and the file."
+        case HfHubHTTPError() if status == 451:
+            return "it is withheld for legal reasons (451). Fix: use another source, or give a local copy."
+        case HfHubHTTPError() if status is not None and status < 500 and status not in TRY_AGAIN_STATUS:
+            return (
+                f"the hub refuses ({status}). Fix: check the id, the revision, the file, and HF_ENDPOINT if it is set."
+            )
         case HfHubHTTPError():
             return f"the hub answers {status}. What was fetched is kept: run this again later to go on."
         case HFValidationError():
             return f"this is no id of a repository: {_in_one_line(error)}"
         case OfflineModeIsEnabled():
             return f"HF_HUB_OFFLINE is set. Unset it, or give {wanted.local_copy}."
+        case ImportError() | ValueError() if "proxy" in str(error).lower():
+            return (
+                f"the proxy cannot be used ({_in_one_line(error)}). Fix: set ALL_PROXY, HTTPS_PROXY and HTTP_PROXY to "
+                "an http:// proxy or unset them, or download the file elsewhere and give a local copy."
+            )
+        case _ if _is_of_certificate(error):
+            return (
+                f"the server's certificate is refused ({_in_one_line(error)}). Fix: set SSL_CERT_FILE to the "
+                "certificates of your network, correct the machine's clock, or unset HF_ENDPOINT or HTTPS_PROXY."
+            )
         case CutShort() | httpx2.TransportError() | FileMetadataError():
             return (
                 f"the network failed ({_in_one_line(error)}). What was fetched is kept: run this again to go on, or "
@@ -282,5 +339,7 @@ def _fix(error: BaseException, wanted: HubFile) -> str | None:  # noqa: PLR0911
     return None
 
 
-def _in_one_line(error: BaseException | None) -> str:
+def _in_one_line(error: BaseException | str | None) -> str:
+    if error is None or isinstance(error, str):
+        return " ".join((error or "").split())[:300]
     return " ".join(str(error).split()) or type(error).__name__

@@ -81,7 +81,13 @@ def convert_pickled(folder: Path) -> None:
         # safetensors takes no tensors that share memory; their copies are equal.
         tensors = {key: tensor.detach().clone(memory_format=torch.contiguous_format) for key, tensor in state.items()}
         name = path.name.replace("pytorch_model", "model").replace(".bin", ".safetensors")
-        save_file(tensors, folder / name, metadata={"format": "pt"})
+        try:
+            save_file(tensors, folder / name, metadata={"format": "pt"})
+        except SafetensorError as error:  # of its own class, whatever the system said
+            raise ModelError(
+                f"{folder / name}: the weights cannot be written ({error}). Fix: free some space there (as much "
+                f"again as {path.name} has), or set `results` to a folder elsewhere."
+            ) from None
         del state, tensors
         path.unlink()
 

@@ -31,7 +31,11 @@ def find_misfit(source: Source, manifest: Mapping[str, Any]) -> str | None:
         if wanted is not None and facts[key] != wanted:
             return f"its {key} must be {wanted}, not {facts[key]}"
     if source.path is not None:
-        return None if sampled_digest(Path(source.path)) == facts["sampled"] else "the local file has another content"
+        return (
+            None
+            if sampled_digest(Path(source.path).expanduser()) == facts["sampled"]
+            else "the local file has another content"
+        )
     if source.sha256 is None and origin(source) != facts["origin"]:
         return "it comes from elsewhere, and no sha256 tells that it is the same"
     return None

@@ -17,9 +17,8 @@ from amberline.text.tokenizers import TRICKY_TEXTS, Ids, Tokenizer, TokenizerRef
 
 # What would work where tokens stand for another text than they were made of.
 OTHER_TEXT = (
-    "if it is a Llama tokenizer that was saved without its tokenizer.model (as transformers 5 does), add that file of "
-    "the original model to a copy of the folder; if tokenizer.json has a normalizer (such as NFC), take a model "
-    "without one"
+    "if it is a Llama tokenizer saved without its tokenizer.model (as transformers 5 does), add that file of the "
+    "original model to a copy of the folder; if tokenizer.json has a normalizer (such as NFC), take a model without one"
 )
 
 

@@ -1,0 +1,43 @@
+"""How programs end when something is wrong: one message with the place and the fix, never a traceback."""
+
+import errno
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+FULL = {errno.ENOSPC, errno.EDQUOT}
+REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+@contextmanager
+def one_message(program: str, *expected: type[Exception]) -> Iterator[None]:
+    """End the program with one message when the block raises what is `expected`, or any error of the system."""
+    try:
+        yield
+    except expected as error:
+        sys.exit(f"{program}: {error}")
+    except OSError as error:
+        sys.exit(f"{program}: {explain(error)}")
+
+
+def explain(error: OSError) -> str:
+    """An error of the operating system as a message: where it was, what is wrong, the fix."""
+    # Of two files, a full disk is that of the second: where a copy goes.
+    file = error.filename if error.filename2 is None or error.errno not in FULL else error.filename2
+    place = "a file" if file is None else str(file)
+    what = error.strerror or " ".join(str(error).split()) or type(error).__name__
+    if error.errno in FULL:
+        return f"{place}: {what}{_free(place)}. Fix: free some space there, or set `results` to a folder elsewhere."
+    if error.errno in REFUSED:
+        return f"{place}: {what}. Fix: give yourself the right to read and write there, or use another folder."
+    if error.errno == errno.ENOENT:
+        return f"{place}: {what}. Fix: check the path."
+    return f"{place}: {what}. Fix: check that path and its disk, then run this again."
+
+
+def _free(place: str) -> str:
+    """What is free on the disk of a path."""
+    folder = next((path for path in Path(place).absolute().parents if path.is_dir()), None)
+    return "" if folder is None else f" ({shutil.disk_usage(folder).free:,} bytes are free)"
