@@ -97,7 +97,7 @@ def betas(tmp_path_factory):
 
 def test_each_variant_has_a_row_that_says_what_it_changes_and_adds(betas):
     text = re.sub(r"\s+", " ", text_of(section(betas, "variants")))
-    assert "b2 models.ambersafe.beta: 0.2 ambersafe@b2 13 of 14 nodes of the base" in text
+    assert "b2 models.ambersafe.beta: 0.2 ambersafe@b2 13 of 14 nodes of the base recipe" in text
 
 
 def test_rows_of_variants_are_under_the_base_with_their_differences(betas):
@@ -107,7 +107,7 @@ def test_rows_of_variants_are_under_the_base_with_their_differences(betas):
         *(("variant", f"variant {name}") for name in BETAS),
     ]
     assert [row[2:4] for row in rows[3:]] == [("4.25", ""), ("4.50", "+0.25"), ("4.00", "−0.25"), ("4.25", "=")]
-    assert "Δ: difference to the model of the base" in betas
+    assert "Δ: difference to the model of the base recipe" in betas
 
 
 def test_tiles_are_those_of_the_base(betas):
@@ -141,7 +141,7 @@ def test_answers_of_variants_are_closed(betas):
 def test_methods_tell_of_variants_what_differs_alone(betas):
     base, variants = section(betas, "methods").split("<details>")
     assert "@" not in base
-    assert "<b>Variant b2.</b> AmberSafe: beta 0.2 (base: 0.1).</p>" in variants
+    assert "<b>Variant b2.</b> AmberSafe: beta 0.2 (base recipe: 0.1).</p>" in variants
 
 
 def test_margins_at_its_own_beta(betas):
@@ -163,7 +163,7 @@ def seeds(tmp_path_factory):
 def test_of_seeds_there_is_a_mean_and_a_deviation(seeds):
     rows = rows_of(seeds, "heldout")
     # 2, 4, 4, 4, 6: mean 4; squares of the differences 4, 0, 0, 0, 4; sd √(8 / 4) = 1.414…
-    summary = rows.index(("seeds", "mean ± sd, n = 5 | base, s1, s2, s3, s4", "4.00", "± 1.41", "1,121", ""))
+    summary = rows.index(("seeds", "mean ± sd, n = 5 | base recipe, s1, s2, s3, s4", "4.00", "± 1.41", "1,121", ""))
     assert [row[1].split(" |")[0] for row in rows[summary - 6 : summary]] == [
         *("AmberChat", "variant s1", "variant s2", "variant s3", "variant s4", "variant lossless")
     ]
@@ -185,7 +185,7 @@ def test_rows_against_another_reference_say_so(seeds):
 
 def test_an_evaluation_on_other_rows_says_so(seeds):
     rows = [row[1] for row in rows_of(seeds, "heldout")]
-    assert rows.count("variant lossless | on evol-mix-split@lossless | lossless mode") == 4
+    assert rows.count("variant lossless | on evol-mix-split@lossless · lossless mode") == 4
     assert 'id="evaluation-heldout@lossless"' not in seeds
 
 
@@ -258,7 +258,7 @@ def test_a_template_of_a_variant_is_told_of_tokens_and_answers(tmp_path):
     figures = {"answers": {"ambersafe@vicuna": {"template": "vicuna"}}}
     page = page_of(recipe, tmp_path, figures=figures)
     assert "AmberSafe, variant vicuna in the vicuna template" in page
-    assert "variant vicuna | against ambersafe-sft@vicuna | vicuna template" in [
+    assert "variant vicuna | against ambersafe-sft@vicuna · vicuna template" in [
         row[1] for row in rows_of(page, "rewards")
     ]
     titles = [each["title"] for each in contents(recipe)["data"]]

@@ -153,7 +153,7 @@ class _Rows:
             for variant in alike.variants:
                 row = self._row(variant, model)
                 if self._is_measured(*row):
-                    rows.setdefault(row, variant.name if variant else "base")
+                    rows.setdefault(row, variant.name if variant else "base recipe")
             if len({name for _, name in rows}) > 1:
                 yield {
                     "of": model,

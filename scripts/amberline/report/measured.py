@@ -177,14 +177,17 @@ def _notes_on_variants(evaluation: Evaluation) -> Iterator[str]:
     """What must be known to read the rows of variants."""
     variants = evaluation["variants"]
     if variants:
-        yield "Δ: difference to the model of the base; = where they are equal."
+        yield "Δ: difference to the model of the base recipe; = where they are equal."
     if any(each["against"] for each in variants):
         yield (
             f"Rows “against” another model have that one as their reference, not “{evaluation['reference']}”: their "
             "figures say how a model stands to its own reference, and compare with other rows in this sense alone."
         )
     if any(each["notes"] for each in variants):
-        yield "Rows that name other rows or settings were measured on those, or with those."
+        yield (
+            "A row that names data or settings was measured on those or with those, not as in the base recipe: its "
+            "difference comes of that, too."
+        )
     if evaluation["seeds"]:
         yield "Mean ± sd: over models that differ in the seed of a training alone; sd is the sample standard deviation."
 

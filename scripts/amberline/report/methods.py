@@ -74,7 +74,9 @@ def _different(compared: Compared, node: str) -> str:
         return _in_full(compared, node)
     here, there = (compared.leaves(recipe.node(name).of(Kind.RESULT)) for name in (node, base))
     keys = [key for key in {**there, **here} if here.get(key) != there.get(key) and key != "models"]
-    return ", ".join(f"{_key_words(key)} {number(here.get(key))} (base: {number(there.get(key))})" for key in keys)
+    return ", ".join(
+        f"{_key_words(key)} {number(here.get(key))} (base recipe: {number(there.get(key))})" for key in keys
+    )
 
 
 def _in_full(compared: Compared, node: str) -> str:
@@ -84,7 +86,7 @@ def _in_full(compared: Compared, node: str) -> str:
         return _dataset(recipe, node)
     if node in recipe.trained:
         return " ".join(_training(compared, node))
-    return _start(recipe, node) if node in recipe.nodes.models else "not in the base"
+    return _start(recipe, node) if node in recipe.nodes.models else "not in the base recipe"
 
 
 def _dataset(recipe: Recipe, name: str) -> str:
