@@ -12,7 +12,7 @@ from amberline.core.digests import canonical, value_digest
 from amberline.core.files import whole_file
 from amberline.core.settings import Kind
 from amberline.recipe import paths
-from amberline.recipe.check import check_cluster, check_recipe, check_target, deviations
+from amberline.recipe.check import check_cluster, check_recipe, check_target
 from amberline.recipe.files import WORKFLOW, ConfigurationError, on_top, read_file, read_recipe
 from amberline.recipe.graph import alternatives
 from amberline.recipe.inventory import models_of_no_node
@@ -79,8 +79,6 @@ RESULTS = RECIPE.around.results
 SCRIPTS = os.path.relpath(WORKFLOW / "scripts")
 LOCK = os.path.relpath(WORKFLOW / f"envs/{RECIPE.around.environment}.lock")
 ENVIRONMENT = f"../envs/{RECIPE.around.environment}.yaml"
-# Keys that differ from the published recipe, for model cards and the report.
-DEVIATIONS = deviations(RECIPE)
 
 
 def result(path):
