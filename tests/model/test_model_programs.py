@@ -28,6 +28,7 @@ TEXT_OF_CARD = {
         {"name": "pku", "repository": "PKU/Safe", "revision": "abc", "file": "a.xz", "licence": "cc-by-nc-4.0"},
         {"name": "base_model", "repository": "X/Amber", "revision": "main", "file": None, "licence": "apache-2.0"},
     ],
+    "variant": None,
     "deviations": {"ambersafe.dpo.beta": {"published": 0.1, "here": 0.5}},
 }
 
