@@ -1,14 +1,11 @@
 """Formats by name: each is a file of this folder that says `FORMAT = …`."""
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from amberline.core.registry import Registry
 from amberline.formats.base import ConversationFormat, Format, PreferenceFormat
-
-_FOLDER = Path(__file__).parent
-_SHARED = {"__init__", "base", "pku_saferlhf", "registry"}
 
 Kind = TypeVar("Kind", ConversationFormat, PreferenceFormat)
 
@@ -21,23 +18,10 @@ class FormatError(KeyError):
         return str(self.args[0])
 
 
-def format_names() -> list[str]:
-    """Names of all formats, sorted."""
-    return sorted(file.stem for file in _FOLDER.glob("*.py") if file.stem not in _SHARED)
-
-
-def format_file(name: str) -> Path:
-    """The file of a format: its code is part of what determines what is read with it. Raises FormatError."""
-    if name not in format_names():
-        raise FormatError(f"there is no format {name!r}; there are: {', '.join(format_names())}")
-    return _FOLDER / f"{name}.py"
-
-
-def load_format(name: str) -> Format:
-    """A format by its name. Raises FormatError."""
-    format_file(name)
-    found: Format = importlib.import_module(f"amberline.formats.{name}").FORMAT
-    return found
+_REGISTRY: Registry[Format] = Registry(
+    Path(__file__).parent, "format", "FORMAT", shared=("pku_saferlhf",), error=FormatError
+)
+format_names, format_file, load_format = _REGISTRY.names, _REGISTRY.file, _REGISTRY.load
 
 
 def with_formats(files: Sequence[Path], names: Sequence[str], kind: type[Kind]) -> list[tuple[Path, Kind]]:
