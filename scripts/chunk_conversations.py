@@ -7,20 +7,16 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 
 from amberline.core.ending import one_message
 from amberline.core.files import whole_file
-from amberline.core.funnel import Funnel, FunnelError, NothingLeft
-from amberline.core.manifests import ManifestError, verify, write_manifest
-from amberline.core.parallel import WorkerLost
+from amberline.core.funnel import Funnel
+from amberline.core.manifests import verify, write_manifest
 from amberline.core.pieces import work_on_pieces
-from amberline.data.streams import BadFile, pieces, write_array
+from amberline.data.streams import work_pieces, write_array
 from amberline.recipe.data import Chunk
 from amberline.text.chunk_pieces import MODES, chunk_piece
-from amberline.text.tokenizers import TokenizerRefused
-
-PIECE_BYTES = 2**21  # of the file that a process works on at a time
+from amberline.text.failures import FAILURES
 
 
 def main(
@@ -35,22 +31,13 @@ def main(
     comparison: Annotated[Path, typer.Option(help="accounts of both modes to write, side by side")],
 ) -> None:
     """Cut long conversations into chunks that fit the context."""
-    with one_message(
-        "chunk_conversations",
-        ValidationError,
-        ManifestError,
-        BadFile,
-        FunnelError,
-        NothingLeft,
-        TokenizerRefused,
-        WorkerLost,
-    ):
+    with one_message("chunk_conversations", *FAILURES):
         choices = Chunk.model_validate_json(settings)
         rows = verify(conversations)["facts"].get("rows")
         verify(model)
         funnels = {mode: Funnel("chunk") for mode in MODES}
         work = partial(chunk_piece, conversations, model, choices)
-        items = pieces(conversations, conversations.stat().st_size // PIECE_BYTES + 1)
+        items = work_pieces(conversations)
         with write_array(chunks) as written:
             for made in work_on_pieces(
                 work, items, processes, file=conversations, rejects=rejects, total=rows, unit="rows"
@@ -63,7 +50,6 @@ def main(
         with whole_file(comparison) as partial_file:
             side_by_side = {mode: account.to_json() for mode, account in funnels.items()}
             partial_file.write_text(json.dumps(side_by_side, indent=1) + "\n", encoding="utf-8")
-        account = funnels[choices.mode].to_json()
         write_manifest(
             chunks,
             kind="chunks",
@@ -71,7 +57,7 @@ def main(
             beside=[funnel, rejects, comparison],
             inputs={"conversations": conversations, "model": model},
             settings=choices.model_dump(),
-            facts={"rows": written.rows, "counts": account["counts"], "notes": account["notes"]},
+            facts={"rows": written.rows, **funnels[choices.mode].facts()},
         )
     print(f"chunk_conversations: {funnels[choices.mode].line('conversations')}", file=sys.stderr)
 

@@ -45,7 +45,7 @@ def main(
                 beside=[funnel, rejects],
                 inputs=inputs,
                 settings=choices.model_dump(),
-                facts={"counts": account.to_json()["counts"], "notes": account.to_json()["notes"]},
+                facts=account.facts(),
             )
     print(f"mix: {account.line('rows')}", file=sys.stderr)
 

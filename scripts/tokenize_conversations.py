@@ -7,21 +7,17 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 
 from amberline.core.ending import one_message
-from amberline.core.funnel import Funnel, FunnelError, NothingLeft
-from amberline.core.manifests import ManifestError, verify, write_manifest
-from amberline.core.parallel import WorkerLost
+from amberline.core.funnel import Funnel
+from amberline.core.manifests import verify, write_manifest
 from amberline.core.pieces import work_on_pieces
-from amberline.data.streams import BadFile, pieces
+from amberline.data.streams import work_pieces
 from amberline.data.tokens import SEQUENCES, token_files, write_tokens
 from amberline.recipe.data import ConversationTokens
-from amberline.text.columns import length_facts
-from amberline.text.tokenizers import TokenizerRefused
+from amberline.text.columns import token_facts
+from amberline.text.failures import FAILURES
 from amberline.text.tokenizing_conversations import tokenize_piece
-
-PIECE_BYTES = 2**21  # of the file that a process works on at a time
 
 
 def main(
@@ -35,16 +31,7 @@ def main(
     rejects: Annotated[Path, typer.Option(help="rejected and cut rows to write")],
 ) -> None:
     """Turn chunks of conversations into token ids, with the loss on the assistant's answers alone."""
-    with one_message(
-        "tokenize_conversations",
-        ValidationError,
-        ManifestError,
-        BadFile,
-        FunnelError,
-        NothingLeft,
-        TokenizerRefused,
-        WorkerLost,
-    ):
+    with one_message("tokenize_conversations", *FAILURES):
         choices = ConversationTokens.model_validate_json(settings)
         total = verify(rows)["facts"].get("rows")
         verify(model)
@@ -52,7 +39,7 @@ def main(
         lengths: Counter[int] = Counter()
         loss_tokens = 0
         work = partial(tokenize_piece, rows, model, choices)
-        items = pieces(rows, rows.stat().st_size // PIECE_BYTES + 1)
+        items = work_pieces(rows)
         with write_tokens(tokens, SEQUENCES) as written:
             for made in work_on_pieces(work, items, processes, file=rows, rejects=rejects, total=total, unit="rows"):
                 written.write_batch(made.batch)
@@ -61,7 +48,6 @@ def main(
                 loss_tokens += made.loss_tokens
             account.close()
         account.write(funnel)
-        counts = account.to_json()
         write_manifest(
             tokens,
             kind="conversation-tokens",
@@ -69,14 +55,7 @@ def main(
             beside=[funnel, rejects],
             inputs={"rows": rows, "model": model},
             settings=choices.model_dump(),
-            facts={
-                "rows": written.rows,
-                "tokens": sum(length * count for length, count in lengths.items()),
-                "loss_tokens": loss_tokens,
-                "length": length_facts(lengths),
-                "counts": counts["counts"],
-                "notes": counts["notes"],
-            },
+            facts=token_facts(lengths, account, loss_tokens=loss_tokens),
         )
     print(f"tokenize_conversations: {account.line('chunks')}", file=sys.stderr)
 

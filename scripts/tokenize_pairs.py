@@ -2,24 +2,20 @@
 
 import sys
 from collections import Counter
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 
 from amberline.core.ending import one_message
-from amberline.core.funnel import Funnel, FunnelError, NothingLeft
-from amberline.core.manifests import ManifestError, verify, write_manifest
-from amberline.core.parallel import WorkerLost
+from amberline.core.funnel import Funnel
+from amberline.core.manifests import verify, write_manifest
 from amberline.core.pieces import work_on_pieces
-from amberline.data.streams import BadFile
 from amberline.data.tokens import token_files, write_tokens
 from amberline.recipe.data import PreferenceTokens
-from amberline.text.columns import length_facts
-from amberline.text.tokenizers import TokenizerRefused
+from amberline.text.columns import token_facts
+from amberline.text.failures import FAILURES
 from amberline.text.tokenizing_pairs import batches, read_prompts, schema_of, tokenize_prompts, unit_of
 
 
@@ -36,16 +32,7 @@ def main(
     """Turn preference pairs into token ids: a row for every pair, or for every prompt's target."""
     account = Funnel("tokenize")
     lengths: Counter[int] = Counter()
-    with one_message(
-        "tokenize_pairs",
-        ValidationError,
-        ManifestError,
-        BadFile,
-        FunnelError,
-        NothingLeft,
-        TokenizerRefused,
-        WorkerLost,
-    ):
+    with one_message("tokenize_pairs", *FAILURES):
         choices = PreferenceTokens.model_validate_json(settings)
         verify(rows)
         verify(model)
@@ -68,21 +55,9 @@ def main(
             beside=[funnel, rejects],
             inputs={"rows": rows, "model": model},
             settings=choices.model_dump(),
-            facts=facts(lengths, account),
+            facts=token_facts(lengths, account),
         )
     print(f"tokenize_pairs: {account.line(unit_of(choices))}", file=sys.stderr)
-
-
-def facts(lengths: Counter[int], account: Funnel) -> Mapping[str, Any]:
-    """Counts for a manifest."""
-    counts = account.to_json()
-    return {
-        "rows": lengths.total(),
-        "tokens": sum(length * count for length, count in lengths.items()),
-        "length": length_facts(lengths),
-        "counts": counts["counts"],
-        "notes": counts["notes"],
-    }
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import make_tiny_model
 import tokenize_conversations
 import tokenize_pairs
 from amberline.core.manifests import read_manifest, write_manifest
+from amberline.data import streams
 from amberline.data.conversations import parse_conversation
 from amberline.data.streams import write_array
 from amberline.data.tokens import open_tokens
@@ -85,8 +86,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("mode", ["fastchat", "lossless"])
 def test_the_number_of_processes_changes_nothing(mix, model, tmp_path, mode, monkeypatch):
-    monkeypatch.setattr(chunk_conversations, "PIECE_BYTES", 20_000)
-    monkeypatch.setattr(tokenize_conversations, "PIECE_BYTES", 20_000)
+    monkeypatch.setattr(streams, "WORK_BYTES", 20_000)
     for processes in (1, 3):
         out = tmp_path / str(processes)
         run_tokenize(run_chunk(mix, model, out, mode, processes), model, out, mode, processes)

@@ -96,6 +96,11 @@ class Funnel:
             "histograms": {name: _bins(self.histograms[name]) for name in sorted(self.histograms)},
         }
 
+    def facts(self) -> dict[str, Any]:
+        """Counts and notes, as a manifest has them."""
+        account = self.to_json()
+        return {name: account[name] for name in ("counts", "notes")}
+
     def line(self, unit: str) -> str:
         """The counts of a unit in one line, and what was noted: what a program says last."""
         rejected = self.rejected.get(unit, Counter())

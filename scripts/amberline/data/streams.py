@@ -39,6 +39,7 @@ import orjson
 from amberline.core.files import whole_file
 
 CHUNK_BYTES = 2**20
+WORK_BYTES = 2**21  # of a piece that a process works on
 WHITE_SPACE = re.compile(r"[ \t\r\n]*")
 BEGUN_ESCAPE = re.compile("u[0-9a-fA-F]{0,4}")
 ARRAY_START = b"[\n"
@@ -376,6 +377,11 @@ def pieces(path: Path, count: int) -> list[Piece]:
                     made.append(Piece(start, end, row, rows))
                     start, row = end, row + rows
             return made
+
+
+def work_pieces(path: Path) -> list[Piece]:
+    """Pieces of a file as `pieces` cuts it, of a size that one process works on at a time."""
+    return pieces(path, path.stat().st_size // WORK_BYTES + 1)
 
 
 def _one_record_a_line(handle: IO[bytes], size: int) -> bool:

@@ -2,10 +2,12 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from amberline.core.funnel import Funnel
 from amberline.text.tokenizers import Ids
 
 
@@ -15,6 +17,17 @@ def ids_column(rows: Sequence[Ids]) -> pa.ListArray:
     np.cumsum([len(row) for row in rows], out=offsets[1:])
     values = np.concatenate(rows) if rows else np.zeros(0, np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
+
+
+def token_facts(lengths: Counter[int], account: Funnel, **more: int) -> dict[str, Any]:
+    """What a manifest says of a token folder: rows, tokens, `more` counts, lengths, and the stage's account."""
+    return {
+        "rows": lengths.total(),
+        "tokens": sum(length * count for length, count in lengths.items()),
+        **more,
+        "length": length_facts(lengths),
+        **account.facts(),
+    }
 
 
 def length_facts(lengths: Counter[int]) -> dict[str, float | int]:
