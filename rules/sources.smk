@@ -6,8 +6,6 @@ from amberline.hub.origins import find_misfit, find_model_misfit
 from amberline.recipe.files import find_file
 from amberline.recipe.nodes import PretrainedModel
 
-RAW = {RECIPE.raw(name): name for name in RECIPE.nodes.sources}
-
 
 def source_of(wildcards):
     """The source of a raw file, its local path as found from here."""

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from amberline.core.digests import file_digest
-from amberline.core.settings import Kind, leaves
+from amberline.core.settings import Kind, Settings, leaves
 from amberline.recipe.cluster import Cluster
 from amberline.recipe.data import Source
 from amberline.recipe.edges import find_collisions, find_faults
@@ -120,14 +120,19 @@ def deviations(recipe: Recipe, among: Container[str] | None = None) -> dict[str,
     `among` names the nodes that are looked at; None: all. What something runs on, and what is kept and watched on the
     way, does not count.
     """
-    here, there = (nodes.of(Kind.RESULT, Kind.DESCRIPTION) for nodes in (recipe.nodes, _published()))
     found: dict[str, dict[str, Any]] = {}
     for section in SECTIONS:
-        for name in sorted(here[section].keys() | there[section].keys()):
+        here, there = (getattr(nodes, section) for nodes in (recipe.nodes, _published()))
+        for name in sorted(here.keys() | there.keys()):
             if among is None or name in among:
-                pair = (dict(leaves(values[section].get(name, {}))) for values in (here, there))
+                pair = (_said(nodes.get(name)) for nodes in (here, there))
                 found |= {f"{section}.{name}.{key}": each for key, each in _different(*pair).items()}
     return found
+
+
+def _said(node: Settings | None) -> dict[str, Any]:
+    """What determines or describes a node, by dotted key."""
+    return dict(leaves(node.of(Kind.RESULT, Kind.DESCRIPTION))) if node else {}
 
 
 def _different(here: Mapping[str, Any], there: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, cast
 
-from amberline.evaluations.registry import evaluation_names, load_evaluation
+from amberline.evaluations.registry import load_evaluation
 from amberline.formats.registry import format_names, load_format
 from amberline.objectives.registry import load_objective
 from amberline.recipe import nodes as kinds
@@ -90,7 +90,7 @@ def _model(nodes: Nodes, where: str, node: Any) -> Iterator[str]:
     elif node.on not in allowed and learns_pairs:
         yield f"{where}.on: {node.train} learns from pairs, and {node.on} holds conversations; {_choose(allowed)}"
     elif node.on not in allowed:
-        chunks = [name for name in allowed if getattr(nodes.datasets[name], "chunk", None) == node.on]
+        chunks = kinds.chunks_of(nodes.datasets, node.on)
         yield f"{where}.on: the conversations of {node.on} are not cut into chunks yet; {_choose(chunks or allowed)}"
 
 
@@ -108,7 +108,7 @@ def _circles(models: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _evaluation(nodes: Nodes, where: str, node: Any) -> Iterator[str]:
-    kind = next(each for each in evaluation_names() if each in type(node).model_fields)
+    kind = kinds.kind_of_evaluation(node)
     reads = load_evaluation(kind).reads
     fitting = (kinds.Chunk, kinds.Mix) if reads == "conversations" else (kinds.Pairs,)
     allowed = [name for name, each in nodes.datasets.items() if isinstance(each, fitting)]
@@ -132,7 +132,7 @@ def _evaluation(nodes: Nodes, where: str, node: Any) -> Iterator[str]:
 
 def _chunks_of(nodes: Nodes, where: str, mix: str) -> Iterator[str]:
     """Conversations are measured as chunks: there must be one dataset that has them."""
-    chunks = [name for name, each in nodes.datasets.items() if getattr(each, "chunk", None) == mix]
+    chunks = kinds.chunks_of(nodes.datasets, mix)
     if not chunks:
         yield f"{where}: no dataset cuts the conversations of {mix} into chunks; add one, or remove this evaluation"
     elif len(chunks) > 1:

@@ -25,7 +25,6 @@ from amberline.recipe.data import Mix as MixSettings
 from amberline.recipe.data import Pairs as PairsSettings
 from amberline.recipe.data import Tiny as TinySettings
 from amberline.recipe.export import Exported
-from amberline.recipe.files import KIND_KEYS
 from amberline.recipe.hardware import Hardware
 from amberline.recipe.resolve import SECTIONS, Around, Nodes
 
@@ -46,8 +45,8 @@ class Tokens(NamedTuple):
     def name(self) -> str:
         """Dataset and part for people, and a digest of the rest."""
         asked = {"tokenizer": self.tokenizer, **self.settings.model_dump(mode="json")}
-        words = [self.dataset, self.part, getattr(self.settings, "responses", None), value_digest(asked)[:8]]
-        return "-".join(word for word in words if word)
+        responses = getattr(self.settings, "responses", None) or ""
+        return f"{paths.part_name(paths.part_name(self.dataset, self.part), responses)}-{value_digest(asked)[:8]}"
 
     @property
     def of_pairs(self) -> bool:
@@ -257,8 +256,7 @@ class Recipe:
 
     def kind_of(self, evaluation: str) -> str:
         """The name of an evaluation's kind."""
-        fields = type(self.nodes.evaluations[evaluation]).model_fields
-        return next(kind for kind in KIND_KEYS["evaluations"] if kind in fields)
+        return kinds.kind_of_evaluation(self.nodes.evaluations[evaluation])
 
     def measure(self, evaluation: str) -> type[Evaluation]:
         """The kind of an evaluation."""
@@ -273,15 +271,17 @@ class Recipe:
         if evaluation in self.measured_on:
             return self.measured_on[evaluation]
         dataset = str(getattr(self.nodes.evaluations[evaluation], self.kind_of(evaluation)))
-        chunks = [name for name in self.datasets(kinds.Chunk) if self.nodes.datasets[name].chunk == dataset]
-        return chunks[0] if chunks else dataset
+        return next(iter(kinds.chunks_of(self.nodes.datasets, dataset)), dataset)
 
     def evaluated(self, evaluation: str) -> list[str]:
         """The models that are measured."""
         named = self.nodes.evaluations[evaluation].models
+        return self.measurable(evaluation) if named == "all" else list(named)
+
+    def measurable(self, evaluation: str) -> list[str]:
+        """The models that can be measured: those with the tokenizer of what is measured on."""
         tokenizer = self.tokenizer_of(evaluation)
-        every = [name for name in self.nodes.models if tokenizer in {None, self.root(name)}]
-        return every if named == "all" else list(named)
+        return [name for name in self.nodes.models if tokenizer in {None, self.root(name)}]
 
     def tokenizer_of(self, evaluation: str) -> str | None:
         """The model whose tokenizer an evaluation's tokens are made with; None if it reads text."""
@@ -297,7 +297,7 @@ class Recipe:
         dataset, asked = self.dataset_of(evaluation), self.nodes.evaluations[evaluation]
         trained = [name for name in self.trained if self.nodes.models[name].on == dataset]
         reference = getattr(asked, "reference", None)
-        return reference if reference in trained or (reference and not trained) else trained[0]
+        return reference if reference in trained else trained[0]
 
     def evaluation_tokens(self, evaluation: str) -> Tokens | None:
         """The tokens that an evaluation reads; None if it reads text."""

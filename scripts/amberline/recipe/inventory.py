@@ -64,7 +64,7 @@ def _data_stages(recipe: Recipe) -> Iterator[tuple[str, str]]:
     for stage, kind in (("chunk", kinds.Chunk), ("select_pairs", kinds.Pairs)):
         for name in recipe.datasets(kind):
             for part in recipe.parts(name):
-                yield stage, f"{name}{f'-{part}' if part else ''}"
+                yield stage, paths.part_name(name, part)
     for name in recipe.all_tokens:
         yield "tokenize", name
 

@@ -4,19 +4,21 @@ A node's kind is told by one of its keys (`mix`, `chunk`, `pretrained` …). Wha
 objective and on what it learns from: its type is put together from the objective's settings and those of its tokens.
 """
 
+from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, create_model
 
 from amberline.core.settings import Count, Kind, ResultSettings, Settings
-from amberline.evaluations.registry import load_evaluation
+from amberline.evaluations.registry import evaluation_names, load_evaluation
 from amberline.objectives.registry import load_objective
 from amberline.recipe.data import Chunk as ChunkSettings
 from amberline.recipe.data import PairTokens, Pretrained, TinyModel
 from amberline.recipe.export import Exported
 
 NODE_NAME = "^[a-z0-9][a-z0-9_.-]*$"
+NAME_RULE = "a name has small letters, digits and _ . - alone, and begins with a letter or a digit"
 
 Name = str  # of a node; that there is one is checked with the edges
 Names = Annotated[list[Name], Field(min_length=1)]
@@ -145,6 +147,16 @@ def evaluation_node(name: str) -> type[Evaluation]:
     return _put_together(
         f"evaluation {name}", tuple(bases), **{name: (Name, Field(description="dataset that is measured on"))}
     )
+
+
+def kind_of_evaluation(node: Evaluation) -> str:
+    """The name of an evaluation's kind."""
+    return next(kind for kind in evaluation_names() if kind in type(node).model_fields)
+
+
+def chunks_of(datasets: Mapping[str, Any], mix: str) -> list[str]:
+    """Names of the datasets that cut the conversations of a mix."""
+    return [name for name, each in datasets.items() if isinstance(each, Chunk) and each.chunk == mix]
 
 
 def _put_together(name: str, bases: tuple[type[Settings], ...], **fields: Any) -> type[Any]:

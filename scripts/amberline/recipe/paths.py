@@ -15,9 +15,14 @@ def raw(name: str, file: str) -> str:
     return f"raw/{name}{next((ending for ending in ENDINGS if file.endswith(ending)), '.json')}"
 
 
+def part_name(name: str, part: str) -> str:
+    """The name of a part of something; of all of it, where the part is empty."""
+    return f"{name}-{part}" if part else name
+
+
 def data(dataset: str, part: str = "") -> str:
     """A file of a dataset: all of it, or one of its parts."""
-    return f"data/{dataset}{f'-{part}' if part else ''}.json"
+    return f"data/{part_name(dataset, part)}.json"
 
 
 def pair_lines(dataset: str, part: str) -> str:

@@ -17,7 +17,7 @@ from amberline.recipe.data import Source
 from amberline.recipe.faults import explain, settings_in, unknown, unknown_key
 from amberline.recipe.files import KIND_KEYS, on_top
 from amberline.recipe.hardware import Hardware
-from amberline.recipe.nodes import DATASETS, MODELS, NODE_NAME, evaluation_node, trained_model
+from amberline.recipe.nodes import DATASETS, MODELS, NAME_RULE, NODE_NAME, evaluation_node, trained_model
 from amberline.recipe.tracking import Tracking
 
 SECTIONS = tuple(KIND_KEYS)
@@ -105,10 +105,7 @@ class Resolution:
                 self.faults.append(f"{section}: found {self._values[section]!r}; must be nodes by name")
             for name in self._named(section):
                 if not re.fullmatch(NODE_NAME, name):
-                    self.faults.append(
-                        f"{section}.{name}: a name has small letters, digits and _ . - alone, and begins with a letter "
-                        "or a digit"
-                    )
+                    self.faults.append(f"{section}.{name}: {NAME_RULE}")
                 elif name in RESERVED:
                     self.faults.append(f"{section}.{name}: this word has a meaning of its own; choose another name")
                 elif name in seen:

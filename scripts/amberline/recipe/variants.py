@@ -31,22 +31,16 @@ def expanded(variants: Any) -> dict[str, Values]:
     """Variants by name, sweeps as one variant for each combination of their values. Raises ConfigurationError."""
     found: dict[str, Values] = {}
     if not isinstance(variants, dict):
-        raise ConfigurationError(message([f"variants: found {variants!r}; must be variants by name"]))
+        raise _wrong(f"variants: found {variants!r}; must be variants by name")
     for name, overlay in variants.items():
         where = f"variants.{name}"
         if not re.fullmatch(kinds.NODE_NAME, str(name)):
-            raise ConfigurationError(
-                message(
-                    [f"{where}: a name has small letters, digits and _ . - alone, and begins with one of the first two"]
-                )
-            )
+            raise _wrong(f"{where}: {kinds.NAME_RULE}")
         if not isinstance(overlay, dict) or not overlay:
-            raise ConfigurationError(
-                message([f"{where}: found {overlay!r}; must be keys of a recipe and their values"])
-            )
+            raise _wrong(f"{where}: found {overlay!r}; must be keys of a recipe and their values")
         for each, values in _members(str(name), overlay, where):
             if each in found:
-                raise ConfigurationError(message([f"{where}: there are two variants {each}; rename one of them"]))
+                raise _wrong(f"{where}: there are two variants {each}; rename one of them")
             found[each] = values
     return found
 
@@ -58,7 +52,7 @@ def _members(name: str, overlay: Values, where: str) -> Iterator[tuple[str, Valu
         return
     lists = isinstance(sweep, dict) and sweep and all(isinstance(each, list) and each for each in sweep.values())
     if not lists:
-        raise ConfigurationError(message([f"{where}.sweep: found {sweep!r}; must be keys, each with a list of values"]))
+        raise _wrong(f"{where}.sweep: found {sweep!r}; must be keys, each with a list of values")
     rest = {key: value for key, value in overlay.items() if key != "sweep"}
     for values in itertools.product(*sweep.values()):
         yield "-".join([name, *map(_word, values)]), _with_values(rest, dict(zip(sweep, values, strict=True)), where)
@@ -74,15 +68,17 @@ def _with_values(overlay: Values, values: Mapping[str, Any], where: str) -> Valu
     merged = dict(overlay)
     for path, value in values.items():
         section, _, rest = str(path).partition(".")
-        node, _, key = rest.rpartition(".") if section in SECTIONS else ("", "", rest)
+        node, _, key = rest.rpartition(".")
         if section not in SECTIONS or not node:
-            raise ConfigurationError(
-                message(
-                    [f"{where}.sweep.{path}: must be the dotted path of a node's key, as in models.NODE.learning_rate"]
-                )
+            raise _wrong(
+                f"{where}.sweep.{path}: must be the dotted path of a node's key, as in models.NODE.learning_rate"
             )
         merged = put_on_top(merged, {section: {node: {key: value}}})
     return merged
+
+
+def _wrong(*faults: str) -> ConfigurationError:
+    return ConfigurationError(message(faults))
 
 
 def with_variants(base: Recipe, values: Values, resolve: Callable[[Values], Recipe]) -> Recipe:
@@ -90,10 +86,8 @@ def with_variants(base: Recipe, values: Values, resolve: Callable[[Values], Reci
     nodes = _Combined(base)
     for name, overlay in expanded(values.get("variants") or {}).items():
         if wrong := [key for key in overlay if key in WHOLE]:
-            raise ConfigurationError(
-                message(
-                    [f"variants.{name}.{key}: a variant cannot have its own {key}; set it for all" for key in wrong]
-                )
+            raise _wrong(
+                *(f"variants.{name}.{key}: a variant cannot have its own {key}; set it for all" for key in wrong)
             )
         try:
             variant = resolve(put_on_top({key: each for key, each in values.items() if key != "variants"}, overlay))
@@ -130,11 +124,7 @@ class _Combined:
             self._measured_on.setdefault(names[evaluation], names[variant.dataset_of(evaluation)])
             self._measured[names[evaluation]] = list(dict.fromkeys([*models, *more]))
         if not changed and before == sum(map(len, self._measured.values())):
-            raise ConfigurationError(
-                message(
-                    [f"variants.{name}: it changes no result, so there is nothing to compare; set its keys for all"]
-                )
-            )
+            raise _wrong(f"variants.{name}: it changes no result, so there is nothing to compare; set its keys for all")
         for section in SECTIONS:
             for node in getattr(variant.nodes, section):
                 if node in own:

@@ -108,9 +108,7 @@ class Compared:
         named = self.recipe.nodes.evaluations[evaluation].models
         if named == "all":
             return named
-        models, tokenizer = self.of_base(named), self.recipe.tokenizer_of(evaluation)
-        of_base = self.of_base(self.recipe.nodes.models)
-        every = [name for name in of_base if tokenizer in {None, self.recipe.root(name)}]
+        models, every = self.of_base(named), self.of_base(self.recipe.measurable(evaluation))
         return "all" if self.recipe.variants and models == every else models
 
     def leaves(self, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -113,7 +113,7 @@ def _accounts(recipe: Recipe, name: str) -> Iterator[Entry]:
 
 
 def _account(stage: str, dataset: str, part: str, what: str) -> Entry:
-    name = _part_name(dataset, part)
+    name = paths.part_name(dataset, part)
     return {
         "stage": stage,
         "name": name,
@@ -233,12 +233,8 @@ def _training(compared: Compared, model: str) -> Entry:
         "variant": variant and variant.name,
         "objective": node.train,
         "from": compared.title(node.from_),
-        "on": _part_name(node.on, recipe.tokens(model).part),
+        "on": paths.part_name(node.on, recipe.tokens(model).part),
         "shared_by": compared.gathered(shared_by),
         "run": paths.run(model),
         "metrics": paths.metrics(model),
     }
-
-
-def _part_name(dataset: str, part: str) -> str:
-    return f"{dataset}-{part}" if part else dataset
