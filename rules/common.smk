@@ -151,8 +151,9 @@ def files_of(wildcards, input):
 
 
 def repeated(option, manifests):
-    """An option for each of the files, which have manifests."""
-    return [word for manifest in manifests for word in (option, data_of(manifest))]
+    """An option for each thing that a manifest describes: for one, for several, or for none."""
+    each = [manifests] if isinstance(manifests, str) else manifests
+    return [word for manifest in each for word in (option, data_of(manifest))]
 
 
 def settings(chosen):

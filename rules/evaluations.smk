@@ -42,7 +42,7 @@ rule evaluate:
         settings=lambda wildcards: settings(RECIPE.evaluation_settings(wildcards.evaluation)),
         files=files_of,
         kind=lambda wildcards: Untracked(RECIPE.kind_of(wildcards.evaluation)),
-        reference=lambda wildcards, input: optional("--reference", input.reference),
+        reference=lambda wildcards, input: repeated("--reference", input.reference),
     shell:
         "{params.tell} {params.launch} {params.scripts:q}/evaluate.py --evaluation {params.kind:q} --model {params.files.model:q}"
         " --data {params.files.data:q} {params.reference:q} --settings {params.settings:q}"

@@ -115,8 +115,8 @@ rule train:
         **launched("train"),
         files=files_of,
         objective=lambda wildcards: Untracked(RECIPE.node(wildcards.model).train),
-        reference=lambda wildcards, input: optional("--reference", input.reference),
-        heldout_reference=lambda wildcards, input: optional("--heldout-reference", input.heldout_reference),
+        reference=lambda wildcards, input: repeated("--reference", input.reference),
+        heldout_reference=lambda wildcards, input: repeated("--heldout-reference", input.heldout_reference),
     shell:
         "{params.tell} {params.launch} {params.scripts:q}/train.py --objective {params.objective:q} --name {wildcards.model:q}"
         " --model {params.files.model:q} --tokens {params.files.tokens:q} {params.reference:q}"
@@ -145,7 +145,7 @@ rule export:
         **depends("export.py", paths.model("{model}")),
         settings=lambda wildcards: export_settings(wildcards.model),
         files=files_of,
-        heldout=lambda wildcards, input: optional("--heldout", input.heldout),
+        heldout=lambda wildcards, input: repeated("--heldout", input.heldout),
         model=lambda wildcards: Untracked(place(paths.model(wildcards.model))),
     shell:
         "{params.tell} python {params.scripts:q}/export.py --run {input.run:q} --base {params.files.model:q} {params.heldout:q}"
@@ -192,11 +192,6 @@ def chosen_on(model):
     return [made(paths.tokens(RECIPE.tokens(model, "heldout").name))] if best else []
 
 
-def optional(option, manifests):
-    """An option that names what manifests describe, if there are any."""
-    return repeated(option, [manifests] if isinstance(manifests, str) else manifests)
-
-
 def export_settings(model):
     """What determines an exported model, and the settings that its training must have had."""
     exported, training = RECIPE.exported(model), RECIPE.training(model)
@@ -225,6 +220,6 @@ def card_settings(model):
             "name": COMPARED.title(model),
             "variant": COMPARED.told_in_card(model),
             "sources": described(uses),
-            "deviations": departures_of(RECIPE, uses),
+            "deviations": departures_of(COMPARED, uses),
         }
     )

@@ -29,7 +29,7 @@ rule report:
     params:
         **depends("write_report.py", "report/index.html"),
         settings=lambda wildcards: in_file(
-            canonical({**PAGE, "deviations": departures_of_base(RECIPE), "sources": described(RECIPE.names)})
+            canonical({**PAGE, "deviations": departures_of_base(COMPARED), "sources": described(RECIPE.names)})
         ),
         results=Untracked(PLACE),
         lock=Untracked(LOCK),

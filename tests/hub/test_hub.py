@@ -222,7 +222,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_refusals_say_the_mend(hub: HubServer, output: Path, case: str) -> None:
+def test_refusals_say_the_fix(hub: HubServer, output: Path, case: str) -> None:
     changes, answer, message = REFUSED[case]
     hub.answers = [answer] if answer else []
     assert message in refusal(output, **changes)

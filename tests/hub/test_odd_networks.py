@@ -71,7 +71,7 @@ def test_the_hubs_own_explanation_is_passed_on(hub: HubServer, output: Path, sta
 
 
 @pytest.mark.parametrize(("status", "message"), [(451, "for legal reasons (451)"), (416, "refuses (416)")])
-def test_what_no_waiting_mends_is_not_said_to_pass(hub: HubServer, output: Path, status: int, message: str) -> None:
+def test_errors_that_last_are_not_said_to_pass(hub: HubServer, output: Path, status: int, message: str) -> None:
     hub.answers = [Answer(status)] * 50
     said = refusal(output)
     assert message in said and "later" not in said

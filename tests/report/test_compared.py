@@ -271,7 +271,7 @@ def test_a_template_of_a_variant_is_told_of_tokens_and_answers(tmp_path):
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
     recipe, results = with_variants(MANY), tmp_path_factory.mktemp("many")
-    settings = settings_of(recipe, deviations=departures_of_base(recipe))
+    settings = settings_of(recipe, deviations=departures_of_base(Compared(recipe)))
     write_results(results, settings, {})
     return build_page(results, settings, "torch==2.13.0\n", {"jobs": [], "missing": None})
 
@@ -298,7 +298,7 @@ def test_what_is_seen_before_anything_is_opened_is_as_long_as_without_variants(m
 
 
 def test_deviations_and_configuration_are_of_the_base(many):
-    assert departures_of_base(with_variants(MANY)) == {}
+    assert departures_of_base(Compared(with_variants(MANY))) == {}
     assert len(deviations(with_variants(MANY))) > 1000
     assert "There are no deviations." in many
     configuration = many.split("<pre>")[1].split("</pre>")[0]
@@ -315,12 +315,12 @@ def test_nothing_is_written_as_python_has_it(many):
 
 def test_a_card_of_a_variant_tells_its_departures_as_of_the_base():
     recipe = with_variants({**SEEDS, **BETAS}, {"models": {"amberchat": {"global_batch": 64}}})
-    assert departures_of(recipe, recipe.uses("ambersafe@s1")) == {
+    assert departures_of(Compared(recipe), recipe.uses("ambersafe@s1")) == {
         "models.amberchat.seed": {"published": 42, "here": 1},
         "models.amberchat.global_batch": {"published": 256, "here": 64},
     }
     for model in ("amberchat", "ambersafe"):
-        assert departures_of(recipe, recipe.uses(model)) == deviations(recipe, among=recipe.uses(model))
+        assert departures_of(Compared(recipe), recipe.uses(model)) == deviations(recipe, among=recipe.uses(model))
     compared = Compared(recipe)
     assert compared.title("ambersafe@b3") == "AmberSafe, variant b3"
     assert compared.told_in_card("ambersafe") is None

@@ -10,7 +10,8 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from amberline.core.code import PACKAGES
+from amberline.core.code import PACKAGES, locked
+from amberline.core.files import free_bytes
 from amberline.recipe.hardware import Hardware
 
 
@@ -47,7 +48,7 @@ def other_kind(environment: str) -> str | None:
 
 def other_versions(lock: Path) -> list[str]:
     """Installed packages that can change results, of another version than in the lock: `torch 2.13 (lock: 2.14)`."""
-    pinned = dict(re.findall(r"^([\w.-]+)===?([^\s;#]+)", lock.read_text(encoding="utf-8"), re.MULTILINE))
+    pinned = locked(lock)
     names = {pattern for patterns in PACKAGES.values() for pattern in patterns if re.fullmatch(r"[\w-]+", pattern)}
     found = []
     for name in sorted(names & pinned.keys()):
@@ -62,8 +63,7 @@ def other_versions(lock: Path) -> list[str]:
 
 def too_little_room(folder: Path, needed: Iterable[int]) -> str | None:
     """Why the disk of a folder is too small for so many bytes; None if it is not."""
-    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
-    asked, free = sum(needed), shutil.disk_usage(there).free
+    asked, free = sum(needed), free_bytes(folder)
     if asked <= free:
         return None
     return f"{folder} needs about {asked / 1e9:,.0f} GB more, and {free / 1e9:,.0f} GB are free on its disk"

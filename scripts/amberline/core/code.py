@@ -62,7 +62,7 @@ def package_versions(lock: Path, *programs: Path) -> Mapping[str, str]:
     imported = {module.split(".")[0] for file in imported_files(*programs) for module in _parsed(file).modules}
     patterns = [pattern for name in PACKAGES.keys() & imported for pattern in PACKAGES[name]]
     matching = re.compile("|".join(patterns) or "(?!)").fullmatch
-    return {name: version for name, version in sorted(_locked(lock).items()) if matching(name)}
+    return {name: version for name, version in sorted(locked(lock).items()) if matching(name)}
 
 
 class _Parsed:
@@ -110,7 +110,7 @@ def _files_of(module: str, root: Path) -> tuple[Path, ...]:
 
 
 @cache
-def _locked(lock: Path) -> dict[str, str]:
+def locked(lock: Path) -> dict[str, str]:
     """Versions by name, the name as package indexes normalise it."""
     pins = re.findall(r"^([\w.-]+)(?:\[[^]]*\])?===?([^\s;#]+)", lock.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in pins}

@@ -1,11 +1,12 @@
 """How programs end when something is wrong: one message with the place and the fix, never a traceback."""
 
 import errno
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from amberline.core.files import free_bytes
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
 REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -29,15 +30,10 @@ def explain(error: OSError) -> str:
     place = "a file" if file is None else str(file)
     what = error.strerror or " ".join(str(error).split()) or type(error).__name__
     if error.errno in FULL:
-        return f"{place}: {what}{_free(place)}. Fix: free some space there, or set `results` to a folder elsewhere."
+        free = f"{free_bytes(Path(place)):,} bytes are free"
+        return f"{place}: {what} ({free}). Fix: free some space there, or set `results` to a folder elsewhere."
     if error.errno in REFUSED:
         return f"{place}: {what}. Fix: give yourself the right to read and write there, or use another folder."
     if error.errno == errno.ENOENT:
         return f"{place}: {what}. Fix: check the path."
     return f"{place}: {what}. Fix: check that path and its disk, then run this again."
-
-
-def _free(place: str) -> str:
-    """What is free on the disk of a path."""
-    folder = next((path for path in Path(place).absolute().parents if path.is_dir()), None)
-    return "" if folder is None else f" ({shutil.disk_usage(folder).free:,} bytes are free)"

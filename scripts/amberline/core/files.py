@@ -19,6 +19,12 @@ def placed(path: Path) -> Iterator[None]:
         raise
 
 
+def free_bytes(path: Path) -> int:
+    """What is free on the disk of a path, which need not be there yet."""
+    there = next(each for each in (path, *path.absolute().parents) if each.exists())
+    return shutil.disk_usage(there).free
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` when the block ends well, remove it otherwise."""

@@ -250,7 +250,7 @@ def _may_pass(error: BaseException) -> bool:
 
 
 def _is_of_certificate(error: BaseException | None) -> bool:
-    """Whether a server's certificate was refused, which no waiting mends."""
+    """Whether a server's certificate was refused, which trying again does not change."""
     while error is not None:
         if isinstance(error, ssl.SSLCertVerificationError) or "CERTIFICATE_VERIFY_FAILED" in str(error):
             return True

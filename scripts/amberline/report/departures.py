@@ -5,16 +5,16 @@ from typing import Any
 
 from amberline.core.settings import Kind, leaves
 from amberline.recipe.check import deviations
-from amberline.recipe.graph import Recipe
 from amberline.recipe.resolve import SECTIONS
 from amberline.report.compared import Compared
 
 Deviations = dict[str, dict[str, Any]]
 
 
-def departures_of_base(recipe: Recipe) -> Deviations:
+def departures_of_base(compared: Compared) -> Deviations:
     """The deviations of the base; what variants change is told of the variants."""
-    compared, found = Compared(recipe), deviations(recipe)
+    recipe = compared.recipe
+    found = deviations(recipe)
     own = [node for variant in recipe.variants for node in variant.own]
     prefixes = tuple(f"{section}.{node}." for section in SECTIONS for node in own)
     found = {key: each for key, each in found.items() if not key.startswith(prefixes)}
@@ -27,9 +27,9 @@ def departures_of_base(recipe: Recipe) -> Deviations:
     return found
 
 
-def departures_of(recipe: Recipe, nodes: Iterable[str]) -> Deviations:
+def departures_of(compared: Compared, nodes: Iterable[str]) -> Deviations:
     """The deviations of nodes that went into a model."""
-    compared, names = Compared(recipe), set(nodes)
+    recipe, names = compared.recipe, set(nodes)
     own = sorted(name for name in names if compared.variant(name))
     found = deviations(recipe, among=names.difference(own))
     if own:
