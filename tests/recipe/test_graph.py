@@ -167,6 +167,13 @@ def test_chunks_for_another_tokenizer_are_refused():
     assert "{like: evol-mix-split, tokenizer: other}" in message
 
 
+def test_a_reference_with_another_tokenizer_is_refused():
+    other = {"pretrained": "other/model", "revision": "main"}
+    message = refused(models(other=other), {"evaluations": {"rewards": {"reference": "other"}}})
+    assert "evaluations.rewards.reference: other has the tokenizer of other" in message
+    assert "choose a model that comes from base" in message
+
+
 def test_chunks_too_long_for_a_stand_in_are_refused():
     message = refused({"datasets": {"evol-mix-split": {"max_length": 257}}}, on=DEMO)
     assert "datasets.evol-mix-split.max_length: found 257, more than models.base.tiny.context (256)" in message

@@ -159,6 +159,12 @@ def _tokenizers(recipe: Recipe) -> Iterator[str]:
 def _evaluated(recipe: Recipe) -> Iterator[str]:
     for name, node in recipe.nodes.evaluations.items():
         tokenizer = recipe.tokenizer_of(name)
+        reference = getattr(node, "reference", None)
+        if reference is not None and tokenizer != recipe.root(reference):
+            yield (
+                f"evaluations.{name}.reference: {reference} has the tokenizer of {recipe.root(reference)}, and what is "
+                f"measured on is tokenized with that of {tokenizer}; choose a model that comes from {tokenizer}"
+            )
         for model in [] if node.models == "all" else node.models:
             if tokenizer not in {None, recipe.root(model)}:
                 yield (
