@@ -21,9 +21,7 @@ Files = Annotated[list[Path] | None, typer.Argument(help="recipe files, each on 
 def main(files: Files = None) -> None:
     """Print a recipe with everything filled in."""
     try:
-        written = read_recipe(files or [])
-        written.pop("cluster", None)
-        recipe = check_recipe(written, files=False)
+        recipe = check_recipe(read_recipe(files or []), files=False)
     except ConfigurationError as error:
         sys.exit(f"print_recipe: {error}")
     # Without references to what stands in it twice.

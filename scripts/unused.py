@@ -47,9 +47,7 @@ def main(
 
 
 def _read(files: str) -> Recipe:
-    values = read_recipe([Path(file) for file in files.split(",") if file])
-    values.pop("cluster", None)
-    return check_recipe(values, files=False)
+    return check_recipe(read_recipe([Path(file) for file in files.split(",") if file]), files=False)
 
 
 def _delete(found: list[Unused], results: Path) -> None:

@@ -152,3 +152,19 @@ def _store(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             hub.sent_bytes += len(part)
 
     return Store
+
+
+def published_source(content: bytes, rows: int, **changes: object) -> str:
+    """A source of the hub as the recipe describes it, as JSON."""
+    source = {
+        "format": "sharegpt",
+        "path": None,
+        "repository": "someone/conversations",
+        "revision": COMMIT,
+        "file": "rows.json",
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "rows": rows,
+        "licence": "cc0-1.0",
+    }
+    return json.dumps(source | changes)

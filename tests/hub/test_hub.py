@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx2
 import pytest
 import torch
-from hub_server import COMMIT, Answer, HubServer
+from hub_server import COMMIT, Answer, HubServer, published_source
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -33,18 +33,7 @@ NAME = "someone/conversations/rows.json"
 
 
 def source(**changes: object) -> str:
-    published = {
-        "format": "sharegpt",
-        "path": None,
-        "repository": "someone/conversations",
-        "revision": COMMIT,
-        "file": "rows.json",
-        "bytes": len(CONTENT),
-        "sha256": hashlib.sha256(CONTENT).hexdigest(),
-        "rows": len(ROWS),
-        "licence": "cc0-1.0",
-    }
-    return json.dumps(published | changes)
+    return published_source(CONTENT, len(ROWS), **changes)
 
 
 def get(output: Path, **changes: object) -> None:

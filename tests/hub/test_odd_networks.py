@@ -1,6 +1,5 @@
 """What stands between us and the hub: mirrors, proxies, login pages, certificates; and what the hub itself says."""
 
-import hashlib
 import json
 import ssl
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import httpx2
 import huggingface_hub
 import pytest
-from hub_server import COMMIT, Answer, HubServer
+from hub_server import Answer, HubServer, published_source
 
 import acquire
 
@@ -22,18 +21,7 @@ CONTENT = json.dumps(
 
 
 def get(output: Path, **changes: object) -> None:
-    published = {
-        "format": "sharegpt",
-        "path": None,
-        "repository": "someone/conversations",
-        "revision": COMMIT,
-        "file": "rows.json",
-        "bytes": len(CONTENT),
-        "sha256": hashlib.sha256(CONTENT).hexdigest(),
-        "rows": 9,
-        "licence": None,
-    }
-    acquire.main("chats", json.dumps(published | changes), output)
+    acquire.main("chats", published_source(CONTENT, 9, **changes), output)
 
 
 def refusal(output: Path, **changes: object) -> str:

@@ -25,13 +25,16 @@ from amberline.recipe.variants import with_variants
 # its sha256 in the job that acquires it.
 HASHED_AT_START = 64 * 2**20
 
+# Keys of recipe files that are no part of a recipe without variants.
+APART = ("variants", "cluster")
+
 
 def check_recipe(values: Mapping[str, Any], *, files: bool = True) -> Recipe:
     """Fill in a recipe with its variants and check it, all faults at once.
 
     With `files`, the local files that it names, too. Raises ConfigurationError.
     """
-    recipe = _check_without_variants({key: value for key, value in values.items() if key != "variants"})
+    recipe = _check_without_variants(values)
     faults: list[str] = []
     if values.get("variants"):
         recipe = with_variants(recipe, values, _check_without_variants)
@@ -44,7 +47,7 @@ def check_recipe(values: Mapping[str, Any], *, files: bool = True) -> Recipe:
 
 
 def _check_without_variants(values: Mapping[str, Any]) -> Recipe:
-    resolution = Resolution(values)
+    resolution = Resolution({key: value for key, value in values.items() if key not in APART})
     nodes = resolution.nodes()
     faults = resolution.faults
     if nodes is not None and not faults:

@@ -90,7 +90,7 @@ def with_variants(base: Recipe, values: Values, resolve: Callable[[Values], Reci
                 *(f"variants.{name}.{key}: a variant cannot have its own {key}; set it for all" for key in wrong)
             )
         try:
-            variant = resolve(put_on_top({key: each for key, each in values.items() if key != "variants"}, overlay))
+            variant = resolve(put_on_top(values, overlay))
         except ConfigurationError as error:
             raise ConfigurationError(f"variant {name}: {error}") from None
         nodes.add(name, overlay, variant)
