@@ -154,7 +154,7 @@ def _store(hub: HubServer) -> type[BaseHTTPRequestHandler]:
     return Store
 
 
-def published_source(content: bytes, rows: int, **changes: object) -> str:
+def published_source(content: bytes, count: int, /, **changes: object) -> str:
     """A source of the hub as the recipe describes it, as JSON."""
     source = {
         "format": "sharegpt",
@@ -164,7 +164,7 @@ def published_source(content: bytes, rows: int, **changes: object) -> str:
         "file": "rows.json",
         "bytes": len(content),
         "sha256": hashlib.sha256(content).hexdigest(),
-        "rows": rows,
+        "rows": count,
         "licence": "cc0-1.0",
     }
     return json.dumps(source | changes)
