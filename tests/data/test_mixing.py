@@ -160,6 +160,23 @@ def test_a_held_out_set_far_larger_than_asked_stops_the_mix(tmp_path: Path) -> N
     assert all("Fix: give each conversation an id of its own" in message for message in messages)
 
 
+def test_content_withheld_never_trains_under_another_id(tmp_path: Path) -> None:
+    own = [conversation(f"x{n}", text=f"{n % 60}") for n in range(120)]
+    parts = [conversation(f"aaaaaa{n}_{part}", text=f"p{n} {part}") for n in range(10) for part in (0, 2)]
+    evol = [conversation(f"e{n}", key="idx", text=f"p{n} 0" if n < 5 else f"e{n}") for n in range(20)]
+    mixed, held, account = run(tmp_path, [*own, *parts], evol, seed=3, heldout=40)
+
+    def contents(rows: list) -> set:
+        return {json.dumps(row["conversations"]) for row in rows}
+
+    assert not contents(mixed) & contents(held)
+    notes = account["notes"]
+    assert notes["rows_held_out"] == len(held) > 40
+    assert notes["rows_held_out_as_copies"] > 0
+    wholes = [{row["id"][:7] for row in rows if row["id"].startswith("aaaaaa")} for rows in (mixed, held)]
+    assert not wholes[0] & wholes[1], "a copy of a part takes its whole conversation along"
+
+
 def test_copies_under_other_ids_are_counted_and_listed(tmp_path: Path) -> None:
     sharegpt = [conversation("a", text="x"), conversation("b", text="y"), conversation("c", text="x")]
     # The same texts, cut elsewhere, are another content.

@@ -248,7 +248,7 @@ def _held_out(rows: _Rows, conversations: int) -> tuple[NDArray[np.bool_], int]:
     if conversations >= len(roots):
         raise MixError(nothing_left)
     chosen = np.asarray(root_hashes <= roots[conversations - 1])
-    is_held_out = chosen
+    is_held_out = _with_copies(root_hashes, np.frombuffer(rows.content_hashes, np.uint64), chosen)
     if is_held_out.all():
         raise MixError(f"{nothing_left}. All rows are held out, for some have the same turns under other ids")
     held_out, copies = int(is_held_out.sum()), int(is_held_out.sum() - chosen.sum())
@@ -260,6 +260,16 @@ def _held_out(rows: _Rows, conversations: int) -> tuple[NDArray[np.bool_], int]:
             "conversation an id of its own, remove copies, or hold out none"
         )
     return is_held_out, copies
+
+
+def _with_copies(root_hashes: Hashes, content_hashes: Hashes, chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The chosen rows, and all of the conversations that have the content of one of them, until there are no more."""
+    while True:
+        same_content = np.isin(content_hashes, content_hashes[chosen])
+        wider = np.isin(root_hashes, root_hashes[same_content])
+        if np.array_equal(wider, chosen):
+            return chosen
+        chosen = wider
 
 
 def _order(count: int, seed: int) -> NDArray[np.int64]:
