@@ -27,6 +27,7 @@ rule mix:
     output:
         mix=result(paths.data("{dataset}")),
         heldout=result(paths.data("{dataset}", "heldout")),
+        sources=[result(paths.row_sources("{dataset}")), result(paths.row_sources("{dataset}", "heldout"))],
         manifests=[made(paths.data("{dataset}")), made(paths.data("{dataset}", "heldout"))],
         funnel=result(paths.funnel("mix", "{dataset}")),
         rejects=result(paths.rejects("mix", "{dataset}")),
@@ -83,6 +84,8 @@ rule chunk:
 rule select_pairs:
     input:
         rows=lambda wildcards: raws(sources_of(wildcards)),
+        # Prompts that are in both parts are noted.
+        trained_on=lambda wildcards: [made(paths.data(wildcards.dataset, "train"))] * (wildcards.part == "test"),
     output:
         pairs=result(paths.data("{dataset}", "{part}")),
         jsonl=result(paths.pair_lines("{dataset}", "{part}")),
@@ -102,8 +105,9 @@ rule select_pairs:
         **depends(reading("select_pairs.py", sources_of), paths.data("{dataset}", "{part}")),
         settings=lambda wildcards: settings(RECIPE.pairs_settings(wildcards.dataset, wildcards.part)),
         rows=lambda wildcards, input: repeated("--rows", input.rows),
+        trained_on=lambda wildcards, input: repeated("--trained-on", input.trained_on),
     shell:
-        "{params.tell} python {params.scripts:q}/select_pairs.py {params.rows:q} --settings {params.settings:q} --pairs {output.pairs:q}"
+        "{params.tell} python {params.scripts:q}/select_pairs.py {params.rows:q} {params.trained_on:q} --settings {params.settings:q} --pairs {output.pairs:q}"
         " --jsonl {output.jsonl:q} --funnel {output.funnel:q} --rejects {output.rejects:q} 2>&1 | tee {log:q}"
 
 

@@ -13,6 +13,7 @@ from amberline.core.files import whole_file
 from amberline.core.funnel import Funnel
 from amberline.core.manifests import verify, write_manifest
 from amberline.core.pieces import work_on_pieces
+from amberline.data.row_sources import BySource, read_sources
 from amberline.data.streams import work_pieces, write_array
 from amberline.recipe.data import Chunk
 from amberline.text.chunk_pieces import MODES, chunk_piece
@@ -33,7 +34,9 @@ def main(
     """Cut long conversations into chunks that fit the context."""
     with one_message("chunk_conversations", *FAILURES):
         choices = Chunk.model_validate_json(settings)
-        rows = verify(conversations)["facts"].get("rows")
+        described = verify(conversations)
+        rows = described["facts"].get("rows")
+        by_source = BySource(conversations, list(described["inputs"]), read_sources(conversations))
         verify(model)
         funnels = {mode: Funnel("chunk") for mode in MODES}
         work = partial(chunk_piece, conversations, model, choices)
@@ -42,10 +45,12 @@ def main(
             for made in work_on_pieces(
                 work, items, processes, file=conversations, rejects=rejects, total=rows, unit="rows"
             ):
+                by_source.add(made.kept, made.rejects)
                 for line in made.chunks:
                     written.write_line(line)
                 for mode, part in made.funnels.items():
                     funnels[mode].merge(part)
+            by_source.check()
         funnels[choices.mode].write(funnel)
         with whole_file(comparison) as partial_file:
             side_by_side = {mode: account.to_json() for mode, account in funnels.items()}

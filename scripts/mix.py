@@ -11,6 +11,7 @@ from amberline.core.ending import one_message
 from amberline.core.funnel import FunnelError
 from amberline.core.manifests import ManifestError, verify, write_manifest
 from amberline.data.mixing import MixError, mix
+from amberline.data.row_sources import sources_file
 from amberline.data.streams import BadFile, by_name
 from amberline.formats.base import ConversationFormat
 from amberline.formats.registry import FormatError, with_formats
@@ -41,7 +42,7 @@ def main(
             write_manifest(
                 made,
                 kind="conversations",
-                files=[made],
+                files=[made, sources_file(made)],
                 beside=[funnel, rejects],
                 inputs=inputs,
                 settings=choices.model_dump(),

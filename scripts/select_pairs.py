@@ -24,6 +24,9 @@ def main(
         typer.Option(help="raw preferences: JSON array or JSON lines, plain or .xz; repeated, in the order of formats"),
     ],
     settings: Annotated[str, typer.Option(help="as JSON: Pairs in scripts/amberline/recipe/data.py")],
+    trained_on: Annotated[
+        Path | None, typer.Option(help="pairs that are trained on, grouped by prompt: the same prompts are noted")
+    ] = None,
     pairs: Annotated[Path, typer.Option(help="the pairs to write, grouped by prompt")],
     jsonl: Annotated[Path, typer.Option(help="the pairs to write as prompt, chosen, rejected, one a line")],
     funnel: Annotated[Path, typer.Option(help="the account to write")],
@@ -33,10 +36,10 @@ def main(
     with one_message("select_pairs", ValidationError, ManifestError, FormatError, BadFile, FunnelError):
         choices = Pairs.model_validate_json(settings)
         inputs = by_name(rows)
-        for file in rows:
+        for file in [*rows, *([trained_on] if trained_on else [])]:
             verify(file)
         sources = with_formats(rows, choices.formats, PreferenceFormat)
-        account = select_pairs(sources, choices, pairs, jsonl, rejects)
+        account = select_pairs(sources, choices, pairs, jsonl, rejects, trained_on)
         account.write(funnel)
         for made in (pairs, jsonl):
             write_manifest(

@@ -4,12 +4,14 @@ import html
 import json
 import os
 import re
+from pathlib import Path
 
 import pytest
 import torch
 from markupsafe import escape
 
 from amberline.cluster.accounts import RECORD, note_job
+from amberline.core.manifests import manifest_path
 from amberline.report.text import number
 from dag.conftest import DEMO
 from slurm.stand_ins import SACCT, printing, program
@@ -67,6 +69,28 @@ def test_every_funnel_closes(results):
     for path in funnels:
         for count in read(path)["counts"]:
             assert count["in"] == count["out"] + sum(count["rejected"].values()), path.name
+
+
+def test_what_a_stage_puts_out_the_next_takes_in(results):
+    def facts(made: Path) -> dict:
+        manifest = read(manifest_path(made))
+        return {**manifest["facts"]["notes"], **{each["unit"]: each for each in manifest["facts"]["counts"]}}
+
+    mixed = facts(results / "data/evol-mix.json")
+    chunked = {part: facts(results / f"data/evol-mix-split{part}.json") for part in ("", "-heldout")}
+    for given, taken in (("rows", "conversations"), ("turns", "turns")):
+        assert mixed[given]["out"] == sum(each[taken]["in"] for each in chunked.values()), given
+    files = [file for file in (results / "data").glob("*.json") if manifest_path(file).exists()]
+    rows = {read(manifest_path(file))["digest"]: facts(file) for file in files}
+    for folder in (results / "tokens").iterdir():
+        given, taken = rows[read(folder / "manifest.json")["inputs"]["rows"]["digest"]], facts(folder)
+        ways = {"chunks": given.get("chunks"), "targets": given.get("prompts")}
+        ways |= {unit: given[unit]["out"] for unit in ("rounds", "rows") if unit in given}
+        ways["pairs"] = ways.get("rows")
+        shared = {unit for unit in taken if isinstance(taken[unit], dict) and unit in ways}
+        assert shared in ({"chunks", "rounds"}, {"pairs"}, {"targets"}), "tokens are of texts, or with their template"
+        for unit in shared:
+            assert taken[unit]["in"] == ways[unit], (folder.name, unit)
 
 
 def test_no_test_prompt_is_trained_on(results):

@@ -195,3 +195,18 @@ def test_program_describes_what_it_made(tmp_path: Path, raw) -> None:
         }
         assert manifest["facts"]["counts"][0]["out"] == 3
     assert json.loads(made["funnel"].read_bytes())["counts"][0]["rejected"] == {"both_safe": 1}
+
+
+def test_prompts_that_are_trained_on_too_are_counted_and_listed(tmp_path: Path, raw) -> None:
+    settings = json.dumps({"select": "exactly_one_safe", "formats": ["pku_saferlhf_v0"]})
+    prompts = {"train": ["p", "q", "only safe answers"], "test": ["p", "p", "r", "only safe answers", "q"]}
+    made: dict[str, dict] = {}
+    for part, trained_on in (("train", None), ("test", tmp_path / "train/pairs.json")):
+        rows = [row(prompt, part, "b", True, part == "train" and prompt[0] == "o") for prompt in prompts[part]]
+        made[part] = {name: tmp_path / part / f"{name}.json" for name in ("pairs", "jsonl", "funnel", "rejects")}
+        select_pairs.main(rows=[raw(f"{part}.jsonl", rows)], settings=settings, trained_on=trained_on, **made[part])
+    assert len(json.loads(made["test"]["pairs"].read_bytes())) == 4, "the published files stay whole"
+    assert json.loads(made["test"]["funnel"].read_bytes())["notes"]["prompt_trained_on"] == 2
+    listed = [json.loads(line) for line in made["test"]["rejects"].read_text().splitlines()]
+    assert [each["row"] for each in listed if each["reason"] == "prompt_trained_on"] == [1, 5]
+    assert "prompt_trained_on" not in json.loads(made["train"]["funnel"].read_bytes())["notes"]

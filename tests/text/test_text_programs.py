@@ -14,6 +14,7 @@ import tokenize_pairs
 from amberline.core.manifests import read_manifest, write_manifest
 from amberline.data import streams
 from amberline.data.conversations import parse_conversation
+from amberline.data.row_sources import FEWEST, sources_file, write_sources
 from amberline.data.streams import write_array
 from amberline.data.tokens import open_tokens
 from amberline.text.masks import IGNORED, fastchat_mask
@@ -30,7 +31,8 @@ def rows_file(path: Path, rows: list) -> Path:
     with write_array(path) as written:
         for row in rows:
             written.write(row)
-    return describe(path, "conversations", [path], rows=len(rows))
+    write_sources(path, [0] * len(rows))
+    return describe(path, "conversations", [path, sources_file(path)], rows=len(rows))
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +112,39 @@ def test_chunking_says_what_became_of_every_row(mix, model, tmp_path):
     lost = [reject for reject in lines(tmp_path / "chunk.jsonl") if not reject["kept"]]
     whole = counts(tmp_path / "chunk.json", "conversations")
     assert len({reject["row"] for reject in lost}) == whole["in"] - whole["out"]
+
+
+def test_what_chunking_puts_out_tokenizing_takes_in(model, tmp_path):
+    """FastChat keeps an answer without text, and learns nothing from it."""
+    silent = [{"from": speaker, "value": "text" * (speaker == "human")} for speaker in ("human", "gpt")]
+    rows = [*conversations(60, seed=6), {"id": "silent", "conversations": silent}]
+    chunks = run_chunk(rows_file(tmp_path / "mix.json", rows), model, tmp_path)
+    run_tokenize(chunks, model, tmp_path)
+    chunked, tokenized = tmp_path / "chunk.json", tmp_path / "tokens.json"
+    assert counts(tokenized, "rounds")["in"] == counts(chunked, "rounds")["out"]
+    assert counts(tokenized, "rounds")["rejected"]["empty_answer"] == 1
+    assert counts(tokenized, "chunks")["in"] == json.loads(chunked.read_text())["notes"]["chunks"]
+
+
+@pytest.mark.parametrize("lost", [FEWEST - 1, FEWEST])
+def test_the_loss_of_a_source_stops_chunking(model, tmp_path, lost):
+    """FastChat drops conversations of other speakers than human and gpt."""
+    turns = [{"from": "user", "value": "question"}, {"from": "chatgpt", "value": "answer"}]
+    rows = [{"id": f"lost{number}", "conversations": turns} for number in range(lost)]
+    good = conversations(20, seed=5)
+    made = rows_file(tmp_path / "mix.json", [*good, *rows])
+    write_sources(made, [0] * 20 + [1] * lost)
+    sources = {name: rows_file(tmp_path / f"{name}.json", []) for name in ("good", "other")}
+    files = [made, sources_file(made)]
+    write_manifest(made, kind="conversations", files=files, inputs=sources, settings={}, facts={"rows": 20 + lost})
+    if lost < FEWEST:
+        run_chunk(made, model, tmp_path)
+        return
+    reason = "because of roles_do_not_alternate, first in row 21: turns 1, 2 of 2"
+    with pytest.raises(SystemExit, match=rf"nothing .* is left of the {lost} rows of other, most often .* {reason}"):
+        run_chunk(made, model, tmp_path)
+    assert not (tmp_path / "chunks.json").exists()
+    run_chunk(made, model, tmp_path, "lossless")
 
 
 def test_rows_that_are_no_conversations_are_counted_and_listed(model, tmp_path):

@@ -32,6 +32,7 @@ from amberline.data.conversations import (
     oddities,
     with_published_speakers,
 )
+from amberline.data.row_sources import write_sources
 from amberline.data.streams import BadFile, read_records, stem, write_array
 from amberline.recipe.data import Mix
 
@@ -117,8 +118,12 @@ def mix(sources: Sequence[tuple[Path, Reader]], settings: Mix, *, made: Path, he
         rows.flush()
         _note_duplicates(rows, [path for path, _ in sources], starts, funnel, rejected)
         is_held_out, copies = _held_out(rows, settings.heldout)
-        for index in tqdm(_order(len(rows), settings.seed), desc="shuffling", unit=" rows"):
+        order = _order(len(rows), settings.seed)
+        for index in tqdm(order, desc="shuffling", unit=" rows"):
             (heldout_rows if is_held_out[index] else mix_rows).write_line(rows.line(int(index)))
+        for written, chosen in ((made, ~is_held_out), (heldout, is_held_out)):
+            of_row = np.searchsorted(starts, order[chosen[order]], side="right") - 1
+            write_sources(written, of_row.tolist())
         funnel.add("rows", out=mix_rows.rows + heldout_rows.rows)
         funnel.note("rows_held_out", heldout_rows.rows)
         funnel.note("conversations_held_out", settings.heldout)

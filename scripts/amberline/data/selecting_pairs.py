@@ -7,7 +7,7 @@ pair adds its two responses (chosen first; none is merged with an equal one), an
 the target of the supervised finetune.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -53,22 +53,29 @@ SELECTIONS: Mapping[str, tuple[Callable[[Preference], Pair], str]] = {
 
 
 def select_pairs(
-    sources: Sequence[tuple[Path, Reader]], settings: Pairs, pairs: Path, jsonl: Path, rejects: Path
+    sources: Sequence[tuple[Path, Reader]],
+    settings: Pairs,
+    pairs: Path,
+    jsonl: Path,
+    rejects: Path,
+    trained_on: Path | None = None,
 ) -> Funnel:
     """Write the pairs grouped by prompt, the same as JSON lines, and the rejects, atomically; return the account.
 
     Both files hold the prompts in order of their first kept row, each with its pairs in row order, source by source.
+    Prompts that are in `trained_on` too, pairs grouped by prompt, are noted and listed.
     Raises BadFile when a source is another file than its format reads, or no row of it gives a pair; FunnelError.
     """
     funnel = Funnel("select_pairs")
     # The kept pairs are held in memory: the published data is 330,000 rows, some 200 MB.
     grouped: dict[str, list[Pair]] = {}
     seen: set[Pair] = set()
+    trained = orjson.loads(trained_on.read_bytes()).keys() if trained_on else ()
     with write_rejects(rejects) as rejected:
         for path, reader in sources:
             for number, pair in _pairs(path, reader, settings.select, funnel, rejected):
                 group = grouped.setdefault(pair.prompt, [])
-                for kind, detail in _against_earlier(pair, group, seen):
+                for kind, detail in _against_earlier(pair, group, seen, trained):
                     funnel.note(kind)
                     rejected.write(Reject(path.name, number, None, kind, detail, kept=True))
                 group.append(pair)
@@ -158,11 +165,15 @@ def _read(path: Path, reader: Reader, number: int, row: Any) -> Preference:
         raise
 
 
-def _against_earlier(pair: Pair, group: Sequence[Pair], seen: Set[Pair]) -> Iterator[tuple[str, str]]:
+def _against_earlier(
+    pair: Pair, group: Sequence[Pair], seen: Set[Pair], trained: Container[str]
+) -> Iterator[tuple[str, str]]:
     """What a pair repeats, contradicts or overwrites of the earlier ones: (kind, detail) pairs. All are kept.
 
-    `group` are those of its prompt, `seen` those of all.
+    `group` are those of its prompt, `seen` those of all, `trained` prompts that are trained on.
     """
+    if not group and pair.prompt in trained:
+        yield "prompt_trained_on", "its prompt is among those that are trained on"
     if pair in seen:
         yield "duplicate_pair", "an earlier row has the same pair"
     if pair.chosen != pair.rejected and Pair(pair.prompt, pair.rejected, pair.chosen) in seen:

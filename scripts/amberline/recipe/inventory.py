@@ -45,6 +45,7 @@ def entries(recipe: Recipe) -> Iterator[str]:
     """The files and folders of a recipe, relative to the results folder; manifests belong to what they describe."""
     yield from map(recipe.raw, recipe.nodes.sources)
     yield from (path for path, _ in recipe.data_files())
+    yield from (paths.row_sources(name, part) for name in recipe.datasets(kinds.Mix) for part in ("", "heldout"))
     yield from map(paths.model, recipe.nodes.models)
     yield from map(paths.tokens, recipe.all_tokens)
     yield from map(paths.scores, recipe.all_scores)

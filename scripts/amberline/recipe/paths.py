@@ -25,6 +25,11 @@ def data(dataset: str, part: str = "") -> str:
     return f"data/{part_name(dataset, part)}.json"
 
 
+def row_sources(dataset: str, part: str = "") -> str:
+    """The number of the source of each row of a mix."""
+    return f"data/{part_name(dataset, part)}.sources.npy"
+
+
 def pair_lines(dataset: str, part: str) -> str:
     """The pairs of a dataset as JSON lines."""
     return f"data/{dataset}-{part}.jsonl"

@@ -25,6 +25,7 @@ class ChunkedPiece:
     """What became of a piece of a file: chunks and rejects of the mode asked for, accounts of both modes."""
 
     rows: int
+    kept: list[int]  # rows that gave a chunk
     chunks: list[bytes]
     funnels: dict[str, Funnel]
     rejects: list[Reject]
@@ -38,7 +39,7 @@ class ChunkedPiece:
 def chunk_piece(path: Path, model: Path, settings: ChunkSettings, piece: Piece) -> ChunkedPiece:
     """Cut the conversations of one piece of a file. Raises BadFile and TokenizerRefused."""
     tokenizer = remembered_tokenizer(model)
-    made = ChunkedPiece(0, [], {mode: Funnel("chunk") for mode in MODES}, [])
+    made = ChunkedPiece(0, [], [], {mode: Funnel("chunk") for mode in MODES}, [])
     for row, value in read_piece(path, piece):
         made.rows += 1
         try:
@@ -54,6 +55,7 @@ def chunk_piece(path: Path, model: Path, settings: ChunkSettings, piece: Piece) 
             cut = cut_conversation(tokenizer, conversation.turns, tokens, settings, mode)
             account(funnel, conversation.turns, tokens, cut)
             if mode == settings.mode:
+                made.kept += [row] * bool(cut.chunks)
                 made.chunks.extend(orjson.dumps(chunk_json(conversation, chunk)) for chunk in cut.chunks)
                 made.rejects.extend(_rejects(path.name, row, conversation, cut))
     return made
@@ -125,7 +127,7 @@ def account(funnel: Funnel, turns: Sequence[Turn], tokens: Sequence[int], cut: C
     for count, reason in zip(tokens, cut.lost, strict=True):
         if count and reason is not None:
             lost_tokens[reason] += count
-    for unit, total, rejected in (("turns", len(turns), lost), ("tokens", sum(tokens), lost_tokens)):
+    for unit, total, rejected in (("turns", len(turns), lost), ("tokens of texts", sum(tokens), lost_tokens)):
         funnel.add(unit, into=total, out=total - rejected.total())
         for reason, count in rejected.items():
             funnel.reject(unit, reason, count)

@@ -83,9 +83,10 @@ def mask(tokenizer: Tokenizer, turns: Sequence[Turn], settings: ConversationToke
 
 
 def account(funnel: Funnel, turns: Sequence[Turn], sample: Masked, settings: ConversationTokens) -> bool:
-    """Count a chunk, its rounds (answers to be learnt) and its tokens; say whether the chunk is kept."""
-    rounds = sum(turn.speaker == "gpt" and bool(turn.text) for turn in turns[1:])
-    learnt = min(rounds, answers_learnt(sample.labels))
+    """Count a chunk, its rounds (answers, each to a question) and its tokens; say whether the chunk is kept."""
+    answers = [turn.text for turn in turns[1:] if turn.speaker == "gpt"]
+    rounds, empty = len(answers), answers.count("")
+    learnt = min(rounds - empty, answers_learnt(sample.labels))
     # FastChat trains on samples without any loss too, so in its mode they stay.
     kept = learnt > 0 or settings.mode == "fastchat"
     funnel.add("chunks", out=kept)
@@ -99,8 +100,12 @@ def account(funnel: Funnel, turns: Sequence[Turn], sample: Masked, settings: Con
         funnel.note("chunks cut at max_length")
     if sample.mismatch:
         funnel.note("chunks masked whole, as FastChat does")
-    if learnt < rounds:
-        funnel.reject("rounds", "masked_whole" if sample.mismatch else "cut_at_max_length", rounds - learnt)
+    if empty:
+        # The template has no text for it, not even an end of sequence.
+        funnel.reject("rounds", "empty_answer", empty)
+    if learnt < rounds - empty:
+        reason = "masked_whole" if sample.mismatch else "cut_at_max_length"
+        funnel.reject("rounds", reason, rounds - empty - learnt)
     if kept:
         funnel.observe("tokens in a chunk, with its template", len(sample.input_ids))
         funnel.observe("rounds in a chunk", rounds)
