@@ -16,7 +16,7 @@ from amberline.core.manifests import Manifest, ManifestError, model_content, ver
 from amberline.core.tensors import weights_digest
 from amberline.recipe.export import Export
 from amberline.training.checkpoint_files import read_marker, verified
-from amberline.training.curve import read_metrics
+from amberline.training.curve import CurveError, check_curve, read_metrics
 from amberline.training.exportable import Candidate, NotExportable, find
 from amberline.training.staleness import final_weights
 
@@ -64,7 +64,7 @@ def main(
                 facts={"parameters": parameters, "step": chosen.step, "heldout_loss": chosen.heldout_loss},
                 digest=model_content(folder),
             )
-    except (ManifestError, ModelError, NotExportable) as error:
+    except (CurveError, ManifestError, ModelError, NotExportable) as error:
         sys.exit(f"export: {error}")
     print(f"{output}: step {chosen.step} in {asked.dtype}, from {manifests['base']['kind']} {base}", file=sys.stderr)
 
@@ -110,7 +110,9 @@ def _progress(run: Path, facts: Mapping[str, Any], step: int) -> tuple[int, Mapp
     """Examples that were trained on until a step, and the metrics of that step."""
     if step == facts["steps"]:
         return facts["examples"], facts["final_metrics"]
-    curve = read_metrics(final_weights(run, facts).parent / "metrics.jsonl")
+    file = final_weights(run, facts).parent / "metrics.jsonl"
+    curve = read_metrics(file)
+    check_curve(file, curve, step)
     lines = [line for line in curve if "loss" in line and line["step"] <= step]
     return sum(line["examples"] for line in lines), lines[-1]
 

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from amberline.core.digests import file_digest
+from amberline.core.ending import one_message
 from amberline.core.files import whole_folder
 from amberline.core.manifests import ManifestError, model_content, verify, write_manifest
 
@@ -27,7 +28,7 @@ def main(
     from amberline.model.export import write_model_folder
     from amberline.model.weights import PolicyWeights
 
-    try:
+    with one_message("import_policy", ManifestError, ModelError):
         verify(base)
         weights = PolicyWeights(policy)
         with whole_folder(output) as folder:
@@ -41,8 +42,6 @@ def main(
                 facts={"policy_sha256": file_digest(policy)},
                 digest=model_content(folder),
             )
-    except (ManifestError, ModelError) as error:
-        sys.exit(f"import_policy: {error}")
     print(f"{output}: the weights of {policy}, as a model folder", file=sys.stderr)
 
 

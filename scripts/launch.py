@@ -120,18 +120,25 @@ def _check_progress(checkpoints: Path, stage: str, job: str) -> None:
     if is_complete(checkpoints, stage):
         return
     file = checkpoints / f"{stage}.starts.json"
-    now = {"job": job, "newest": newest_checkpoint(checkpoints, stage), "idle": 0}
-    before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    if (before.get("job"), before.get("newest")) == (now["job"], now["newest"]):
-        now["idle"] = before["idle"] + 1
+    newest = newest_checkpoint(checkpoints, stage)
+    idle = _idle_starts(file, job, newest)
     with whole_file(file) as partial:
-        partial.write_text(json.dumps(now) + "\n", encoding="utf-8")
-    if now["idle"] >= IDLE_STARTS:
+        partial.write_text(json.dumps({"job": job, "newest": newest, "idle": idle}) + "\n", encoding="utf-8")
+    if idle >= IDLE_STARTS:
         _stop(
             f"this job was started {IDLE_STARTS + 1} times without writing a new checkpoint "
-            f"(the newest is {now['newest'] or 'none at all'}). Give it more time (hardware.{stage}.hours), or let it "
+            f"(the newest is {newest or 'none at all'}). Give it more time (hardware.{stage}.hours), or let it "
             "write checkpoints more often (checkpoints.every_steps), and start again"
         )
+
+
+def _idle_starts(file: Path, job: str, newest: str) -> int:
+    """How often a job was started before with this newest checkpoint, as the start before has noted."""
+    try:
+        before = json.loads(file.read_text(encoding="utf-8"))
+        return int(before["idle"]) + 1 if (before["job"], before["newest"]) == (job, newest) else 0
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
 
 
 def _wait_for_slurm(job: str) -> None:

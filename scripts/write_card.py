@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from amberline.core.ending import one_message
 from amberline.core.files import whole_file
 from amberline.core.manifests import ManifestError, read_manifest, write_manifest
 from amberline.report.cards import Card, ComparedCardText, render_card
@@ -20,7 +21,7 @@ def main(
     output: Annotated[Path, typer.Option(help="README.md to write")],
 ) -> None:
     """Write the card of an exported model."""
-    try:
+    with one_message("write_card", ManifestError):
         card = Card(
             text=ComparedCardText.model_validate_json(settings),
             node=model.name,
@@ -33,8 +34,6 @@ def main(
             partial.write_text(render_card(card), encoding="utf-8")
         inputs = {"model": model, "run": run}
         write_manifest(output, kind="card", files=[output], inputs=inputs, settings={}, facts={})
-    except ManifestError as error:
-        sys.exit(f"write_card: {error}")
     print(f"{output}: card of {card.text.name}", file=sys.stderr)
 
 

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from amberline.cluster.accounts import RECORD, accounts
+from amberline.core.ending import one_message
 from amberline.core.files import whole_file
-from amberline.core.manifests import write_manifest
+from amberline.core.manifests import ManifestError, write_manifest
 from amberline.report.page import build_page
 
 
@@ -21,20 +22,21 @@ def main(
     output: Annotated[Path, typer.Option(help="HTML file to write")],
 ) -> None:
     """Write the report."""
-    used = accounts(results / RECORD)
-    try:
-        page = build_page(
-            results, json.loads(settings.read_text(encoding="utf-8")), lock.read_text(encoding="utf-8"), used
-        )
-    except FileNotFoundError as error:
-        sys.exit(
-            f"write_report: {error.filename} is missing; run `snakemake report`, which makes what the report needs"
-        )
-    with whole_file(jobs) as partial:
-        partial.write_text(json.dumps(used, indent=1) + "\n", encoding="utf-8")
-    with whole_file(output) as partial:
-        partial.write_text(page, encoding="utf-8")
-    write_manifest(output, kind="report", files=[output], beside=[jobs], inputs={}, settings={}, facts={})
+    with one_message("write_report", ManifestError):
+        used = accounts(results / RECORD)
+        try:
+            page = build_page(
+                results, json.loads(settings.read_text(encoding="utf-8")), lock.read_text(encoding="utf-8"), used
+            )
+        except FileNotFoundError as error:
+            sys.exit(
+                f"write_report: {error.filename} is missing; run `snakemake report`, which makes what the report needs"
+            )
+        with whole_file(jobs) as partial:
+            partial.write_text(json.dumps(used, indent=1) + "\n", encoding="utf-8")
+        with whole_file(output) as partial:
+            partial.write_text(page, encoding="utf-8")
+        write_manifest(output, kind="report", files=[output], beside=[jobs], inputs={}, settings={}, facts={})
     print(f"report: {output}")
 
 

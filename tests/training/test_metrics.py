@@ -8,7 +8,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from amberline.recipe.tracking import Tracking
-from amberline.training.curve import read_metrics
+from amberline.training.curve import CurveError, read_metrics
 from amberline.training.metrics import Metrics
 
 NOWHERE = Tracking(wandb_project=None, wandb_mode="offline")
@@ -34,6 +34,31 @@ def test_a_resumed_curve_is_that_of_one_go(tmp_path: Path) -> None:
     write_curve(tmp_path / "parts", NOWHERE, 8, 10)
     for name in ("metrics.jsonl", "timings.jsonl"):
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize("damage", [b'{"step": 10, "lo\n', b"\0\0\0\0\n", b"\xff\xfe\n", b"7\n", b"{}\n\n"])
+def test_a_line_that_is_damaged_ends_the_curve(damage: bytes, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    """As a power loss leaves it; what was written up to the checkpoint is whole."""
+    for folder in ("whole", "parts"):
+        (tmp_path / folder).mkdir()
+    write_curve(tmp_path / "whole", NOWHERE, 0, 10)
+    write_curve(tmp_path / "parts", NOWHERE, 0, 9)
+    for name in ("metrics.jsonl", "timings.jsonl"):
+        with open(tmp_path / "parts" / name, "ab") as file:
+            file.write(damage)
+    write_curve(tmp_path / "parts", NOWHERE, 8, 10)
+    for name in ("metrics.jsonl", "timings.jsonl"):
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert "metrics.jsonl: line 15 is damaged; what was written after step 8 is done again" in capfd.readouterr().err
+
+
+def test_a_curve_that_has_lost_steps_is_refused(tmp_path: Path) -> None:
+    write_curve(tmp_path, NOWHERE, 0, 9)
+    lines = (tmp_path / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "metrics.jsonl").write_bytes(b"".join([*lines[:5], b"\0\n", *lines[6:]]))
+    with pytest.raises(CurveError, match=r"metrics.jsonl: step 4 is missing, as the file is damaged from line 6 on"):
+        write_curve(tmp_path, NOWHERE, 8, 10)
+    assert (tmp_path / "metrics.jsonl").read_bytes().splitlines(keepends=True)[6:] == lines[6:]
 
 
 def test_tensorboard_shows_each_step_once(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import json
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def accounts(record: Path) -> dict[str, Any]:
     `jobs`: stage, job, state, seconds, cpu_efficiency (CPU time / (cores · time)), peak_memory and asked_memory (bytes
     on one node), nodes, gpus; null where it is not known. `missing`: the reason, or null.
     """
-    jobs = [json.loads(line) for line in record.read_text(encoding="utf-8").splitlines()] if record.exists() else []
+    jobs = _recorded(record)
     if not jobs:
         return {"missing": None, "jobs": []}
     try:
@@ -46,6 +47,17 @@ def accounts(record: Path) -> dict[str, Any]:
         starts, missing = [], str(error)
     entries = [entry for job in jobs for entry in _entries(job, starts)]
     return {"missing": missing, "jobs": _without_replaced(entries)}
+
+
+def _recorded(record: Path) -> list[dict[str, str]]:
+    """The jobs in the record; lines that a kill or a power loss has left unreadable are passed over."""
+    jobs = []
+    for line in record.read_bytes().splitlines() if record.exists() else ():
+        with suppress(ValueError):
+            job = json.loads(line)
+            if isinstance(job, dict) and {"job", "name", "stage"} <= job.keys():
+                jobs.append(job)
+    return jobs
 
 
 def _settled_starts(jobs: Sequence[Mapping[str, str]]) -> list[Start]:

@@ -92,9 +92,10 @@ class Lock:
     def _read(path: Path) -> dict[str, Any] | None:
         try:
             holder: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError):
+            known = {"host", "pid", "started", "slurm_job_id"} <= holder.keys()
+        except (FileNotFoundError, ValueError, AttributeError):
             return None
-        return holder
+        return holder if known else None
 
 
 def user_name() -> str:

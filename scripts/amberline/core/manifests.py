@@ -20,6 +20,7 @@ from amberline.core.files import whole_file
 from amberline.core.tensors import digest_of_safetensors
 
 Manifest = dict[str, Any]
+KEYS = {"kind", "settings", "inputs", "facts", "files", "digest", "recipe"}  # of every manifest
 
 # Files of a model folder that say nothing of the model: how tensors are spread over files, the weights in another form,
 # what people read, and what describes the folder.
@@ -107,11 +108,13 @@ def read_manifest(made: Path) -> Manifest:
     path = manifest_path(made)
     try:
         manifest: Manifest = json.loads(path.read_text(encoding="utf-8"))
+        if not (isinstance(manifest, dict) and manifest.keys() >= KEYS):
+            raise ValueError(f"it must be an object with {', '.join(sorted(KEYS))}")
     except FileNotFoundError:
         raise ManifestError(
             f"{path} is missing: it is written when {made} is complete; make that stage again"
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ManifestError(f"{path} is damaged ({error}): delete it and make that stage again") from None
     return manifest
 

@@ -6,7 +6,9 @@ from typing import Any
 
 import pandas as pd
 
+from amberline.core.manifests import ManifestError
 from amberline.report import plots
+from amberline.training.curve import damaged_line, read_metrics
 
 # Panels of a training's curves: those are drawn whose every column is there. Held-out values join where there are any.
 PANELS: tuple[tuple[str, Mapping[str, str]], ...] = (
@@ -32,16 +34,14 @@ HELDOUT = "heldout/"
 
 def curves(path: Path) -> Iterator[str]:
     """The curves of a training: what is known to matter first, then whatever else its objective measured."""
-    rows = pd.read_json(path, lines=True)
+    rows = _rows(path)
     for title, columns in _panels(rows):
         yield plots.curve(title, _series(rows, columns))
 
 
 def compared_curves(results: Path, training: Mapping[str, Any]) -> Iterator[str]:
     """The curves of a training and of its variants: a panel for each measure, and for each held-out one."""
-    base, *variants = [
-        pd.read_json(results / each["metrics"], lines=True) for each in (training, *training["variants"])
-    ]
+    base, *variants = [_rows(results / each["metrics"]) for each in (training, *training["variants"])]
     styles = [each["style"] for each in training["variants"]]
     for title, columns in _panels(base):
         for name, key in columns.items():
@@ -50,6 +50,12 @@ def compared_curves(results: Path, training: Mapping[str, Any]) -> Iterator[str]
                 if column in base:
                     drawn = [(_points(rows, column), style) for rows, style in zip(variants, styles, strict=True)]
                     yield plots.compared(heading, _points(base, column), drawn)
+
+
+def _rows(path: Path) -> pd.DataFrame:
+    if (line := damaged_line(path)) is not None:
+        raise ManifestError(f"{path} is damaged (line {line}): delete it and make that stage again")
+    return pd.DataFrame(read_metrics(path))
 
 
 def _panels(rows: pd.DataFrame) -> Iterator[tuple[str, Mapping[str, str]]]:

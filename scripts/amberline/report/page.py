@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from amberline.core.manifests import ManifestError
 from amberline.recipe import paths
 from amberline.report import plots, text
 from amberline.report.curves import compared_curves, curves
@@ -22,6 +23,8 @@ Entry = Mapping[str, Any]  # as `contents` describes what is shown
 
 def build_page(results: Path, settings: Mapping[str, Any], lock: str, jobs: Mapping[str, Any]) -> str:
     """The page as HTML. `settings` holds the contents of the page, and what differs from the published recipe.
+
+    Raises ManifestError naming a file that is damaged.
 
     `jobs` are the run's Slurm jobs and why there are no figures of them, as `cluster.accounts` tells.
     """
@@ -74,7 +77,10 @@ def _environment() -> Environment:
 
 
 def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ManifestError(f"{path} is damaged ({error}): delete it and make that stage again") from None
 
 
 def _filled(entries: Iterable[Entry], found: Callable[[Entry], Mapping[str, Any]]) -> list[dict[str, Any]]:

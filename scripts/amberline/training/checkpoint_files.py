@@ -31,7 +31,7 @@ def read_marker(folder: Path) -> Checkpoint | None:
     try:
         marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
         return Checkpoint(folder, marker["step"], marker["processes"], marker["plan"], marker["files"])
-    except (OSError, json.JSONDecodeError, KeyError, UnicodeDecodeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 

@@ -202,9 +202,10 @@ def _place(run: Path, relative: str) -> Path:
 def _noted(directory: Path) -> dict[str, Any] | None:
     try:
         noted: dict[str, Any] = json.loads((directory / WATCHED).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        known = {*NOT_WATCHED, "since_step"} <= noted.keys()
+    except (OSError, ValueError, AttributeError):
         return None
-    return noted
+    return noted if known else None
 
 
 def _facts(run_manifest: Path) -> dict[str, Any] | None:

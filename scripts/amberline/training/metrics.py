@@ -16,15 +16,19 @@ from tqdm import tqdm
 
 from amberline.core.files import whole_file
 from amberline.recipe.tracking import Tracking
-from amberline.training.curve import Line, read_metrics
+from amberline.training.curve import Line, check_curve, damaged_line, read_metrics
 
 
 class Metrics:
     """Writes the curve; on the first process only."""
 
     def __init__(self, folder: Path, name: str, tracking: Tracking, start: int, steps: int) -> None:
-        """Continue the curve in `folder` after `start` steps: what an interrupted run wrote beyond that is cut off."""
-        self.history = _cut(folder / "metrics.jsonl", start)
+        """Continue the curve in `folder` after `start` steps: what an interrupted run wrote beyond that is cut off.
+
+        Raises CurveError if one of those steps is missing from it.
+        """
+        _check(folder / "metrics.jsonl", start)
+        _cut(folder / "metrics.jsonl", start)
         _cut(folder / "timings.jsonl", start)
         self._metrics = open(folder / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115
         self._timings = open(folder / "timings.jsonl", "a", encoding="utf-8")  # noqa: SIM115
@@ -72,12 +76,21 @@ class Metrics:
             self._wandb.log(numbers, step=step)
 
 
-def _cut(path: Path, start: int) -> list[Line]:
-    """Keep what was written up to the `start`-th step, and return it. The evaluation after it is done again."""
+def _check(path: Path, start: int) -> None:
+    """Say where the curve is damaged. Raises CurveError if the first `start` steps are not all before that."""
+    damaged = damaged_line(path)
+    check_curve(path, read_metrics(path), start)
+    if damaged is not None:
+        tqdm.write(
+            f"{path}: line {damaged} is damaged; what was written after step {start} is done again", file=sys.stderr
+        )
+
+
+def _cut(path: Path, start: int) -> None:
+    """Keep what was written up to the `start`-th step. The evaluation after it is done again."""
     kept = [line for line in read_metrics(path) if line["step"] < start + ("heldout/loss" not in line)]
     with whole_file(path) as partial:
         partial.write_text("".join(f"{json.dumps(line)}\n" for line in kept), encoding="utf-8")
-    return kept
 
 
 def _append(file: Any, line: Line) -> None:

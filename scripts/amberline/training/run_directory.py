@@ -72,7 +72,7 @@ class Identity:
         try:
             values = json.loads((folder / "identity.json").read_text(encoding="utf-8"))
             return cls(**{**values, "earlier": tuple(values.get("earlier", ()))})
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, AttributeError):
             return None
 
 
@@ -179,10 +179,10 @@ def release(directory: RunDirectory) -> None:
 def kept_for(folder: Path) -> list[str]:
     """Digests of the identities for which the finished run in a folder is used, though code or packages changed."""
     try:
-        digests: list[str] = json.loads((folder / "kept.json").read_text(encoding="utf-8"))
+        digests = json.loads((folder / "kept.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return []
-    return digests
+    return digests if isinstance(digests, list) else []
 
 
 def keep_for(folder: Path, identity: Identity) -> None:

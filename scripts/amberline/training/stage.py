@@ -30,7 +30,7 @@ from amberline.recipe.tracking import Tracking
 from amberline.training.autotune import choose, expected_peak
 from amberline.training.checkpoint_files import complete, read_marker, verified
 from amberline.training.checkpoints import CheckpointError, Checkpoints
-from amberline.training.curve import read_metrics
+from amberline.training.curve import CurveError, check_curve, read_metrics
 from amberline.training.exportable import asked_step, export_facts, note_watched, why_never_there
 from amberline.training.loop import Heldout, Run, train
 from amberline.training.metrics import Metrics
@@ -44,6 +44,7 @@ from amberline.training.speed import expected_step_seconds
 FAILURES = (
     BadTokens,
     CheckpointError,
+    CurveError,
     FirstRankFailed,
     LockError,
     LostProcess,
@@ -171,10 +172,7 @@ def _train(stage: Stage, ranks: Ranks) -> bool:
         f"time: about {seconds:.2g} s a step, {tqdm.format_interval(seconds * left)} for the {left:,} steps left; "
         "waiting for other processes, evaluations and checkpoints come on top",
     )
-    metrics = None
-    if ranks.first:
-        note_watched(stage.directory.folder, stage.watched, start)
-        metrics = Metrics(stage.directory.folder, stage.directory.stage, stage.tracking, start, plan.steps)
+    metrics = _open_metrics(stage, ranks, start, plan.steps)
     run = Run(
         ranks=ranks,
         directory=stage.directory,
@@ -233,6 +231,18 @@ def _largest_micro_batch(plan: BatchPlan, budget: int, world: int) -> tuple[int,
     return max((int(lengths[each].sum()), int(targets[each].sum())) for each in micro_batches)
 
 
+def _open_metrics(stage: Stage, ranks: Ranks, start: int, steps: int) -> Metrics | None:
+    """Where the curve goes, on the first process. What fails there ends all of them."""
+    opened: list[Metrics] = []
+
+    def on_first() -> None:
+        note_watched(stage.directory.folder, stage.watched, start)
+        opened.append(Metrics(stage.directory.folder, stage.directory.stage, stage.tracking, start, steps))
+
+    ranks.from_first(on_first)
+    return opened[0] if opened else None
+
+
 def _watch(stage: Stage, ranks: Ranks, start: int) -> Monitor:
     """Rules on the curve, with the steps before a resume in mind."""
     watch = Monitor(stage.settings.monitors)
@@ -283,7 +293,9 @@ def write_summary(finished: Finished, run: Path, metrics: Path) -> Mapping[str, 
     marker = read_marker(directory.final)
     if marker is None:
         raise CheckpointError(f"there are no final weights in {directory.final}")
-    lines = [line for line in read_metrics(directory.metrics) if "loss" in line]
+    curve = read_metrics(directory.metrics)
+    check_curve(directory.metrics, curve, marker.step)
+    lines = [line for line in curve if "loss" in line]
     summary = {
         "stage": directory.stage,
         # Relative to this file, so that results can be moved as a whole.
