@@ -125,7 +125,7 @@ class Untracked:
 def in_file(text):
     """A file with this text, named by its digest: for what is too long for a command line."""
     file = Path(".snakemake/amberline", f"settings-{value_digest(text)[:16]}.json")
-    if not file.exists():
+    if not file.exists() or file.read_bytes() != text.encode():
         with whole_file(file) as partial:
             partial.write_text(text, encoding="utf-8")
     return str(file)

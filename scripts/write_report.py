@@ -26,7 +26,10 @@ def main(
         used = accounts(results / RECORD)
         try:
             page = build_page(
-                results, json.loads(settings.read_text(encoding="utf-8")), lock.read_text(encoding="utf-8"), used
+                results,
+                json.loads(settings.read_text(encoding="utf-8")),
+                lock.read_text(encoding="utf-8", errors="replace"),
+                used,
             )
         except FileNotFoundError as error:
             sys.exit(

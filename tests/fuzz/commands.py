@@ -1,4 +1,4 @@
-"""Every program of the pipeline as a command on a recipe that is smaller than the demo's, and what each of them reads."""
+"""Every program of the pipeline as a command on a recipe smaller than the demo's, and what each of them reads."""
 
 import json
 import lzma
@@ -296,7 +296,7 @@ def _report(recipe: Recipe) -> Command:
     settings, page, jobs = f"{HERE}/page.json", _at("report/index.html"), _at("report/jobs.json")
     words = ["--results", _at(""), "--lock", f"{HERE}/packages.lock", "--settings", settings, "--jobs", jobs]
     reads = [_at(folder) for folder in ("funnels", "training", "evaluations")]
-    reads += [settings, f"{HERE}/packages.lock", *(_at(paths.manifest(recipe.raw(name))) for name in RAW)]
+    reads += [f"{HERE}/packages.lock", *(_at(paths.manifest(recipe.raw(name))) for name in RAW)]
     reads += [_at(paths.manifest(paths.model(model))) for model in recipe.nodes.models]
     return _command("write_report", "write_report", *words, "--output", page, reads=reads, writes=[page, jobs])
 

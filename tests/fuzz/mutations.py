@@ -2,14 +2,30 @@
 
 import json
 import random
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from amberline.core.digests import file_digest
+from amberline.core.manifests import save_manifest
 
-STRANGE: list[Any] = [None, True, -1, 0, 10**30, 1.5, float("nan"), "", "x", "\ud800", "../../x", [], [[]], {}, {"x": 1}]
+STRANGE: list[Any] = [
+    None,
+    True,
+    -1,
+    0,
+    10**30,
+    1.5,
+    float("nan"),
+    "",
+    "x",
+    "\ud800",
+    "../../x",
+    [],
+    [[]],
+    {},
+    {"x": 1},
+]
 
 
 def random_bytes(content: bytes, source: random.Random) -> bytes:
@@ -28,7 +44,7 @@ def bits_flipped(content: bytes, source: random.Random) -> bytes:
     return bytes(flipped)
 
 
-def zeros(content: bytes, source: random.Random) -> bytes:  # noqa: ARG001
+def zeros(content: bytes, source: random.Random) -> bytes:
     """As after a power loss: the size is there, the content is not."""
     return bytes(len(content))
 
@@ -91,9 +107,6 @@ def _describe(file: Path) -> bool:
         values = json.loads(manifest.read_text(encoding="utf-8"))
         if file.name in values["files"]:
             values["files"][file.name] = {"bytes": file.stat().st_size, "sha256": file_digest(file)}
-            shutil.copyfile(manifest, f"{manifest}.new")
-            manifest.unlink()
-            Path(f"{manifest}.new").unlink()
-            manifest.write_text(json.dumps(values), encoding="utf-8")
+            save_manifest(manifest, values)
             return True
     return False

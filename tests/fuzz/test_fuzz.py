@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fuzz.commands import Command, commands, page_settings, recipe_of, write_raw
-from fuzz.mutations import damage
 
 from amberline.core.digests import canonical
-from amberline.recipe.files import PUBLISHED
+from fuzz.commands import Command, commands, page_settings, recipe_of, write_raw
+from fuzz.mutations import damage
 
 CASES = 6  # of each command
 
@@ -64,7 +63,8 @@ def test_a_damaged_file_is_one_message(name: str, whole, tmp_path: Path) -> None
     there, listed = whole
     (command,) = (each for each in listed if each.name == name)
     faults = [fault_of(command, there, tmp_path / str(case), f"{name} {case}") for case in range(CASES)]
-    assert not list(filter(None, faults)), "\n".join(filter(None, faults))
+    if found := list(filter(None, faults)):
+        pytest.fail("\n".join(found), pytrace=False)
 
 
 @pytest.mark.fuzz_long

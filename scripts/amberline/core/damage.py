@@ -10,13 +10,31 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-from amberline.core.digests import file_digest
+from amberline.core.digests import file_digest, value_digest
 
 # Beside Snakemake's own records, and only where there are any. A line a file: inode, size, modification time in
 # nanoseconds, sha256. Jobs append to it side by side; a line that is damaged is as good as none.
 CACHE = Path(".snakemake/amberline/digests")
 LARGEST = 4 * 2**20  # bytes of that file; beyond it is begun anew
+
+KEYS = {"kind", "settings", "inputs", "facts", "files", "digest", "recipe"}  # of every manifest
+
+
+def checksum(manifest: Mapping[str, Any]) -> str:
+    """sha256 of all else in a manifest."""
+    return value_digest({key: value for key, value in manifest.items() if key != "checksum"})
+
+
+def is_whole(manifest: Any) -> bool:
+    """Whether a manifest is as it was written. Those of earlier versions have no checksum."""
+    if not (isinstance(manifest, dict) and manifest.keys() >= KEYS):
+        return False
+    try:
+        return manifest.get("checksum") in {None, checksum(manifest)}
+    except (TypeError, ValueError):  # such as half of a UTF-16 pair
+        return False
 
 
 def note_digests(digests: Mapping[Path, str]) -> None:
@@ -39,11 +57,13 @@ def find_damage(manifest: Path) -> str | None:
     """
     try:
         found = json.loads(manifest.read_text(encoding="utf-8"))
-        described = found["files"] | found.get("beside", {})
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except ValueError:
+        found = None
+    if not is_whole(found):
         return f"{manifest.name} is damaged"
+    described = found["files"] | found.get("beside", {})
     for name, expected in described.items():
         file = Path(os.path.normpath(manifest.parent / name))
         if not file.is_file():

@@ -14,13 +14,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from amberline.core.damage import note_digests
+from amberline.core.damage import checksum, is_whole, note_digests
 from amberline.core.digests import file_digest, value_digest
 from amberline.core.files import whole_file
 from amberline.core.tensors import digest_of_safetensors
 
 Manifest = dict[str, Any]
-KEYS = {"kind", "settings", "inputs", "facts", "files", "digest", "recipe"}  # of every manifest
 
 # Files of a model folder that say nothing of the model: how tensors are spread over files, the weights in another form,
 # what people read, and what describes the folder.
@@ -82,9 +81,12 @@ def write_manifest(
 
 
 def save_manifest(path: Path, manifest: Manifest) -> None:
-    """Write a manifest, atomically."""
+    """Write a manifest with its checksum, atomically."""
     with whole_file(path) as partial:
-        partial.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.write_text(
+            json.dumps(manifest | {"checksum": checksum(manifest)}, indent=1, ensure_ascii=False) + "\n",
+            encoding="utf-8",
+        )
 
 
 def model_content(folder: Path) -> str:
@@ -108,8 +110,8 @@ def read_manifest(made: Path) -> Manifest:
     path = manifest_path(made)
     try:
         manifest: Manifest = json.loads(path.read_text(encoding="utf-8"))
-        if not (isinstance(manifest, dict) and manifest.keys() >= KEYS):
-            raise ValueError(f"it must be an object with {', '.join(sorted(KEYS))}")
+        if not is_whole(manifest):
+            raise ValueError("it is not as it was written")
     except FileNotFoundError:
         raise ManifestError(
             f"{path} is missing: it is written when {made} is complete; make that stage again"

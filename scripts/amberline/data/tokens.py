@@ -123,4 +123,8 @@ def open_tokens(folder: Path) -> "Dataset":
     """A token folder as a dataset, mapped into memory and not copied. Raises BadTokens."""
     from datasets import Dataset, concatenate_datasets
 
-    return concatenate_datasets([Dataset.from_file(str(file)) for file in token_files(folder)])
+    try:
+        return concatenate_datasets([Dataset.from_file(str(file)) for file in token_files(folder)])
+    except (pa.ArrowException, ValueError) as error:
+        found = " ".join(str(error).split())
+        raise BadTokens(f"{folder} cannot be read as tokens ({found}): make that stage again") from None

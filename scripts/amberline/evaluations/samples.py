@@ -10,7 +10,7 @@ from pydantic import Field
 
 from amberline.core.manifests import read_manifest
 from amberline.core.settings import Count, PositiveCount, ResultSettings
-from amberline.evaluations.base import Evaluation
+from amberline.evaluations.base import Evaluation, EvaluationError
 
 if TYPE_CHECKING:
     from amberline.recipe.hardware import Hardware
@@ -58,9 +58,12 @@ def answer(folder: Path, prompts: list[str], template: str, tokens: int, device:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
-    model = model.to(device).eval()
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").to(device).eval()
+    except Exception as error:  # transformers has many
+        found = " ".join(str(error).split())[:300]
+        raise EvaluationError(f"{folder} cannot be loaded ({found}): make that model again") from None
     answers = []
     for prompt in prompts:
         if template == "vicuna":

@@ -19,13 +19,18 @@ def read_config(folder: Path) -> LlamaConfig:
     path = folder / "config.json"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError("it is no object")
     except FileNotFoundError:
         raise ModelError(f"{path} is missing: {folder} is no model folder") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ModelError(f"{path} is damaged ({error}): get the model again") from None
     if values.get("model_type") != "llama":
         raise ModelError(f"{path} describes a {values.get('model_type')!r} model: only the Llama architecture is known")
-    config = LlamaConfig.from_dict(values)
+    try:
+        config = LlamaConfig.from_dict(values)
+    except Exception as error:  # transformers has many
+        raise ModelError(f"{path} is damaged ({' '.join(str(error).split())}): get the model again") from None
     if config.tie_word_embeddings:
         raise ModelError(f"{path} ties input and output embeddings: untie them in the model folder first")
     return config
@@ -56,7 +61,7 @@ class WeightFiles:
     def _find(self) -> dict[str, Path]:
         index, single = self.folder / "model.safetensors.index.json", self.folder / "model.safetensors"
         if index.is_file():
-            weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            weight_map = _weight_map(index)
             missing = sorted({file for file in weight_map.values() if not (self.folder / file).is_file()})
             if missing:
                 raise ModelError(f"{self.folder} lacks {missing[0]}, which {index.name} lists: get the model again")
@@ -64,6 +69,15 @@ class WeightFiles:
         if single.is_file():
             return dict.fromkeys(_names_in(single), single)
         raise ModelError(f"{self.folder} holds no weights: neither {single.name} nor {index.name} is there")
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """Tensors by name, each with its file."""
+    try:
+        found = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        return {str(name): str(file) for name, file in found.items()}
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ModelError(f"{index} is damaged ({error!r}): get the model again") from None
 
 
 def _names_in(file: Path) -> Iterable[str]:

@@ -7,6 +7,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from amberline.core.damage import is_whole
 from amberline.core.manifests import save_manifest
 from amberline.training.run_directory import Identity, keep_for
 
@@ -105,7 +106,7 @@ def _read(manifest: Path) -> dict[str, Any] | None:
     try:
         found: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
         made_with = found["facts"]["made_with"]
-        known = {"code", "packages", "inputs"} <= made_with.keys() and "settings" in found
+        known = {"code", "packages", "inputs"} <= made_with.keys() and is_whole(found)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return found if known else None
