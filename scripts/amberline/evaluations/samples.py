@@ -60,7 +60,8 @@ def answer(folder: Path, prompts: list[str], template: str, tokens: int, device:
 
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").to(device).eval()
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+        model = model.to(device).eval()
     except Exception as error:  # transformers has many
         found = " ".join(str(error).split())[:300]
         raise EvaluationError(f"{folder} cannot be loaded ({found}): make that model again") from None
