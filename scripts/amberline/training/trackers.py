@@ -3,12 +3,14 @@
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from amberline.recipe.tracking import Tracking
+
+Mode = Literal["online", "offline"]
 
 SECONDS = 30  # for Weights & Biases to answer; it would wait for minutes
 
@@ -73,15 +75,15 @@ class _TensorBoard:
 
 
 class _WandB:
-    def __init__(self, folder: Path, name: str, project: str, mode: str) -> None:
+    def __init__(self, folder: Path, name: str, project: str, mode: Mode) -> None:
         try:
             self._run = _init_wandb(folder, name, project, mode)
         except Exception as error:
             if mode == "offline":
                 raise
             _warn(
-                f"Weights & Biases cannot be used online ({_first_line(error)}): the training goes on, and the curve is "
-                f"kept on disk. To send it later: wandb sync {folder / 'wandb'}/offline-run-*"
+                f"Weights & Biases cannot be used online ({_first_line(error)}): the training goes on, the curve "
+                f"is kept on disk. To send it later: wandb sync {folder / 'wandb'}/offline-run-*"
             )
             self._run = _init_wandb(folder, name, project, "offline")
 
@@ -92,7 +94,7 @@ class _WandB:
         self._run.finish()
 
 
-def _init_wandb(folder: Path, name: str, project: str, mode: str) -> Any:
+def _init_wandb(folder: Path, name: str, project: str, mode: Mode) -> Any:
     import wandb
 
     # Without the last of these, the end of a training would wait for a lost network without end.
