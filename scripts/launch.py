@@ -20,6 +20,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from amberline.cluster.nodes import marks
 from amberline.cluster.progress import IDLE_STARTS, is_complete, newest_checkpoint
 from amberline.cluster.slurm import LOOK, NoAnswer, Outage, SlurmError, requeue, state_of
 from amberline.cluster.verdict import SUBMIT_AGAIN
@@ -27,6 +28,12 @@ from amberline.core.files import whole_file
 from amberline.training.run_directory import REQUEUE
 
 SCRIPTS = Path(__file__).parent
+
+# How variables begin that torchrun and its ranks act upon: torchrun sets what it needs.
+LEFT_OVER = (
+    *("PET_", "TORCHELASTIC_", "MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
+    *("GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK", "ROLE_WORLD_SIZE", "ROLE_NAME"),
+)
 
 PATIENCE = 60  # seconds for Slurm to answer when a job is to go back into the queue: its time is nearly over
 
@@ -49,7 +56,7 @@ def main(
         _check_progress(checkpoints, stage, job)
         _check_gpus(device, ranks_per_node)
     marker, report = checkpoints / f"{stage}.requeue.json", checkpoints / f"{stage}.torchrun.log"
-    for old in (marker, report):
+    for old in (marker, report, *marks(report)):
         old.unlink(missing_ok=True)
     if job and nodes > 1:
         _wait_for_slurm(job)
@@ -58,7 +65,7 @@ def main(
     # torchrun would take some options of the program for abbreviations of its own, were it not for the two dashes.
     start = [*_nearby(scratch), "python", str(SCRIPTS / "start_ranks.py"), str(report)]
     command = [*_ranks(job, nodes, ranks_per_node, cpus_per_rank, start), "--", *program]
-    done = subprocess.run(command, check=False, env={**os.environ, "OMP_NUM_THREADS": str(cpus_per_rank)})
+    done = subprocess.run(command, check=False, env=_environment(job, cpus_per_rank))
     if not marker.exists():
         status = done.returncode if done.returncode >= 0 else 128 - done.returncode
         if status not in {0, REQUEUE}:
@@ -67,6 +74,13 @@ def main(
     if job:
         _go_on(job, json.loads(marker.read_text(encoding="utf-8"))["steps"])
     raise typer.Exit(REQUEUE)
+
+
+def _environment(job: str | None, cpus_per_rank: int) -> dict[str, str]:
+    """The environment of the ranks: ours, without what another launcher, or a container's image, has left in it."""
+    left = LEFT_OVER if job else (*LEFT_OVER, "SLURM_", "SLURMD_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(left)}
+    return {**kept, "OMP_NUM_THREADS": str(cpus_per_rank)}
 
 
 def _nearby(scratch: str | None) -> list[str]:

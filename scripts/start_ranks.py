@@ -17,6 +17,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous.api import RendezvousError
 from torch.distributed.run import parse_args, run
 
+from amberline.cluster.nodes import mark_node, marked_nodes
 from amberline.training.run_directory import REQUEUE
 
 
@@ -25,20 +26,35 @@ def main() -> int:
     report = Path(sys.argv[1])
     report.parent.mkdir(parents=True, exist_ok=True)
     _log_to(report)
+    asked = parse_args(sys.argv[2:])
+    if asked.nnodes != "1":
+        mark_node(report)
     try:
-        run(parse_args(sys.argv[2:]))
+        run(asked)
     except ChildFailedError as error:
         return _failed(error, report)
     except RendezvousError as error:
-        print(
-            f"The nodes did not find each other ({error}). Fix: set NCCL_SOCKET_IFNAME and GLOO_SOCKET_IFNAME to a "
-            "network that all nodes share; ports 20000 to 29999 must be open between nodes",
-            file=sys.stderr,
-        )
+        print(_apart(error, report, int(asked.nnodes)), file=sys.stderr)
         return 1
     except SignalException as signalled:
         return 128 + signalled.sigval
     return 0
+
+
+def _apart(error: RendezvousError, report: Path, nodes: int) -> str:
+    """Which nodes have started, when they did not come together, and what to do."""
+    there = marked_nodes(report)
+    what = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    if len(there) < nodes:
+        return (
+            f"{len(there)} of {nodes} nodes have started ({', '.join(there)}), and waited in vain for the others "
+            f"({what}). Fix: look at the nodes that are missing: they must see {report.parent} and this environment"
+        )
+    return (
+        f"All {nodes} nodes have started ({', '.join(there)}), and did not find each other ({what}). Fix: set "
+        "NCCL_SOCKET_IFNAME and GLOO_SOCKET_IFNAME to a network that all nodes share; ports 20000 to 29999 must be open "
+        "between nodes"
+    )
 
 
 def _log_to(report: Path) -> None:

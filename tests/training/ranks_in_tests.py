@@ -61,7 +61,12 @@ def launch(ranks: int, arguments: dict[str, Any], log: Path, plant: str | None =
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    environment = {
+        "TORCHELASTIC_RUN_ID": "test",
+        "WORLD_SIZE": str(ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
     log.parent.mkdir(parents=True, exist_ok=True)
     processes = []
     for rank in range(ranks):

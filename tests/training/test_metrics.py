@@ -1,13 +1,17 @@
 """The curve: cut at a resume, for TensorBoard and Weights & Biases too."""
 
 import json
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from amberline.recipe.tracking import Tracking
+from amberline.training import trackers
 from amberline.training.curve import CurveError, read_metrics
 from amberline.training.metrics import Metrics
 
@@ -72,6 +76,67 @@ def test_tensorboard_shows_each_step_once(tmp_path: Path) -> None:
 
 def test_no_curve(tmp_path: Path) -> None:
     assert read_metrics(tmp_path / "nothing") == []
+
+
+def test_weights_and_biases_without_network_costs_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    """Nobody listens on this port of the machine itself."""
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setattr(trackers, "SECONDS", 0.5)
+    folder = tmp_path / "sft-0123456789abcdef"
+    folder.mkdir()
+    write_curve(folder, Tracking(wandb_project="amberline", wandb_mode="online"), 0, 3)
+    (sentence,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("WARNING")]
+    assert "Weights & Biases cannot be used online (" in sentence
+    assert f"To send it later: wandb sync {folder}/wandb/offline-run-*" in sentence
+    assert list(folder.glob("wandb/offline-run-*"))
+    assert len(read_metrics(folder / "metrics.jsonl")) == 5
+
+
+class Failing:
+    """A wandb whose every part may fail."""
+
+    def __init__(self, part: str) -> None:
+        self.part = part
+        self.calls: list[str] = []
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def act(*_: object, **__: object) -> "Failing":
+            self.calls.append(name)
+            if name == self.part:
+                raise OSError(28, "No space left on device")
+            return self
+
+        return act
+
+
+@pytest.mark.parametrize(("part", "calls"), [("init", 1), ("log", 1), ("finish", 5)])
+def test_a_tracker_that_fails_is_left_out_after_one_warning(
+    part: str, calls: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    wandb = Failing(part)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    write_curve(tmp_path, Tracking(wandb_project="amberline", wandb_mode="offline"), 0, 3)
+    (sentence,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("WARNING")]
+    assert "Weights & Biases fails ([Errno 28] No space left on device) and is left out" in sentence
+    assert len([name for name in wandb.calls if name in {part, "log"}]) == calls + (part == "finish")
+    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 5
+
+
+def test_without_wandb_and_without_tensorboard_a_training_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    (tmp_path / "tensorboard").write_text("no folder")
+    write_curve(tmp_path, Tracking(wandb_project="amberline", wandb_mode="online"), 0, 3)
+    said = capfd.readouterr().err
+    assert "TensorBoard fails" in said
+    assert "Weights & Biases fails (import of wandb halted" in said
+    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 5
 
 
 def test_weights_and_biases_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

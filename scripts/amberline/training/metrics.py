@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from amberline.core.files import whole_file
 from amberline.recipe.tracking import Tracking
 from amberline.training.curve import Line, check_curve, damaged_line, read_metrics
+from amberline.training.trackers import Trackers
 
 
 class Metrics:
@@ -32,8 +32,7 @@ class Metrics:
         _cut(folder / "timings.jsonl", start)
         self._metrics = open(folder / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115
         self._timings = open(folder / "timings.jsonl", "a", encoding="utf-8")  # noqa: SIM115
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
-        self._wandb = _start_wandb(folder, name, tracking)
+        self._trackers = Trackers(folder, name, tracking, start)
         self._bar = tqdm(total=steps, initial=start, unit="step", desc=name, dynamic_ncols=True)
 
     def training(self, metrics: Line, timing: Line) -> None:
@@ -64,16 +63,10 @@ class Metrics:
         self._bar.close()
         self._metrics.close()
         self._timings.close()
-        self._board.close()
-        if self._wandb is not None:
-            self._wandb.finish()
+        self._trackers.close()
 
     def _track(self, values: Mapping[str, Any], step: int) -> None:
-        numbers = {name: value for name, value in values.items() if name not in {"step", "train/step"}}
-        for name, value in numbers.items():
-            self._board.add_scalar(name, value, step)
-        if self._wandb is not None:
-            self._wandb.log(numbers, step=step)
+        self._trackers.log({name: value for name, value in values.items() if name not in {"step", "train/step"}}, step)
 
 
 def _check(path: Path, start: int) -> None:
@@ -96,18 +89,3 @@ def _cut(path: Path, start: int) -> None:
 def _append(file: Any, line: Line) -> None:
     file.write(f"{json.dumps(line)}\n")
     file.flush()
-
-
-def _start_wandb(folder: Path, name: str, tracking: Tracking) -> Any:
-    if tracking.wandb_project is None:
-        return None
-    import wandb
-
-    return wandb.init(
-        project=tracking.wandb_project,
-        mode=tracking.wandb_mode,
-        dir=str(folder),
-        name=name,
-        id=folder.name,
-        resume="allow",
-    )

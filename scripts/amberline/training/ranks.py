@@ -84,10 +84,12 @@ class Ranks:
 
 def init_ranks(device: str, threads: int) -> Ranks:
     """Initialise the process group that torchrun has prepared, or none for a single process. `device`: cuda or cpu."""
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    # Without torchrun, such variables are left over from something else: this is one process, started by itself.
+    given = os.environ if dist.is_torchelastic_launched() else {}
+    rank, world = int(given.get("RANK", "0")), int(given.get("WORLD_SIZE", "1"))
     torch.set_num_threads(threads)
     if device == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(int(given.get("LOCAL_RANK", "0")))
         here = torch.device("cuda", torch.cuda.current_device())
     else:
         here = torch.device("cpu")
