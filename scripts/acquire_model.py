@@ -2,6 +2,8 @@
 
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -12,10 +14,27 @@ from amberline.core.ending import one_message
 from amberline.core.files import whole_folder
 from amberline.core.manifests import model_content, write_manifest
 from amberline.hub.downloads import HubError
-from amberline.hub.model_files import check_weights, convert_pickled, download_model, link_model
+from amberline.hub.model_files import check_config, check_weights, convert_pickled, download_model, link_model
 from amberline.hub.model_names import ModelError
 from amberline.hub.origins import model_origin
 from amberline.recipe.data import Pretrained
+from amberline.text.chat_template import opening
+from amberline.text.tokenizers import TokenizerRefused, load_tokenizer
+
+
+def check(folder: Path) -> None:
+    """Refuse now what a later stage could not use: another architecture, or a tokenizer that is not exact."""
+    check_config(folder)
+    opening(load_tokenizer(folder))
+
+
+@contextmanager
+def naming(folder: Path, place: str) -> Iterator[None]:
+    """Let refusals name where a model comes from instead of `folder`, which is gone when they are read."""
+    try:
+        yield
+    except (ModelError, TokenizerRefused) as error:
+        raise ModelError(str(error).replace(str(folder), place)) from None
 
 
 def main(
@@ -26,13 +45,15 @@ def main(
     working = output.with_name(f".{output.name}.download")
     with one_message("acquire_model", ValidationError, ModelError, HubError):
         wanted = Pretrained.model_validate_json(source)
-        with whole_folder(output) as folder:
+        place = str(wanted.folder or f"{wanted.pretrained} @ {wanted.revision}")
+        with whole_folder(output) as folder, naming(folder, place):
             if wanted.folder is not None:
                 link_model(wanted.folder, folder)
+                check(folder)
                 commit = None
             else:
                 assert wanted.revision, "Pretrained requires it of an id on the hub"
-                commit = download_model(wanted.pretrained, wanted.revision, working, folder)
+                commit = download_model(wanted.pretrained, wanted.revision, working, folder, check)
             convert_pickled(folder)
             parameters = check_weights(folder)
             write_manifest(
@@ -46,6 +67,12 @@ def main(
             )
     shutil.rmtree(working, ignore_errors=True)
     print(f"{output}: {parameters:,} parameters", file=sys.stderr)
+    if commit not in (None, wanted.revision):
+        print(
+            f"{wanted.pretrained}: {wanted.revision} is no commit, and what it names may change. To get the same model "
+            f"everywhere, set `revision: {commit}`.",
+            file=sys.stderr,
+        )
 
 
 if __name__ == "__main__":

@@ -37,8 +37,10 @@ def main(
     import torch
 
     from amberline.hub.model_names import ModelError
-    from amberline.model.export import VICUNA, write_model_folder
+    from amberline.model.export import write_model_folder
     from amberline.model.weights import CheckpointWeights, DigestedWeights, write_policy
+    from amberline.text.chat_template import vicuna
+    from amberline.text.tokenizers import TokenizerRefused, load_tokenizer
 
     try:
         inputs = {"run": run, "base": base, **({"heldout": heldout} if heldout else {})}
@@ -48,7 +50,7 @@ def main(
         chosen = _chosen(run, training, asked, manifests.get("heldout"))
         weights = DigestedWeights(CheckpointWeights(chosen.folder))
         with whole_folder(output) as folder:
-            template = VICUNA if asked.template == "vicuna" else None
+            template = vicuna(load_tokenizer(base)) if asked.template == "vicuna" else None
             write_model_folder(weights, base, folder, getattr(torch, asked.dtype), template)
             _check_weights(run, training, chosen, weights.digests)
             if asked.policy:
@@ -64,7 +66,7 @@ def main(
                 facts={"parameters": parameters, "step": chosen.step, "heldout_loss": chosen.heldout_loss},
                 digest=model_content(folder),
             )
-    except (CurveError, ManifestError, ModelError, NotExportable) as error:
+    except (CurveError, ManifestError, ModelError, NotExportable, TokenizerRefused) as error:
         sys.exit(f"export: {error}")
     print(f"{output}: step {chosen.step} in {asked.dtype}, from {manifests['base']['kind']} {base}", file=sys.stderr)
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import lzma
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -332,12 +333,26 @@ def test_wrong_settings_are_a_message(output: Path) -> None:
 # Models
 
 
+BESIDE_WEIGHTS = ("config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+
+
 @pytest.fixture
-def model(hub: HubServer) -> dict[str, torch.Tensor]:
-    tensors = {f"layer{number}.weight": torch.randn(64, 64) for number in range(4)}
-    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "README.md", "modeling_evil.py"):
+def model(hub: HubServer, small_model: Path, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights of a model, of which all else is on the hub."""
+    for name in BESIDE_WEIGHTS:
+        hub.files[f"someone/model/{name}"] = (small_model / name).read_bytes()
+    for name in ("README.md", "modeling_evil.py"):
         hub.files[f"someone/model/{name}"] = b"{}"
     return tensors
+
+
+@pytest.fixture
+def folder(small_model: Path, tmp_path: Path) -> Path:
+    """A local folder of all but the weights."""
+    for name in BESIDE_WEIGHTS:
+        (tmp_path / "folder").mkdir(exist_ok=True)
+        (tmp_path / "folder" / name).write_bytes((small_model / name).read_bytes())
+    return tmp_path / "folder"
 
 
 def get_model(output: Path, **changes: object) -> None:
@@ -373,7 +388,7 @@ def test_model_is_fetched_and_its_commit_recorded(hub, model, tmp_path: Path, ho
     manifest = verify(output)
     assert manifest["kind"] == "model"
     assert manifest["facts"] == {
-        "parameters": 4 * 64 * 64,
+        "parameters": sum(tensor.numel() for tensor in model.values()),
         "commit": COMMIT,
         "origin": {"repository": "someone/model", "revision": "main"},
     }
@@ -402,11 +417,8 @@ def test_model_download_goes_on_in_the_next_run(hub, model, tmp_path: Path) -> N
     hub.files["someone/model/model.safetensors"] = saved(model, tmp_path / "made" / "model.safetensors", "safetensors")
     hub.files["someone/model/a.bin"] = b""
     output = tmp_path / "models" / "base"
-    total = sum(
-        len(hub.files[f"someone/model/{name}"])
-        for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors")
-    )
-    hub.cuts = [99, 99, 99, 30_000] + [0] * FRUITLESS_ATTEMPTS
+    total = sum(len(hub.files[f"someone/model/{name}"]) for name in (*BESIDE_WEIGHTS, "model.safetensors"))
+    hub.cuts = [None] * len(BESIDE_WEIGHTS) + [30_000] + [0] * FRUITLESS_ATTEMPTS
     assert "run this again" in model_refusal(output)
     get_model(output)
     assert hub.sent_bytes == total
@@ -440,28 +452,18 @@ def test_models_that_are_none(hub, model, tmp_path: Path) -> None:
         (b"\x10\0\0\0\0\0\0\0{}", "damaged or cut short"),
     ],
 )
-def test_local_weights_are_looked_at(tmp_path: Path, content: bytes, message: str) -> None:
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    for name in ("config.json", "tokenizer.json"):
-        (folder / name).write_text("{}")
+def test_local_weights_are_looked_at(folder: Path, tmp_path: Path, content: bytes, message: str) -> None:
     (folder / "model.safetensors").write_bytes(content)
     assert message in model_refusal(tmp_path / "base", pretrained=str(folder), revision=None)
 
 
-def test_missing_shard_of_a_local_model(model, tmp_path: Path) -> None:
-    folder = tmp_path / "folder"
-    saved(model, folder / "model-00001-of-00002.safetensors", "safetensors")
-    for name in ("config.json", "tokenizer.json"):
-        (folder / name).write_text("{}")
+def test_missing_shard_of_a_local_model(folder: Path, tensors, tmp_path: Path) -> None:
+    saved(tensors, folder / "model-00001-of-00002.safetensors", "safetensors")
     assert "some are missing" in model_refusal(tmp_path / "base", pretrained=str(folder), revision=None)
 
 
-def test_local_model_is_linked_and_not_touched(model, tmp_path: Path) -> None:
-    folder = tmp_path / "folder"
-    content = saved(model, folder / "pytorch_model.bin", "bin")
-    for name in ("config.json", "tokenizer.json"):
-        (folder / name).write_text("{}")
+def test_local_model_is_linked_and_not_touched(folder: Path, tensors, tmp_path: Path) -> None:
+    content = saved(tensors, folder / "pytorch_model.bin", "bin")
     get_model(tmp_path / "base", pretrained=str(folder), revision=None)
     assert (folder / "pytorch_model.bin").read_bytes() == content
     assert verify(tmp_path / "base")["facts"]["commit"] is None
@@ -470,11 +472,8 @@ def test_local_model_is_linked_and_not_touched(model, tmp_path: Path) -> None:
     assert linked.resolve() == folder / "config.json"
 
 
-def test_a_local_model_that_changes_is_refused_with_its_name(model, tmp_path: Path) -> None:
-    folder = tmp_path / "folder"
-    saved(model, folder / "model.safetensors", "safetensors")
-    for name in ("config.json", "tokenizer.json"):
-        (folder / name).write_text("{}")
+def test_a_local_model_that_changes_is_refused_with_its_name(folder: Path, tensors, tmp_path: Path) -> None:
+    saved(tensors, folder / "model.safetensors", "safetensors")
     get_model(tmp_path / "base", pretrained=str(folder), revision=None)
     (folder / "config.json").write_text('{"changed": true}')
     with pytest.raises(ManifestError) as refused:
@@ -482,13 +481,12 @@ def test_a_local_model_that_changes_is_refused_with_its_name(model, tmp_path: Pa
     assert f"{folder / 'config.json'}, which it links to, was changed after it was verified. Fix:" in str(refused.value)
 
 
-def test_a_local_model_may_lie_anywhere(model, tmp_path: Path, monkeypatch) -> None:
-    saved(model, tmp_path / "home/folder/model.safetensors", "safetensors")
-    for name in ("config.json", "tokenizer.json"):
-        (tmp_path / "home/folder" / name).write_text("{}")
+def test_a_local_model_may_lie_anywhere(small_model: Path, tensors, tmp_path: Path, monkeypatch) -> None:
+    shutil.copytree(small_model, tmp_path / "home/folder")
     (tmp_path / "home/results").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path / "home/results")
+    parameters = sum(tensor.numel() for tensor in tensors.values())
     for number, place in enumerate(("~/folder", "../folder", "./../folder")):
         get_model(tmp_path / f"base{number}", pretrained=place, revision=None)
-        assert verify(tmp_path / f"base{number}")["facts"]["parameters"] == 4 * 64 * 64
+        assert verify(tmp_path / f"base{number}")["facts"]["parameters"] == parameters

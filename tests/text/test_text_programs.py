@@ -1,6 +1,7 @@
 """The programs of the text layer, run as a user runs them, on generated rows."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from amberline.data.row_sources import FEWEST, sources_file, write_sources
 from amberline.data.streams import write_array
 from amberline.data.tokens import open_tokens
 from amberline.text.masks import IGNORED, fastchat_mask
+from amberline.text.small_tokenizer import SmallTokenizerError, save_llama_tokenizer, train_sentencepiece
+from amberline.text.tokenizers import load_tokenizer
 
 TINY = {"hidden_size": 32, "intermediate_size": 64, "layers": 2, "heads": 4, "context": 128, "seed": 1}
 
@@ -363,8 +366,41 @@ def test_the_small_model_is_the_same_twice_and_works(mix, tmp_path):
     run_tokenize(run_chunk(mix, first, tmp_path), first, tmp_path)
 
 
-def test_a_vocabulary_that_the_text_cannot_fill_is_refused_with_the_reason(mix, tmp_path):
-    with pytest.raises(SystemExit, match="Vocabulary size too high"):
+FEW = ["Hello there."] * 3
+CHINESE = ["".join(chr(0x4E00 + 40 * line + place) for place in range(40)) for line in range(40)]
+
+
+@pytest.mark.parametrize(
+    ("texts", "vocabulary", "why"),
+    [
+        (
+            FEW,
+            1024,
+            r"tiny.vocabulary is 1024, but this text fills no more than (\d+) entries. Fix: set it to \1 or less",
+        ),
+        (
+            CHINESE,
+            1024,
+            r"1024, but this text has characters for no fewer than (\d+) entries. Fix: set it to \1 or more",
+        ),
+    ],
+)
+def test_a_vocabulary_that_does_not_fit_the_text_is_refused_with_one_that_does(texts, vocabulary, why, tmp_path):
+    with pytest.raises(SmallTokenizerError) as refusal:
+        train_sentencepiece(texts, vocabulary)
+    assert "INTERNAL" not in str(refusal.value)
+    works = int(re.search(why, str(refusal.value))[1])
+    save_llama_tokenizer(train_sentencepiece(texts, works), tmp_path, 128)
+    assert load_tokenizer(tmp_path).largest_id() == works - 1
+
+
+def test_no_text_to_train_a_tokenizer_on_is_a_refusal():
+    with pytest.raises(SmallTokenizerError, match=r"is empty\. Fix: "):
+        train_sentencepiece(["", "\n"], 300)
+
+
+def test_a_vocabulary_that_the_text_cannot_fill_leaves_nothing(mix, tmp_path):
+    with pytest.raises(SystemExit, match=r"tiny\.vocabulary is 30000, but this text fills no more than"):
         make_base(mix, tmp_path / "base", 30_000)
     assert not (tmp_path / "base").exists()
 

@@ -19,8 +19,9 @@ import evaluate
 from amberline.core.manifests import ManifestError, read_manifest, verify, write_manifest
 from amberline.data.tokens import open_tokens
 from amberline.evaluations.registry import evaluation_file, evaluation_names, load_evaluation
-from amberline.model.export import VICUNA
+from amberline.text.chat_template import vicuna
 from amberline.text.small_tokenizer import save_llama_tokenizer, train_sentencepiece
+from amberline.text.tokenizers import load_tokenizer
 from golden_model import golden_model
 
 ARITHMETIC = {"precision": "float32", "tf32": False}
@@ -42,7 +43,7 @@ def moved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.nn.Modu
     network.save_pretrained(folder)
     text = ["A question about trees, and why they grow.", "Trees grow because of light; roots hold them."] * 20
     save_llama_tokenizer(train_sentencepiece(text, 300), folder, 128)
-    (folder / "chat_template.jinja").write_text(VICUNA)
+    (folder / "chat_template.jinja").write_text(vicuna(load_tokenizer(folder)))
     return finished(folder, "model", settings={"template": "vicuna"}), network
 
 

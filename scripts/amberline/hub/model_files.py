@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Callable, Iterable, Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,12 @@ from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
 from amberline.hub.downloads import HubFile, download, endpoint, explained, retrying
-from amberline.hub.model_names import PICKLED, SAFETENSORS, ModelError, wanted_files
+from amberline.hub.model_names import KEPT, PICKLED, SAFETENSORS, ModelError, wanted_files
+from amberline.recipe.architectures import DERIVED, Shapes, find_fault, weight_shapes
 
 LFS_POINTER = b"version https://git-lfs"
+FLOATS = ("F64", "F32", "F16", "BF16")
+ONE_PLACE = "Fix: get config.json and weights again, from one place, or correct config.json in a copy of the folder."
 
 
 def link_model(source: Path, folder: Path) -> None:
@@ -30,19 +34,25 @@ def link_model(source: Path, folder: Path) -> None:
         (folder / name).symlink_to((source / name).resolve())
 
 
-def download_model(repository: str, revision: str, working: Path, folder: Path) -> str:
+def download_model(repository: str, revision: str, working: Path, folder: Path, check: Callable[[Path], None]) -> str:
     """Fetch a model's files to `working`, where an interrupted download goes on, and put them into `folder`.
 
-    Returns the commit. Files that are complete in `working` are checked and not fetched again; the caller removes it
-    when the model is finished. Raises HubError or ModelError.
+    Returns the commit. All but the weights come first, and `check` looks at them in `folder`: what is refused should
+    not cost gigabytes. Files that are complete in `working` are checked and not fetched again; the caller removes it
+    when the model is finished. Raises HubError or ModelError, and what `check` raises.
     """
     info = _model_info(repository, revision)
     commit = info.sha or revision
     names = wanted_files((file.rfilename for file in info.siblings or ()), f"{repository} @ {revision}")
-    for name in names:
-        download(HubFile(repository, commit, name, "model"), working / name)
-    for name in names:
-        _put(working / name, folder / name)
+
+    def fetch(wanted: Iterable[str]) -> None:
+        for name in wanted:
+            download(HubFile(repository, commit, name, "model"), working / name)
+            _put(working / name, folder / name)
+
+    fetch(name for name in names if name in KEPT)
+    check(folder)
+    fetch(name for name in names if name not in KEPT)
     return commit
 
 
@@ -92,11 +102,19 @@ def convert_pickled(folder: Path) -> None:
         path.unlink()
 
 
-def check_weights(folder: Path) -> int:
-    """Check that every weights file is there and whole, write the index of several; return the number of parameters.
+def check_config(folder: Path) -> None:
+    """Raise ModelError unless a model with the config.json of `folder` can be trained here."""
+    if fault := find_fault(folder):
+        raise ModelError(fault)
 
-    Raises ModelError.
+
+def check_weights(folder: Path) -> int:
+    """Check that every weight that config.json implies is there, whole and of its shape; return their parameters.
+
+    Of several files the index is written. Raises ModelError.
     """
+    check_config(folder)
+    expected = weight_shapes(json.loads((folder / "config.json").read_text(encoding="utf-8")))
     shards = sorted(path for path in folder.iterdir() if SAFETENSORS.fullmatch(path.name))
     places: dict[str, str] = {}
     parameters = total = 0
@@ -106,18 +124,42 @@ def check_weights(folder: Path) -> int:
             raise ModelError(
                 f"{folder.name}: of its weights, {shard.stem[-5:]} files, some are missing. Get them again."
             )
-        for key, (count, size) in _tensors(shard).items():
+        for key, tensor in _tensors(shard).items():
             places[key] = shard.name
-            parameters += count
-            total += size
+            total += tensor["data_offsets"][1] - tensor["data_offsets"][0]
+            if not key.endswith(DERIVED):
+                _check_tensor(shard.name, key, tensor, expected)
+            parameters += prod(tensor["shape"])
+    if missing := sorted(expected.keys() - places.keys()):
+        raise ModelError(f"the weights lack {missing[0]}{_and_more(missing)}, which config.json implies. {ONE_PLACE}")
     if len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
     return parameters
 
 
-def _tensors(shard: Path) -> dict[str, tuple[int, int]]:
-    """Elements and bytes of each tensor of a safetensors file, from its header. Raises ModelError."""
+def _check_tensor(file: str, name: str, tensor: Mapping[str, Any], expected: Shapes) -> None:
+    """Hold a tensor against what config.json implies. Raises ModelError."""
+    if name not in expected:
+        raise ModelError(f"{file} has {name}, which no model with this config.json has. {ONE_PLACE}")
+    if tuple(tensor["shape"]) != expected[name]:
+        raise ModelError(
+            f"{file}: {name} has the shape {tensor['shape']}, but config.json implies {list(expected[name])}. "
+            f"{ONE_PLACE}"
+        )
+    if tensor["dtype"] not in FLOATS:
+        raise ModelError(
+            f"{file}: {name} is {tensor['dtype']}, a quantised weight, and training needs one of {', '.join(FLOATS)}. "
+            "Fix: take the model before it was quantised."
+        )
+
+
+def _and_more(names: list[str]) -> str:
+    return f" and {len(names) - 1} more" if len(names) > 1 else ""
+
+
+def _tensors(shard: Path) -> dict[str, Mapping[str, Any]]:
+    """Shape, dtype and place of each tensor of a safetensors file, from its header. Raises ModelError."""
     with open(shard, "rb") as handle:
         head = handle.read(8)
         if LFS_POINTER.startswith(head):
@@ -128,8 +170,4 @@ def _tensors(shard: Path) -> dict[str, tuple[int, int]]:
         except SafetensorError as error:
             raise ModelError(f"{shard.name}: it is damaged or cut short ({error}). Get it again.") from None
         header = json.loads(handle.read(int.from_bytes(head, "little")))
-    return {
-        key: (prod(entry["shape"]), entry["data_offsets"][1] - entry["data_offsets"][0])
-        for key, entry in header.items()
-        if key != "__metadata__"
-    }
+    return {key: entry for key, entry in header.items() if key != "__metadata__"}

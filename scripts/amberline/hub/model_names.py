@@ -18,7 +18,7 @@ KEPT = frozenset(
         "merges.txt",
     }
 )
-TOKENIZERS = frozenset({"tokenizer.json", "tokenizer.model", "vocab.json"})
+TOKENIZERS = frozenset({"tokenizer.json", "tokenizer.model"})
 SAFETENSORS = re.compile(r"model(-[0-9]{5}-of-[0-9]{5})?\.safetensors")
 PICKLED = re.compile(r"pytorch_model(-[0-9]{5}-of-[0-9]{5})?\.bin")
 
@@ -32,9 +32,18 @@ def wanted_files(names: Iterable[str], place: str) -> list[str]:
     names = set(names)
     weights = sorted(filter(SAFETENSORS.fullmatch, names)) or sorted(filter(PICKLED.fullmatch, names))
     if "config.json" not in names:
-        raise ModelError(f"{place}: there is no config.json in it. Is it a Hugging Face model folder?")
+        raise ModelError(
+            f"{place}: there is no config.json in it. Fix: set `pretrained` to a Hugging Face model folder, or to the "
+            "id of one on the hub."
+        )
     if not weights:
-        raise ModelError(f"{place}: there are no weights in it (model*.safetensors or pytorch_model*.bin).")
+        raise ModelError(
+            f"{place}: there are no weights in it (model*.safetensors or pytorch_model*.bin). Fix: get them beside "
+            "config.json; if they lie elsewhere in it, set `pretrained` to that folder."
+        )
     if not names & TOKENIZERS:
-        raise ModelError(f"{place}: there is no tokenizer in it ({', '.join(sorted(TOKENIZERS))}).")
+        raise ModelError(
+            f"{place}: there is no tokenizer in it ({' or '.join(sorted(TOKENIZERS))}). Fix: save it there with "
+            "transformers (AutoTokenizer.from_pretrained, save_pretrained), in a copy of the model's folder."
+        )
     return sorted(names & KEPT) + weights

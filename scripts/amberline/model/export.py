@@ -10,29 +10,6 @@ from amberline.hub.model_names import KEPT, ModelError
 from amberline.model.files import WeightFiles, read_config
 from amberline.model.weights import Weights, write_safetensors
 
-# Vicuna v1.1, as fastchat.conversation has it: one space behind system and question, none behind an answer's end.
-VICUNA = """\
-{%- if messages[0]['role'] == 'system' -%}
-{%- set system, messages = messages[0]['content'], messages[1:] -%}
-{%- else -%}
-{%- set system = 'A chat between a curious user and an artificial intelligence assistant. \
-The assistant gives helpful, detailed, and polite answers to the user\\'s questions.' -%}
-{%- endif -%}
-{{- bos_token + system + ' ' -}}
-{%- for message in messages -%}
-{%- if message['role'] == 'user' -%}
-{{- 'USER: ' + message['content'] + ' ' -}}
-{%- elif message['role'] == 'assistant' -%}
-{{- 'ASSISTANT: ' + message['content'] + eos_token -}}
-{%- else -%}
-{{- raise_exception('only system, user and assistant speak in the Vicuna template') -}}
-{%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}
-{{- 'ASSISTANT:' -}}
-{%- endif -%}
-"""
-
 
 def write_model_folder(
     weights: Weights, base: Path, folder: Path, dtype: torch.dtype, chat_template: str | None

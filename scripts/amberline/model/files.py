@@ -9,31 +9,18 @@ from safetensors import SafetensorError, safe_open
 from transformers import LlamaConfig
 
 from amberline.hub.model_names import ModelError
-
-# Old Llama checkpoints hold the rotary frequencies, which are computed from the configuration instead.
-DERIVED = "rotary_emb.inv_freq"
+from amberline.recipe.architectures import DERIVED, find_fault
 
 
 def read_config(folder: Path) -> LlamaConfig:
     """The configuration of a model folder. Raises ModelError unless it is a Llama that can be trained here."""
+    if fault := find_fault(folder):
+        raise ModelError(fault)
     path = folder / "config.json"
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(values, dict):
-            raise ValueError("it is no object")
-    except FileNotFoundError:
-        raise ModelError(f"{path} is missing: {folder} is no model folder") from None
-    except ValueError as error:
-        raise ModelError(f"{path} is damaged ({error}): get the model again") from None
-    if values.get("model_type") != "llama":
-        raise ModelError(f"{path} describes a {values.get('model_type')!r} model: only the Llama architecture is known")
-    try:
-        config = LlamaConfig.from_dict(values)
-    except Exception as error:  # transformers has many
-        raise ModelError(f"{path} is damaged ({' '.join(str(error).split())}): get the model again") from None
-    if config.tie_word_embeddings:
-        raise ModelError(f"{path} ties input and output embeddings: untie them in the model folder first")
-    return config
+        return LlamaConfig.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except Exception as error:  # transformers raises errors of many classes for values that it does not take
+        raise ModelError(f"{path} is refused by transformers ({error}). Fix: get the model again.") from None
 
 
 class WeightFiles:

@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 
 from amberline.core.tensors import tensor_digest
 from amberline.hub.model_names import ModelError
-from amberline.model.files import DERIVED
+from amberline.recipe.architectures import DERIVED
 
 SHARD_BYTES = 5_000_000_000
 

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from amberline.core.digests import file_digest
 from amberline.core.settings import Kind, Settings, leaves
+from amberline.recipe.architectures import find_fault
 from amberline.recipe.cluster import Cluster
 from amberline.recipe.data import Source
 from amberline.recipe.edges import find_collisions, find_faults
@@ -75,11 +76,15 @@ def _file_faults(nodes: Nodes) -> Iterator[str]:
         if source.path is not None:
             yield from (f"sources.{name}.{fault}" for fault in _source_faults(source, find_file(source.path)))
     for name, model in nodes.models.items():
-        if isinstance(model, PretrainedModel) and (folder := model.folder) and not (folder / "config.json").is_file():
+        if not isinstance(model, PretrainedModel) or not (folder := model.folder):
+            continue
+        if not (folder / "config.json").is_file():
             yield (
                 f"models.{name}.pretrained: found {model.pretrained!r}, and there is no Hugging Face model in it (no "
                 "config.json); give the folder of a model, or its id on the hub"
             )
+        elif fault := find_fault(folder):
+            yield f"models.{name}.pretrained: {fault}"
 
 
 def _source_faults(source: Source, path: Path) -> Iterator[str]:

@@ -46,6 +46,7 @@ class OffsetTokenizer(Tokenizer):
         self.unk_id = None if unk is None else self._encoder.token_to_id(unk)
         self._check_named(config)
         self._bos_ids: list[int] = self._encoder.encode("").ids
+        self.bos = "".join(self._encoder.encode("").tokens)
         self._check()
 
     def encode(self, text: str) -> Ids:

@@ -70,6 +70,7 @@ class LlamaTokenizer(Tokenizer):
         self._specials = {text: np.array([number], np.int32).tobytes() for text, number in specials.items()}
         self._special = re.compile("|".join(map(re.escape, sorted(specials, key=len, reverse=True))))
         self._largest_special = max(specials.values())
+        self.bos = self._whole.id_to_piece(self._whole.bos_id())
         self._bos = np.array([self._whole.bos_id()], np.int32).tobytes()
         self.eos_id = self._whole.eos_id()
         self.unk_id = self._whole.unk_id()

@@ -6,6 +6,7 @@ It stands in for the real one where a whole pipeline is run at small scale, and 
 
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,8 @@ class SmallTokenizerError(Exception):
 def train_sentencepiece(texts: Iterable[str], vocabulary: int) -> bytes:
     """Train a SentencePiece model with `vocabulary` entries and return the content of its `tokenizer.model`.
 
-    The same texts give the same bytes. Raises SmallTokenizerError, with SentencePiece's reason, if the text holds
-    more characters or fewer words than such a vocabulary needs.
+    The same texts give the same bytes. Raises SmallTokenizerError, with a number of entries that works, if the text
+    holds more characters or fewer words than such a vocabulary needs.
     """
     model = io.BytesIO()
     try:
@@ -47,10 +48,21 @@ def train_sentencepiece(texts: Iterable[str], vocabulary: int) -> bytes:
             minloglevel=2,
         )
     except RuntimeError as error:
-        raise SmallTokenizerError(
-            f"no tokenizer with {vocabulary} entries can be trained on this text: {error}"
-        ) from None
+        raise SmallTokenizerError(_refusal(vocabulary, str(error))) from None
     return model.getvalue()
+
+
+def _refusal(vocabulary: int, reason: str) -> str:
+    """What SentencePiece says, in terms of the recipe: it names its own options."""
+    if most := re.search(r"set it to a value <= (\d+)", reason):
+        why, fix = "fills no more than", f"set it to {most[1]} or less, or train it on more text"
+    elif most := re.search(r"smaller than required_chars. \d+ vs (\d+)", reason):
+        why, fix = "has characters for no fewer than", f"set it to {most[1]} or more"
+    elif "!sentences_.empty()" in reason:
+        return "the text to train a tokenizer on is empty. Fix: name sources with some text as `texts` of the model."
+    else:
+        return f"no tokenizer with {vocabulary} entries (tiny.vocabulary) can be trained on this text: {reason}"
+    return f"tiny.vocabulary is {vocabulary}, but this text {why} {most[1]} entries. Fix: {fix}."
 
 
 def _sentences(texts: Iterable[str]) -> Iterator[str]:

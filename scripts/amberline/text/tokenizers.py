@@ -47,6 +47,7 @@ class TokenizerRefused(Exception):
 class Tokenizer(ABC):
     """Text to ids, int32. Special tokens written out in a text become their ids, as in transformers."""
 
+    bos: str  # text of the token that `encode` puts in front; "": it puts none there
     eos: str  # text of the end-of-sequence token
     eos_id: int
     unk_id: int | None
