@@ -35,7 +35,8 @@ def main(
         write_manifest(output, kind="card", files=[output], inputs=inputs, settings={}, facts={})
     except ManifestError as error:
         sys.exit(f"write_card: {error}")
-    print(f"{output}: card of {card.text.name}", file=sys.stderr)
+    sources, departures = len(card.text.sources), len(card.text.deviations)
+    print(f"{output}: card of {card.text.name}, {sources} sources, {departures} departures from the published recipe")
 
 
 if __name__ == "__main__":

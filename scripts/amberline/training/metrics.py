@@ -15,6 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from amberline.core.files import whole_file
+from amberline.core.progress import progress
 from amberline.recipe.tracking import Tracking
 from amberline.training.curve import Line, read_metrics
 
@@ -30,7 +31,7 @@ class Metrics:
         self._timings = open(folder / "timings.jsonl", "a", encoding="utf-8")  # noqa: SIM115
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
         self._wandb = _start_wandb(folder, name, tracking)
-        self._bar = tqdm(total=steps, initial=start, unit="step", desc=name, dynamic_ncols=True)
+        self._bar = progress(total=steps, initial=start, unit="step", desc=name, dynamic_ncols=True)
 
     def training(self, metrics: Line, timing: Line) -> None:
         """A training step."""
