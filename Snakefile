@@ -17,6 +17,7 @@ sys.path.insert(0, f"{workflow.current_basedir}/scripts")
 
 # `snakemake --lint` would have all functions in one file; those that the rules of one file alone use stand beside them.
 include: "rules/common.smk"
+include: "rules/plan.smk"
 include: "rules/cluster.smk"
 include: "rules/sources.smk"
 include: "rules/datasets.smk"

@@ -150,6 +150,15 @@ def files_of(wildcards, input):
     return Files(input)
 
 
+def files_made(wildcards, output):
+    """What a job makes, by the names of the manifests in the rule.
+
+    Manifests alone are its outputs: Snakemake deletes those before a job starts, and programs put new data into the
+    place of earlier ones when they are whole. So a try that fails leaves the data that were there.
+    """
+    return Files(output)
+
+
 def repeated(option, manifests):
     """An option for each thing that a manifest describes: for one, for several, or for none."""
     each = [manifests] if isinstance(manifests, str) else manifests

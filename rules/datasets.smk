@@ -25,10 +25,8 @@ rule mix:
     input:
         sources=lambda wildcards: raws(sources_of(wildcards)),
     output:
-        mix=result(paths.data("{dataset}")),
-        heldout=result(paths.data("{dataset}", "heldout")),
-        sources=[result(paths.row_sources("{dataset}")), result(paths.row_sources("{dataset}", "heldout"))],
-        manifests=[made(paths.data("{dataset}")), made(paths.data("{dataset}", "heldout"))],
+        mix=made(paths.data("{dataset}")),
+        heldout=made(paths.data("{dataset}", "heldout")),
         funnel=result(paths.funnel("mix", "{dataset}")),
         rejects=result(paths.rejects("mix", "{dataset}")),
     log:
@@ -43,9 +41,10 @@ rule mix:
         **depends(reading("mix.py", sources_of), paths.data("{dataset}"), paths.data("{dataset}", "heldout")),
         settings=lambda wildcards: settings(RECIPE.mix_settings(wildcards.dataset)),
         sources=lambda wildcards, input: repeated("--source", input.sources),
+        made=files_made,
     shell:
-        "{params.tell} python {params.scripts:q}/mix.py {params.sources:q} --settings {params.settings:q} --mix {output.mix:q}"
-        " --heldout {output.heldout:q} --funnel {output.funnel:q} --rejects {output.rejects:q} 2>&1 | tee {log:q}"
+        "{params.tell} python {params.scripts:q}/mix.py {params.sources:q} --settings {params.settings:q} --mix {params.made.mix:q}"
+        " --heldout {params.made.heldout:q} --funnel {output.funnel:q} --rejects {output.rejects:q} 2>&1 | tee {log:q}"
 
 
 rule chunk:
@@ -55,8 +54,7 @@ rule chunk:
         ),
         model=lambda wildcards: made(paths.model(RECIPE.root(RECIPE.node(wildcards.dataset).tokenizer))),
     output:
-        chunks=result(paths.data("{dataset}{part}")),
-        manifest=made(paths.data("{dataset}{part}")),
+        chunks=made(paths.data("{dataset}{part}")),
         funnel=result(paths.funnel("chunk", "{dataset}{part}")),
         rejects=result(paths.rejects("chunk", "{dataset}{part}")),
         comparison=result(paths.both_modes("{dataset}{part}")),
@@ -74,10 +72,11 @@ rule chunk:
         **depends("chunk_conversations.py", paths.data("{dataset}{part}")),
         settings=lambda wildcards: settings(RECIPE.chunk_settings(wildcards.dataset)),
         files=files_of,
+        made=files_made,
     shell:
         "{params.tell} python {params.scripts:q}/chunk_conversations.py --conversations {params.files.conversations:q}"
         " --model {params.files.model:q} --settings {params.settings:q} --processes {threads}"
-        " --chunks {output.chunks:q} --funnel {output.funnel:q} --rejects {output.rejects:q}"
+        " --chunks {params.made.chunks:q} --funnel {output.funnel:q} --rejects {output.rejects:q}"
         " --comparison {output.comparison:q} 2>&1 | tee {log:q}"
 
 
@@ -87,9 +86,7 @@ rule select_pairs:
         # Prompts that are in both parts are noted.
         trained_on=lambda wildcards: [made(paths.data(wildcards.dataset, "train"))] * (wildcards.part == "test"),
     output:
-        pairs=result(paths.data("{dataset}", "{part}")),
-        jsonl=result(paths.pair_lines("{dataset}", "{part}")),
-        manifest=made(paths.data("{dataset}", "{part}")),
+        pairs=made(paths.data("{dataset}", "{part}")),
         funnel=result(paths.funnel("select_pairs", "{dataset}-{part}")),
         rejects=result(paths.rejects("select_pairs", "{dataset}-{part}")),
     log:
@@ -106,9 +103,11 @@ rule select_pairs:
         settings=lambda wildcards: settings(RECIPE.pairs_settings(wildcards.dataset, wildcards.part)),
         rows=lambda wildcards, input: repeated("--rows", input.rows),
         trained_on=lambda wildcards, input: repeated("--trained-on", input.trained_on),
+        made=files_made,
+        jsonl=lambda wildcards: Untracked(place(paths.pair_lines(wildcards.dataset, wildcards.part))),
     shell:
-        "{params.tell} python {params.scripts:q}/select_pairs.py {params.rows:q} {params.trained_on:q} --settings {params.settings:q} --pairs {output.pairs:q}"
-        " --jsonl {output.jsonl:q} --funnel {output.funnel:q} --rejects {output.rejects:q} 2>&1 | tee {log:q}"
+        "{params.tell} python {params.scripts:q}/select_pairs.py {params.rows:q} {params.trained_on:q} --settings {params.settings:q} --pairs {params.made.pairs:q}"
+        " --jsonl {params.jsonl:q} --funnel {output.funnel:q} --rejects {output.rejects:q} 2>&1 | tee {log:q}"
 
 
 def tokens_of(wildcards):

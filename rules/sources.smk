@@ -32,8 +32,7 @@ def acquired(programs, path, misfit):
 
 rule acquire:
     output:
-        file=result("raw/{source}.{ending}"),
-        manifest=made("raw/{source}.{ending}"),
+        file=made("raw/{source}.{ending}"),
     log:
         result(paths.log("acquire", "{source}.{ending}")),
     wildcard_constraints:
@@ -49,8 +48,9 @@ rule acquire:
             misfit=source_misfit,
         ),
         source=lambda wildcards: Untracked(source_of(wildcards).model_dump(mode="json")),
+        made=files_made,
     shell:
-        "{params.tell} python {params.scripts:q}/acquire.py --name {wildcards.source:q} --source {params.source:q} --output {output.file:q}"
+        "{params.tell} python {params.scripts:q}/acquire.py --name {wildcards.source:q} --source {params.source:q} --output {params.made.file:q}"
         " 2>&1 | tee {log:q}"
 
 

@@ -54,6 +54,7 @@ def main(
             found = asked.settings.model_dump(mode="json")
             facts = {"evaluation": evaluation}
             write_manifest(output, kind="evaluation", files=[output], inputs=inputs, settings=found, facts=facts)
+            print(f"evaluate: {evaluation} of {model.name}: {_told(metrics)}")
     except (BadTokens, EvaluationError, FirstRankFailed, ManifestError, ModelError, ScoringError) as error:
         if ranks.first:
             print(f"evaluate: {error}", file=sys.stderr)
@@ -75,6 +76,13 @@ def _verify(inputs: dict[str, Path], asked: Evaluation) -> None:
             f"{inputs['reference']} was computed with {found} than this evaluation's: it is not used; score the "
             "reference again"
         )
+
+
+def _told(metrics: dict[str, Any]) -> str:
+    """Metrics in one line; of lists their lengths."""
+    lengths = {name: len(value) for name, value in metrics.items() if isinstance(value, list)}
+    told = {name: f"{value:.6g}" for name, value in metrics.items() if isinstance(value, float)}
+    return ", ".join(f"{name} {value}" for name, value in (metrics | lengths | told).items())
 
 
 def _write(output: Path, metrics: dict[str, Any]) -> None:

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 from pydantic import ValidationError
-from tqdm import tqdm
 
 from amberline.core.ending import one_message
 from amberline.core.files import whole_folder
 from amberline.core.funnel import Funnel, Reasons
 from amberline.core.manifests import ManifestError, model_content, verify, write_manifest
+from amberline.core.progress import progress
 from amberline.data.conversations import BadRecord, WrongFile
 from amberline.data.streams import BadFile, by_name, read_records
 from amberline.formats.base import ConversationFormat
@@ -25,7 +25,7 @@ def texts(sources: list[tuple[Path, ConversationFormat]], counted: Funnel) -> It
     """Every turn's text, in order. Rows that are no conversations are passed over, and counted."""
     for file, format_ in sources:
         before, reasons = counted.out["rows"], Reasons()
-        for record in tqdm(read_records(file), desc=f"reading {file.name}", unit=" rows", disable=None):
+        for record in progress(read_records(file), desc=f"reading {file.name}", unit=" rows"):
             counted.add("rows", into=1)
             try:
                 conversation = format_.conversation(record.value)

@@ -51,6 +51,7 @@ def main(
                 settings={"precision": precision, "tf32": tf32},
                 facts={"pairs": len(pairs), "attention": frozen.attention},
             )
+            print(f"score_reference: {len(pairs):,} pairs in, {len(logps):,} scored with {model.name}")
     except (BadTokens, FirstRankFailed, ManifestError, ModelError, ScoringError) as error:
         if ranks.first:
             print(f"score_reference: {error}", file=sys.stderr)

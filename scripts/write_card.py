@@ -1,6 +1,5 @@
 """Write the card of an exported model: README.md in its folder, as the Hugging Face hub reads it."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -34,7 +33,8 @@ def main(
             partial.write_text(render_card(card), encoding="utf-8")
         inputs = {"model": model, "run": run}
         write_manifest(output, kind="card", files=[output], inputs=inputs, settings={}, facts={})
-    print(f"{output}: card of {card.text.name}", file=sys.stderr)
+    sources, departures = len(card.text.sources), len(card.text.deviations)
+    print(f"{output}: card of {card.text.name}, {sources} sources, {departures} departures from the published recipe")
 
 
 if __name__ == "__main__":

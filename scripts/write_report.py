@@ -24,13 +24,9 @@ def main(
     """Write the report."""
     with one_message("write_report", ManifestError):
         used = accounts(results / RECORD)
+        shown = json.loads(settings.read_text(encoding="utf-8"))
         try:
-            page = build_page(
-                results,
-                json.loads(settings.read_text(encoding="utf-8")),
-                lock.read_text(encoding="utf-8", errors="replace"),
-                used,
-            )
+            page = build_page(results, shown, lock.read_text(encoding="utf-8", errors="replace"), used)
         except FileNotFoundError as error:
             sys.exit(
                 f"write_report: {error.filename} is missing; run `snakemake report`, which makes what the report needs"
@@ -40,7 +36,8 @@ def main(
         with whole_file(output) as partial:
             partial.write_text(page, encoding="utf-8")
         write_manifest(output, kind="report", files=[output], beside=[jobs], inputs={}, settings={}, facts={})
-    print(f"report: {output}")
+    counts = (f"{sum(1 + len(each['variants']) for each in shown[name])} {name}" for name in ("trainings", "models"))
+    print(f"report: {output}: {', '.join(counts)}")
 
 
 if __name__ == "__main__":

@@ -109,16 +109,15 @@ def jobs(printed: str) -> dict[str, str]:
     """The jobs in a printed plan, by names such as `train amberchat` and `evaluate rewards base`, without digests."""
     if "Nothing to be done" in printed:
         return {}
-    blocks = re.findall(r"^(?:local)?rule (\S+):\n((?:    .*\n)+)", printed, re.MULTILINE)
-    found = {" ".join([rule, *filter(None, _named(block))]): block for rule, block in blocks}
+    blocks = re.findall(r"^rule (\S+):(.*)\n((?:    .*\n)+)", printed, re.MULTILINE)
+    found = {" ".join([rule, *filter(None, _named(wildcards))]): block for rule, wildcards, block in blocks}
     assert len(found) == int(re.search(r"^total +(\d+)$", printed, re.MULTILINE)[1]), printed
     return found
 
 
-def _named(block: str) -> Iterator[str]:
+def _named(wildcards: str) -> Iterator[str]:
     """The values of a job's wildcards."""
-    wildcards = re.search(r"^    wildcards: (.*)$", block, re.MULTILINE)
-    for wildcard in wildcards[1].split(", ") if wildcards else ():
+    for wildcard in wildcards.split():
         name, _, value = wildcard.partition("=")
         if name != "ending":
             yield re.sub(r"-[0-9a-f]{8}\b", "", value).removeprefix("-")

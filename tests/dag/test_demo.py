@@ -42,6 +42,13 @@ def test_ambersafe_prefers_the_safe_answer(results):
     assert ambersafe["rewards/margins"] > 0
 
 
+def test_every_log_says_what_was_done_in_lines(results):
+    logs = {str(file.relative_to(results)): file.read_bytes() for file in results.glob("logs/**/*.log")}
+    assert len(logs) == 38
+    assert [name for name, text in logs.items() if b"\r" in text] == []
+    assert [name for name, text in logs.items() if not re.search(rb"\d", text.strip().rpartition(b"\n")[2])] == []
+
+
 @pytest.mark.parametrize("model", ["amberchat", "ambersafe-sft", "ambersafe"])
 def test_models_load_and_generate(results, model):
     from transformers import AutoModelForCausalLM, AutoTokenizer

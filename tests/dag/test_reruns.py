@@ -356,6 +356,16 @@ def test_an_edit_reruns_what_it_can_affect(finished, tmp_path, name):
     assert project.planned() == expected
 
 
+def test_a_changed_setting_and_changed_code_are_told_in_a_short_plan(finished, tmp_path):
+    project = finished.copy(tmp_path / "project")
+    project.overlay({"models": {"ambersafe": {"beta": 0.3}}})
+    planned = project.look("-n", *DEMO)
+    assert "    reason: changed: beta: 0.1 -> 0.3\n" in planned
+    assert len(planned.splitlines()) < 120
+    project.edit("scripts/mix.py", "def main(", "print(1)\n\n\ndef main(")
+    assert "    reason: changed: code\n" in project.look("-n", *DEMO)
+
+
 def test_the_row_on_runtime_settings_has_every_one_of_them(finished):
     recipe = check_recipe(read_recipe([finished.root / RECIPE]), files=False)
     every = {path for path, _ in leaves(recipe.nodes.of(Kind.RUNTIME))}

@@ -10,7 +10,7 @@ from slurm.pipelines import OVERLAYS, Pipeline, on_cluster
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 
-MIX = "results/demo/data/evol-mix.json"
+MIX = "results/demo/data/evol-mix.json.manifest.json"
 
 
 def seeded(number: int) -> dict:
@@ -23,7 +23,7 @@ def write_overlay(project: Project, values: dict) -> None:
 
 def seed(project: Project) -> int:
     """The one that the mix was shuffled with, by its manifest."""
-    return json.loads((project.root / f"{MIX}.manifest.json").read_text())["settings"]["seed"]
+    return json.loads((project.root / MIX).read_text())["settings"]["seed"]
 
 
 def planned(project: Project) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 import time
 from pathlib import Path
 from threading import Event, Timer
@@ -16,6 +17,7 @@ from amberline.cluster.requests import Nodes, Request, misfits, request_of, why_
 from amberline.cluster.slurm import Job, NoAnswer, Outage, SlurmError, ask, queued
 from amberline.cluster.status import waiting_for, with_progress
 from amberline.cluster.submission import Refused, Stopped, submit
+from amberline.core import progress
 from slurm.stand_ins import program
 
 FITS = Request("hardware.sft", "gpu", 1, 64, 480_000, 1440, 8, "a100", None)
@@ -365,6 +367,17 @@ def test_progress_is_read_from_the_last_bar(tmp_path):
     assert [line[:8] for line in logs.end_of(log)] == ["continui", "sft:  30"]
     log.write_text("nothing of that kind\n")
     assert logs.progress_in(log) is None
+
+
+def test_progress_is_read_from_the_lines_that_programs_print_into_logs(tmp_path, monkeypatch):
+    log = tmp_path / "program.log"
+    monkeypatch.setattr(progress, "EVERY", 0)
+    with log.open("w", encoding="utf-8") as file:
+        monkeypatch.setattr(sys, "stderr", file)
+        with progress.progress(total=10, unit="step", desc="sft") as bar:
+            bar.update(3)
+            assert logs.progress_in(log).startswith("step 3 of 10")
+    assert "\r" not in log.read_text(encoding="utf-8")
 
 
 def test_a_job_that_waits_for_its_nodes_is_seen_in_its_log(tmp_path):

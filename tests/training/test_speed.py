@@ -46,6 +46,12 @@ def test_average_step(
     assert expected == pytest.approx(one * examples / world + update)
 
 
+def test_of_short_steps_no_time_is_told() -> None:
+    """What it takes to start their operations is not in the estimate."""
+    assert speed.told_time(0.018, 123) == []
+    assert speed.told_time(1.5, 40)[0].startswith("time: about 1.5 s a step, 01:00 for the 40 steps left; ")
+
+
 def test_rates_are_operations_and_bytes_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a clock that moves by a second a look; and the run's own random numbers stay as they were."""
     looks = iter(range(1000))

@@ -1,7 +1,6 @@
 """The three programs from end to end, as processes."""
 
 import json
-import re
 import signal
 import subprocess
 import sys
@@ -26,7 +25,7 @@ def test_trains_to_the_end(program: str, ranks: int, world: World, tmp_path: Pat
     summary = json.loads((tmp_path / "run.json").read_text())
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, summary["steps"] + 1))
-    assert re.search(rf"time: about \S+ s a step, \d\d:\d\d for the {len(lines)} steps left", started.text())
+    assert "time: about" not in started.text(), "of a model as small as this no estimate holds"
     half = len(lines) // 2
     assert sum(line["loss"] for line in lines[half:]) < sum(line["loss"] for line in lines[:half])  # the same examples
     assert (tmp_path / summary["final_weights"] / ".metadata").is_file()

@@ -4,10 +4,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from tqdm import tqdm
-
 from amberline.core.funnel import NothingLeft, Reject, write_rejects
 from amberline.core.parallel import ordered_map
+from amberline.core.progress import progress
 
 Item = TypeVar("Item")
 
@@ -43,7 +42,7 @@ def work_on_pieces(
     raises, WorkerLost, and NothingLeft if there were rows and nothing was made of any.
     """
     rows = rows_out = 0
-    with write_rejects(rejects) as rejected, tqdm(total=total, unit=f" {unit}", disable=None) as bar:
+    with write_rejects(rejects) as rejected, progress(total=total, unit=f" {unit}") as bar:
         for made in ordered_map(work, items, processes):
             for reject in made.rejects:
                 rejected.write(reject)

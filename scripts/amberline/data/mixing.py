@@ -18,10 +18,10 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 import orjson
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from amberline.core.files import placed
 from amberline.core.funnel import Funnel, Reject, RejectsWriter, write_rejects
+from amberline.core.progress import progress
 from amberline.data.conversations import (
     BadRecord,
     Conversation,
@@ -119,7 +119,7 @@ def mix(sources: Sequence[tuple[Path, Reader]], settings: Mix, *, made: Path, he
         _note_duplicates(rows, [path for path, _ in sources], starts, funnel, rejected)
         is_held_out, copies = _held_out(rows, settings.heldout)
         order = _order(len(rows), settings.seed)
-        for index in tqdm(order, desc="shuffling", unit=" rows"):
+        for index in progress(order, desc="shuffling", unit=" rows"):
             (heldout_rows if is_held_out[index] else mix_rows).write_line(rows.line(int(index)))
         for written, chosen in ((made, ~is_held_out), (heldout, is_held_out)):
             of_row = np.searchsorted(starts, order[chosen[order]], side="right") - 1
@@ -153,7 +153,7 @@ def _take(
     before, rows_before = len(rows), funnel.into["rows"]
     with_round = False
     left_out = LeftOut()
-    for number, value in tqdm(read_records(path), desc=f"reading {path.name}", unit=" rows"):
+    for number, value in progress(read_records(path), desc=f"reading {path.name}", unit=" rows"):
         funnel.add("rows", into=1)
         try:
             conversation = reader.conversation(value)

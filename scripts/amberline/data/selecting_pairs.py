@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import orjson
-from tqdm import tqdm
 
 from amberline.core.files import whole_file
 from amberline.core.funnel import Funnel, Reject, RejectsWriter, write_rejects
+from amberline.core.progress import progress
 from amberline.data.conversations import SPECIAL_TOKENS, BadRecord, LeftOut, WrongFile, keys_left_out
 from amberline.data.preferences import Pair, Preference
 from amberline.data.streams import BadFile, read_records
@@ -122,7 +122,7 @@ def _pairs(
     choose, none_found = SELECTIONS[select]
     rows = found = 0
     left_out = LeftOut()
-    for number, row in tqdm(read_records(path), desc=f"reading {path.name}", unit=" rows"):
+    for number, row in progress(read_records(path), desc=f"reading {path.name}", unit=" rows"):
         rows += 1
         funnel.add("rows", into=1)
         try:

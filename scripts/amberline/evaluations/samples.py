@@ -57,7 +57,9 @@ def answer(folder: Path, prompts: list[str], template: str, tokens: int, device:
     """Greedy answers of a model to prompts, of `tokens` tokens at most. `template`: vicuna or none."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # of loading: a log cannot be drawn over
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")

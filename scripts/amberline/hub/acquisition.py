@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
-from tqdm import tqdm
 
 from amberline.core.digests import file_digest
 from amberline.core.files import whole_file
 from amberline.core.funnel import Reasons
+from amberline.core.progress import progress
 from amberline.data.conversations import BadRecord, WrongFile
 from amberline.data.streams import BadFile, read_records
 from amberline.formats.base import Format
@@ -138,7 +138,7 @@ def _count(name: str, format_name: str, file: Path, findings: Findings) -> None:
     """Read the file once: number of rows, and whether they have the shape of the format."""
     format_ = load_format(format_name)
     reasons = Reasons()
-    for number, row in tqdm(read_records(file), desc=f"verifying {name}", unit=" rows"):
+    for number, row in progress(read_records(file), desc=f"verifying {name}", unit=" rows"):
         findings.rows += 1
         try:
             format_.check(row)

@@ -31,6 +31,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random
 from tqdm import tqdm
 
 from amberline.core.digests import file_digest
+from amberline.core.progress import progress
 
 # Attempts in a row that bring nothing new before the download is given up.
 FRUITLESS_ATTEMPTS = 6
@@ -81,10 +82,10 @@ def download(wanted: HubFile, target: Path) -> str:
     with explained(wanted):
         metadata = retrying(lambda: 0)(_metadata, wanted)
         _start_anew_if_another(target, metadata)
-        progress = tqdm(
+        drawn = progress(
             desc=wanted.file, total=metadata.size, initial=_size(target), unit="B", unit_scale=True, mininterval=1
         )
-        with progress as bar:
+        with drawn as bar:
             retrying(lambda: _size(target))(_fetch_rest, wanted, target, metadata.size, bar)
     _check_digest(wanted, target, metadata)
     return metadata.commit_hash or wanted.revision

@@ -11,8 +11,8 @@ from typing import Any
 from huggingface_hub import HfApi
 from huggingface_hub.hf_api import ModelInfo
 from safetensors import SafetensorError, safe_open
-from tqdm import tqdm
 
+from amberline.core.progress import progress
 from amberline.hub.downloads import HubFile, download, endpoint, explained, retrying
 from amberline.hub.model_names import KEPT, PICKLED, SAFETENSORS, ModelError, wanted_files
 from amberline.recipe.architectures import DERIVED, Shapes, find_fault, weight_shapes
@@ -82,7 +82,7 @@ def convert_pickled(folder: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
-    for path in tqdm(pickled, desc="converting to safetensors", unit=" files"):
+    for path in progress(pickled, desc="converting to safetensors", unit=" files"):
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except Exception as error:

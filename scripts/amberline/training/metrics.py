@@ -14,6 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from amberline.core.files import whole_file
+from amberline.core.progress import progress
 from amberline.recipe.tracking import Tracking
 from amberline.training.curve import Line, check_curve, damaged_line, read_metrics
 from amberline.training.trackers import Trackers
@@ -33,7 +34,7 @@ class Metrics:
         self._metrics = open(folder / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115
         self._timings = open(folder / "timings.jsonl", "a", encoding="utf-8")  # noqa: SIM115
         self._trackers = Trackers(folder, name, tracking, start)
-        self._bar = tqdm(total=steps, initial=start, unit="step", desc=name, dynamic_ncols=True)
+        self._bar = progress(total=steps, initial=start, unit="step", desc=name, dynamic_ncols=True)
 
     def training(self, metrics: Line, timing: Line) -> None:
         """A training step."""

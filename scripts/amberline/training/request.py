@@ -156,3 +156,8 @@ def _describe(request: Request, settings: Training, finished: Finished) -> None:
         facts=facts,
         digest=finished.weights,
     )
+    print(
+        f"train: {request.name}: {summary['steps']:,} steps, {summary['examples']:,} examples, "
+        f"{summary['tokens']:,} tokens, {summary['loss_tokens']:,} of them with loss; "
+        f"loss {summary['final_metrics']['loss']:.4g} at the last step"
+    )

@@ -11,6 +11,7 @@ from datasets import Dataset
 from tqdm import tqdm
 
 from amberline.batches.layout import lay_out
+from amberline.core.progress import progress
 from amberline.model.attention import choose_attention
 from amberline.model.forward import PackedLlama, document_logps, inference, token_logps
 from amberline.model.load import load_model
@@ -94,7 +95,7 @@ def _score(
 ) -> Iterator[tuple[list[int], npt.NDArray[np.float64]]]:
     """The rows that fall to this process, and their log-probabilities."""
     ranks, lengths, readable = frozen.ranks, rows["length"][:], rows.with_format("numpy")
-    progress = tqdm(total=len(rows), desc="scoring", unit=" rows", disable=not ranks.first)
+    bar = progress(total=len(rows), desc="scoring", unit=" rows", disable=not ranks.first)
     for start in range(0, len(rows), WINDOW):
         window = lengths[start : start + WINDOW]
         for positions in lay_out(window, frozen.budget, ranks.world)[ranks.rank]:
@@ -103,8 +104,8 @@ def _score(
             # Summed in float64: a sum of a thousand float32 values would lose digits that the policy's sum keeps.
             logps = document_logps(token_logps(frozen.model, batch).double(), batch)
             yield places, logps[: len(sides) * len(places)].reshape(-1, len(sides)).cpu().numpy()
-        progress.update(len(window))
-    progress.close()
+        bar.update(len(window))
+    bar.close()
 
 
 def _pack(rows: Dataset, places: list[int], sides: Sequence[tuple[str, str]]) -> PackedBatch:

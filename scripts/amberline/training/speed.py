@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from tqdm import tqdm
 from transformers import LlamaConfig
 
 from amberline.batches.plan import BatchPlan
@@ -24,6 +25,7 @@ PEAKS = {
 PRODUCT_FLOPS = {"cpu": 4e9, "cuda": 1e12}
 COPY_BYTES = {"cpu": 64 * 2**20, "cuda": 512 * 2**20}
 MEASURED_SECONDS = 0.3
+SHORTEST_SECONDS = 0.1  # of a step for which an estimate holds: the demo's take four times as long as their products
 
 
 def expected_step_seconds(
@@ -47,6 +49,16 @@ def expected_step_seconds(
     update = estimates.optimizer_seconds(config, moments=moments(settings), ranks=ranks.world, rates=rates)
     examples = plan.examples_before(plan.steps) / plan.steps / ranks.world  # of a step, in this process
     return passes / len(plan.lengths) * examples + update
+
+
+def told_time(seconds: float, left: int) -> list[str]:
+    """What to say before the first step; nothing of steps so short that starting their operations takes longer."""
+    if seconds < SHORTEST_SECONDS:
+        return []
+    return [
+        f"time: about {seconds:.2g} s a step, {tqdm.format_interval(seconds * left)} for the {left:,} steps left; "
+        "waiting for other processes, evaluations and checkpoints come on top"
+    ]
 
 
 def measure_rates(device: torch.device, dtype: torch.dtype, config: LlamaConfig, tokens: int) -> Rates:

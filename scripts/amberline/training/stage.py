@@ -38,7 +38,7 @@ from amberline.training.monitors import Monitor, TrainingStopped
 from amberline.training.optimizers import make_optimizer
 from amberline.training.ranks import FirstRankFailed, LostProcess, Ranks, is_loss_of_process
 from amberline.training.run_directory import RunDirectory, RunDirectoryError, enter, release
-from amberline.training.speed import expected_step_seconds
+from amberline.training.speed import expected_step_seconds, told_time
 
 # What a program reports as one message: see `complain`.
 FAILURES = (
@@ -166,12 +166,7 @@ def _train(stage: Stage, ranks: Ranks) -> bool:
         checkpoints.load(found, model, optimizer)
         start = found.step
         say(ranks, f"continuing after step {start} from {found.folder}")
-    seconds, left = expected_step_seconds(plan, choices, settings, config, ranks), plan.steps - start
-    say(
-        ranks,
-        f"time: about {seconds:.2g} s a step, {tqdm.format_interval(seconds * left)} for the {left:,} steps left; "
-        "waiting for other processes, evaluations and checkpoints come on top",
-    )
+    say(ranks, *told_time(expected_step_seconds(plan, choices, settings, config, ranks), plan.steps - start))
     metrics = _open_metrics(stage, ranks, start, plan.steps)
     run = Run(
         ranks=ranks,
