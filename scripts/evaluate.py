@@ -12,10 +12,11 @@ import typer
 
 from amberline.core.files import whole_file
 from amberline.core.manifests import ManifestError, verify, write_manifest
-from amberline.data.tokens import BadTokens
+from amberline.data.tokens import BadTokens, check_tokens
 from amberline.evaluations.base import Arithmetic, Evaluation, EvaluationError
 from amberline.evaluations.registry import evaluation_names, load_evaluation
 from amberline.hub.model_names import ModelError
+from amberline.model.files import read_config
 from amberline.recipe.hardware import Hardware
 from amberline.training.ranks import FirstRankFailed, destroy_ranks, init_ranks
 from amberline.training.references import unlike
@@ -64,8 +65,10 @@ def main(
 
 
 def _verify(inputs: dict[str, Path], asked: Evaluation) -> None:
-    """Raise ManifestError or EvaluationError for inputs that are not what they should be."""
+    """Raise ManifestError, ModelError, BadTokens or EvaluationError for inputs that are not what they should be."""
     manifests = {name: verify(path) for name, path in inputs.items()}
+    if asked.reads != "prompts":
+        check_tokens(inputs["data"], read_config(inputs["model"]).vocab_size)
     if "reference" not in manifests:
         return
     settings = asked.settings

@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 
 from amberline.core.manifests import ManifestError, verify, write_manifest
-from amberline.data.tokens import LOGPS, BadTokens, open_tokens, token_files, write_tokens
+from amberline.data.tokens import LOGPS, BadTokens, check_tokens, open_tokens, token_files, write_tokens
 from amberline.hub.model_names import ModelError
+from amberline.model.files import read_config
 from amberline.recipe.hardware import Hardware
 from amberline.training.ranks import FirstRankFailed, destroy_ranks, init_ranks
 from amberline.training.scoring import PAIR, ScoringError, load_frozen, score
@@ -34,7 +35,7 @@ def main(
     machine = Hardware.model_validate_json(hardware)
     ranks = init_ranks(machine.device, machine.cpus_per_rank)
     try:
-        ranks.from_first(lambda: [verify(folder)["digest"] for folder in (model, tokens)])
+        ranks.from_first(lambda: _verify(model, tokens))
         pairs = open_tokens(tokens)
         frozen = load_frozen(model, machine, precision, ranks, tf32=tf32)
         logps = score(frozen, pairs, PAIR)
@@ -58,6 +59,13 @@ def main(
         raise typer.Exit(1) from None
     finally:
         destroy_ranks()
+
+
+def _verify(model: Path, tokens: Path) -> None:
+    """Raise ManifestError, ModelError or BadTokens for inputs that are not what they should be."""
+    for folder in (model, tokens):
+        verify(folder)
+    check_tokens(tokens, read_config(model).vocab_size)
 
 
 if __name__ == "__main__":

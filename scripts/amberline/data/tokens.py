@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from amberline.core.files import whole_folder
 
@@ -125,6 +126,31 @@ def open_tokens(folder: Path) -> "Dataset":
 
     try:
         return concatenate_datasets([Dataset.from_file(str(file)) for file in token_files(folder)])
-    except (pa.ArrowException, ValueError) as error:
-        found = " ".join(str(error).split())
-        raise BadTokens(f"{folder} cannot be read as tokens ({found}): make that stage again") from None
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _damaged(folder, error) from None
+
+
+def check_tokens(folder: Path, vocabulary: int) -> None:
+    """Raise BadTokens unless a folder holds whole rows of ids below `vocabulary`. Reads everything once.
+
+    A GPU would only say that an assertion failed, long after the step that met such an id.
+    """
+    table = open_tokens(folder).data.table
+    try:
+        table.validate(full=True)
+    except pa.ArrowException as error:
+        raise _damaged(folder, error) from None
+    for field in table.schema:
+        if field.type != _TOKENS:
+            continue
+        found = pc.min_max(pc.list_flatten(table[field.name])).as_py()
+        lowest = IGNORED if field.name.endswith("labels") else 0
+        if found["min"] is not None and not lowest <= found["min"] <= found["max"] < vocabulary:
+            raise BadTokens(
+                f"{folder}: {field.name} are from {found['min']} to {found['max']}, and the model has {vocabulary} "
+                "tokens. Fix: make the tokens again, with the model's own tokenizer"
+            )
+
+
+def _damaged(folder: Path, error: Exception) -> BadTokens:
+    return BadTokens(f"{folder} cannot be read as tokens ({' '.join(str(error).split())}): make that stage again")

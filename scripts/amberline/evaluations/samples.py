@@ -44,13 +44,20 @@ class Samples(Evaluation):
         """The template, and each prompt with its answer."""
         # A model that was trained on no template is asked bare prompts.
         template = read_manifest(model)["settings"].get("template", "none")
-        prompts = list(json.loads(data.read_text(encoding="utf-8")))[: self.settings.prompts]
+        prompts = _prompts(data)[: self.settings.prompts]
         answers = answer(model, prompts, template, self.settings.tokens, str(ranks.device))
         return {
             "tokens": self.settings.tokens,
             "template": template,
             "answers": [{"prompt": prompt, "answer": made} for prompt, made in zip(prompts, answers, strict=True)],
         }
+
+
+def _prompts(data: Path) -> list[str]:
+    try:
+        return list(json.loads(data.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise EvaluationError(f"{data} is damaged ({error}): make the pairs again") from None
 
 
 def answer(folder: Path, prompts: list[str], template: str, tokens: int, device: str) -> list[str]:

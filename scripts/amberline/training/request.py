@@ -11,7 +11,8 @@ import typer
 from amberline.core.code import code_digest
 from amberline.core.manifests import Manifest, ManifestError, verify, write_manifest
 from amberline.core.settings import Kind
-from amberline.data.tokens import open_tokens
+from amberline.data.tokens import check_tokens, open_tokens
+from amberline.model.files import read_config
 from amberline.objectives.base import Objective, ObjectiveError
 from amberline.objectives.registry import load_objective, objective_file
 from amberline.objectives.settings import Training
@@ -104,7 +105,10 @@ def _identity(request: Request, settings: Training) -> tuple[Identity, Mapping[s
     """Verify all folders, each once, and return what determines the run, and how it is evaluated."""
     manifests = {name: verify(folder) for name, folder in request.inputs.items()}
     watched = {name: verify(folder) for name, folder in _folders(request.watched).items()} if request.watched else {}
+    vocabulary = read_config(request.model).vocab_size
     for data, found in ((request.data, manifests), (request.watched, watched)):
+        if data:
+            check_tokens(data.tokens, vocabulary)
         if data and data.reference:
             _check_reference(data.reference, found, manifests["model"], settings)
     identity = Identity(
