@@ -44,13 +44,21 @@ class Samples(Evaluation):
         """The template, and each prompt with its answer."""
         # A model that was trained on no template is asked bare prompts.
         template = read_manifest(model)["settings"].get("template", "none")
-        prompts = list(json.loads(data.read_text(encoding="utf-8")))[: self.settings.prompts]
+        prompts = prompts_in(json.loads(data.read_text(encoding="utf-8")))[: self.settings.prompts]
         answers = answer(model, prompts, template, self.settings.tokens, str(ranks.device))
         return {
             "tokens": self.settings.tokens,
             "template": template,
             "answers": [{"prompt": prompt, "answer": made} for prompt, made in zip(prompts, answers, strict=True)],
         }
+
+
+def prompts_in(rows: Any) -> list[str]:
+    """Prompts of pairs, or the first questions of conversations, each once."""
+    if isinstance(rows, dict):
+        return list(rows)
+    starts = [row["conversations"][0] for row in rows]
+    return list(dict.fromkeys(turn["value"] for turn in starts if turn["from"] == "human"))
 
 
 def answer(folder: Path, prompts: list[str], template: str, tokens: int, device: str) -> list[str]:
