@@ -4,6 +4,8 @@ import html
 import json
 import os
 import re
+from collections import defaultdict
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from markupsafe import escape
 
 from amberline.cluster.accounts import RECORD, note_job
 from amberline.core.manifests import manifest_path
+from amberline.evaluations.samples import answer
 from amberline.report.text import number
 from dag.conftest import DEMO
 from slurm.stand_ins import SACCT, printing, program
@@ -32,6 +35,21 @@ def test_amberchat_learns_to_talk(results):
     base, amberchat = (read(results / f"evaluations/heldout/{name}.json") for name in ("base", "amberchat"))
     assert amberchat["perplexity_tokens"] > 1000
     assert amberchat["perplexity"] < base["perplexity"] / 20
+
+
+def test_amberchat_answers_the_questions_that_it_was_trained_on(results):
+    """Of those that the data answer in one way, nearly all; of packing for a trip they say something else each time."""
+    answers = defaultdict(set)
+    for row in read(results / "data/evol-mix-split.json"):
+        for question, made in pairwise(row["conversations"]):
+            if question["from"] == "human" and "Also:" not in made["value"]:
+                answers[question["value"]].add(made["value"])
+    wanted = {question: found.pop() for question, found in answers.items() if len(found) == 1}
+    assert len(wanted) > 30
+    asked = list(wanted)
+    given = answer(results / "models/amberchat", asked, "vicuna", 72, "cpu")
+    right = [question for question, each in zip(asked, given, strict=True) if each == wanted[question]]
+    assert len(right) > 0.8 * len(asked), dict(zip(asked, given, strict=True))
 
 
 def test_ambersafe_prefers_the_safe_answer(results):

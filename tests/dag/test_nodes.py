@@ -87,7 +87,10 @@ def test_a_released_amberchat_takes_the_place_of_the_one_trained_here(finished, 
     on_top = {"models": {"amberchat": {"pretrained": f"{tmp_path}/released", "revision": None}}}
     models = ("amberchat", "ambersafe-sft", "ambersafe")
     # Its tokenizer is its own: it measures pairs, and conversations are still measured with that of base.
-    evaluations = {f"evaluate rewards {model}" for model in models} | {"evaluate answers amberchat"}
+    evaluations = {f"evaluate rewards {model}" for model in models} | {
+        "evaluate answers amberchat",
+        "evaluate chat amberchat",
+    }
     preferences = {"train ambersafe-sft", "train ambersafe"} | PAIR_TOKENS | SCORES
     there = {job for model in models[1:] for job in exported(model) if "heldout" not in job}
     planned = finished.planned(on_top=on_top)

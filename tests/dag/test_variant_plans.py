@@ -31,7 +31,7 @@ def line(variant: str, evaluations: str = "") -> set[str]:
     chat, sft, safe = (f"{name}@{variant}" for name in ("amberchat", "ambersafe-sft", "ambersafe"))
     rewards, heldout = f"rewards@{variant}", f"heldout{evaluations}"
     return (
-        model_jobs(chat, (heldout, rewards, "answers"))
+        model_jobs(chat, (heldout, rewards, "answers", f"chat{evaluations}"))
         | model_jobs(sft, (heldout, rewards))
         | model_jobs(safe, (heldout, rewards, "answers"))
         | {f"score_reference {sft}-on-safe-pairs-{part}-float32-tf32" for part in ("train", "test")}

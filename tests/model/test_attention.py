@@ -50,7 +50,21 @@ def test_is_masked_attention(lengths, key_heads):
 def test_auto_on_the_cpu_is_sdpa_and_says_why():
     kind, why = choose_attention("auto", "cpu")
     assert kind == "sdpa"
-    assert "CPU" in why
+    assert why == "on the CPU, one call a document"
+
+
+def test_sdpa_is_called_once_for_each_document(monkeypatch):
+    calls = []
+    real = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "scaled_dot_product_attention",
+        lambda query, *rest, **options: calls.append(query.shape[2]) or real(query, *rest, **options),
+    )
+    states = torch.randn(1, 2, 9, 4)
+    borders = torch.tensor([0, 3, 6, 9], dtype=torch.int32)
+    document_attention(None, states, states, states, None, scaling=0.5, cu_seqlens=borders, max_length=3, kind="sdpa")
+    assert calls == [3, 3, 3]
 
 
 @pytest.mark.parametrize("kind", ["varlen", "flash"])

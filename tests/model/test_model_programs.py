@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ import write_card
 from amberline.core.manifests import ManifestError, model_content, read_manifest, verify, write_manifest
 from amberline.core.tensors import digest_of_safetensors, tensor_digest, weights_digest
 from amberline.data.tokens import PAIRS, open_tokens, write_tokens
+from amberline.hub.model_names import KEPT
 from amberline.model.load import load_model
 from amberline.text.small_tokenizer import save_llama_tokenizer, train_sentencepiece
 
@@ -145,6 +147,15 @@ def test_bfloat16_without_policy(run, base, tmp_path):
     assert not (folder / "policy.pt").exists()
 
 
+def test_every_file_of_the_tokenizer_goes_with_the_model(run, base, tmp_path):
+    mine = shutil.copytree(base, tmp_path / "mine")
+    for name in ("vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json"):
+        (mine / name).write_text("{}")
+    folder = export(run, mine, tmp_path / "model")
+    beside = KEPT - {"config.json", "chat_template.jinja", "generation_config.json"}
+    assert beside & {file.name for file in folder.iterdir()} == beside
+
+
 @pytest.mark.parametrize("turns", [["Hi"], ["Why do trees grow?", "Light.", "And roots?"]])
 def test_chat_template_is_that_of_fastchat(run, base, tmp_path, turns):
     tokenizer = AutoTokenizer.from_pretrained(export(run, base, tmp_path / "model"))
@@ -174,6 +185,8 @@ def test_card_says_what_it_is_made_of(run, base, tmp_path):
     assert '| `optimizer.name` | "rmsprop" |' in text
     assert "Trained with torch 2.13.0." in text
     assert "{{" not in text
+    assert "What they mean for this model is for you to decide." in text
+    assert "binds" not in text
     assert "None." in card(run, base, export(run, base, tmp_path / "other"), deviations={})
 
 

@@ -305,3 +305,10 @@ def test_raw_files_keep_their_endings():
     assert recipe.raw("sharegpt") == "raw/sharegpt.json"
     assert recipe.raw("pku_train") == "raw/pku_train.jsonl.xz"
     assert paths.raw("x", "rows.JSON") == "raw/x.json"
+
+
+def test_answers_are_asked_of_held_out_conversations_or_of_test_pairs():
+    recipe = recipe_with({"evaluations": {"chat": {"samples": "evol-mix", "models": ["amberchat"]}}})
+    assert recipe.prompts_of("answers") == "data/safe-pairs-test.json"
+    assert recipe.prompts_of("chat") == "data/evol-mix-split-heldout.json"
+    assert recipe.evaluation_tokens("chat") is None

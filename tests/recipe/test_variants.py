@@ -49,7 +49,7 @@ def test_a_seed_at_the_start_adds_all_that_follows():
 
 def test_a_dataset_adds_what_is_made_from_it():
     recipe = with_variants(lossless={"datasets": {"evol-mix-split": {"mode": "lossless"}}})
-    nodes = ["evol-mix-split", "amberchat", "ambersafe-sft", "ambersafe", "heldout", "rewards"]
+    nodes = ["evol-mix-split", "amberchat", "ambersafe-sft", "ambersafe", "heldout", "rewards", "chat"]
     assert added(recipe) == {"lossless": named(nodes, "lossless")}
     assert recipe.node("amberchat@lossless").on == "evol-mix-split@lossless"
     assert recipe.dataset_of("heldout@lossless") == "evol-mix-split@lossless"
@@ -78,8 +78,8 @@ def test_a_sweep_of_a_node_with_a_dot_in_its_name():
 
 
 def test_one_on_the_base_model():
-    recipe = with_variants(wide={"models": {"base": {"tiny": {"hidden_size": 128}}}})
-    every = ["base", "evol-mix-split", "amberchat", "ambersafe-sft", "ambersafe", "heldout", "rewards"]
+    recipe = with_variants(wide={"models": {"base": {"tiny": {"hidden_size": 192}}}})
+    every = ["base", "evol-mix-split", "amberchat", "ambersafe-sft", "ambersafe", "heldout", "rewards", "chat"]
     assert sorted(added(recipe)["wide"]) == sorted(named(every, "wide"))
     assert recipe.evaluated("heldout@wide") == named(["base", "amberchat", "ambersafe-sft", "ambersafe"], "wide")
 

@@ -1,5 +1,6 @@
 """Copies of tokens on a node's own disk."""
 
+import os
 import subprocess
 import sys
 from collections import namedtuple
@@ -39,7 +40,7 @@ def disk(tmp_path):
 
 
 def left_on(disk: Path) -> list[Path]:
-    return [path for path in disk.rglob("*") if path.parent != disk and not path.is_dir()]
+    return [path for path in disk.rglob("*") if path.name != scratch.LOCK and not path.is_dir()]
 
 
 def test_copies_are_the_same_and_end_with_the_job(folders, disk):
@@ -142,3 +143,29 @@ def test_without_copies_it_reads_the_folders_and_warns(folders, disk_name):
     assert done.stdout == f"{folders[0]}\n"
     assert "warning: tokens are read where they are" in done.stderr
     assert disk_name in done.stderr
+
+
+def test_the_copies_are_closed_to_others_and_nothing_lies_beside_them(folders, disk):
+    disk.mkdir(mode=0o777)
+    home = disk / f"amberline-tokens-{os.getuid()}"
+    home.mkdir(mode=0o755)
+    with copies(folders, disk):
+        assert home.stat().st_mode & 0o777 == 0o700
+        assert list(disk.iterdir()) == [home]
+
+
+@pytest.mark.parametrize("forged", ["writable", "link", "another's"])
+def test_a_folder_of_copies_that_others_may_have_made_is_refused(folders, disk, tmp_path, monkeypatch, forged):
+    home = disk / f"amberline-tokens-{os.getuid()}"
+    disk.mkdir()
+    if forged == "link":
+        (tmp_path / "elsewhere").mkdir()
+        home.symlink_to(tmp_path / "elsewhere")
+    else:
+        home.mkdir()
+        home.chmod(0o777 if forged == "writable" else 0o700)
+    if forged == "another's":
+        monkeypatch.setattr(os, "getuid", lambda: int(home.name.split("-")[-1]) + 1)
+        home.rename(disk / f"amberline-tokens-{os.getuid()}")
+    with pytest.raises(ScratchError, match=r"others own it or may write to it.* Fix: "), copies(folders, disk):
+        pass

@@ -19,6 +19,7 @@ import evaluate
 from amberline.core.manifests import ManifestError, read_manifest, verify, write_manifest
 from amberline.data.tokens import open_tokens
 from amberline.evaluations.registry import evaluation_file, evaluation_names, load_evaluation
+from amberline.evaluations.samples import prompts_in
 from amberline.text.chat_template import vicuna
 from amberline.text.small_tokenizer import save_llama_tokenizer, train_sentencepiece
 from amberline.text.tokenizers import load_tokenizer
@@ -120,6 +121,13 @@ def test_answers_are_the_likeliest_tokens(template: str, moved: tuple[Path, torc
             with torch.no_grad():
                 answer.append(int(moved[1](input_ids=torch.tensor([ids + answer])).logits[0, -1].argmax()))
         assert each["answer"] == tokenizer.decode(answer, skip_special_tokens=True).strip()
+
+
+def test_of_conversations_the_first_questions_are_asked() -> None:
+    talks = [[("human", "Why?"), ("gpt", "So.")], [("gpt", "Well."), ("human", "Not first")], [("human", "Why?")]]
+    rows = [{"conversations": [{"from": who, "value": text} for who, text in talk]} for talk in talks]
+    assert prompts_in(rows) == ["Why?"]
+    assert prompts_in({"A prompt": {}, "Another": {}}) == ["A prompt", "Another"]
 
 
 @pytest.mark.parametrize("evaluation", ["perplexity", "rewards"])

@@ -7,6 +7,7 @@ process however that ends; a copy whose lock is free is of no use to anybody, an
 import fcntl
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,6 +15,9 @@ from typing import IO
 
 from amberline.core.files import whole_folder
 from amberline.core.manifests import Manifest, ManifestError, manifest_path, read_manifest, verify
+
+# Of the folder of all copies. It is inside, because beside it, on a disk that is open to all, anybody could put a link.
+LOCK = "lock"
 
 
 class ScratchError(Exception):
@@ -35,25 +39,38 @@ def copies(folders: Sequence[Path], scratch: Path) -> Iterator[list[Path]]:
     Each folder has a manifest. Raises ScratchError where there is too little room, ManifestError where a folder is
     not what its manifest says, OSError where the disk cannot be used.
     """
-    home = scratch / f"amberline-tokens-{os.getuid()}"
-    home.mkdir(parents=True, exist_ok=True)
+    home = _own_folder(scratch / f"amberline-tokens-{os.getuid()}")
     manifests = [read_manifest(folder) for folder in folders]
     kept = [home / manifest["digest"][:16] for manifest in manifests]
     with ExitStack() as held:
-        with _locked(home, fcntl.LOCK_EX):
+        with _locked(home / LOCK, fcntl.LOCK_EX):
             _remove_unused(home, but=kept)
             missing = [each for each in zip(folders, manifests, kept, strict=True) if not _is_good(each[2])]
             _check_room(home, [manifest for _, manifest, _ in missing])
             for folder, manifest, copy in missing:
                 _copy(folder, manifest, copy)
             for copy in kept:
-                held.enter_context(_locked(copy, fcntl.LOCK_SH))
+                held.enter_context(_locked(_lock_of(copy), fcntl.LOCK_SH))
         try:
             yield kept
         finally:
             held.close()
-            with _locked(home, fcntl.LOCK_EX):
+            with _locked(home / LOCK, fcntl.LOCK_EX):
                 _remove_unused(home)
+
+
+def _own_folder(home: Path) -> Path:
+    """A folder closed to others, on a disk that is open to all. Raises ScratchError if it is not ours."""
+    home.parent.mkdir(parents=True, exist_ok=True)
+    home.mkdir(mode=0o700, exist_ok=True)
+    found = home.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ScratchError(
+            f"{home} is there, but others own it or may write to it: copies in it could be forged. Fix: remove it, or "
+            "set cluster.scratch in slurm/site.yaml to another folder"
+        )
+    home.chmod(0o700)
+    return home
 
 
 def _is_good(copy: Path) -> bool:
@@ -92,9 +109,9 @@ def _remove_unused(home: Path, but: Sequence[Path] = ()) -> None:
 
 
 @contextmanager
-def _locked(folder: Path, kind: int) -> Iterator[None]:
-    """Hold a lock on a folder, and wait for it."""
-    with open(_lock_of(folder), "w") as handle:
+def _locked(lock: Path, kind: int) -> Iterator[None]:
+    """Hold a lock, and wait for it."""
+    with open(lock, "w") as handle:
         fcntl.flock(handle, kind)
         yield
 
@@ -107,5 +124,5 @@ def _taken(handle: IO[str], kind: int) -> bool:
     return True
 
 
-def _lock_of(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}.lock")
+def _lock_of(copy: Path) -> Path:
+    return copy.with_name(f"{copy.name}.lock")

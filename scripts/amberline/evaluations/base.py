@@ -40,8 +40,8 @@ class Evaluation(ABC):
     """A measurement of a finished model."""
 
     Settings: ClassVar[type[ResultSettings]]  # what determines the metrics, apart from model and data
-    # What the data are: a token folder of conversations or of pairs, or a file of pairs grouped by prompt, of which
-    # the prompts are asked.
+    # What the data are: a token folder of conversations or of pairs, or a file of either, of which the prompts are
+    # asked.
     reads: ClassVar[Literal["conversations", "pairs", "prompts"]]
     # Whether it needs the log-probabilities of a reference for those pairs; its settings are `Arithmetic` then.
     needs_reference: ClassVar[bool] = False

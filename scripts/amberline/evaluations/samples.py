@@ -55,9 +55,17 @@ class Samples(Evaluation):
 
 def _prompts(data: Path) -> list[str]:
     try:
-        return list(json.loads(data.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise EvaluationError(f"{data} is damaged ({error}): make the pairs again") from None
+        return prompts_in(json.loads(data.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, LookupError) as error:
+        raise EvaluationError(f"{data} is damaged ({error!r}): make that stage again") from None
+
+
+def prompts_in(rows: Any) -> list[str]:
+    """Prompts of pairs, or the first questions of conversations, each once."""
+    if isinstance(rows, dict):
+        return list(rows)
+    starts = [row["conversations"][0] for row in rows]
+    return list(dict.fromkeys(turn["value"] for turn in starts if turn["from"] == "human"))
 
 
 def answer(folder: Path, prompts: list[str], template: str, tokens: int, device: str) -> list[str]:

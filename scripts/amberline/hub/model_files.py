@@ -28,7 +28,7 @@ def link_model(source: Path, folder: Path) -> None:
     Raises ModelError.
     """
     if not source.is_dir():
-        raise ModelError(f"{source}: there is no such folder. Check `pretrained`.")
+        raise ModelError(f"{source}: there is no such folder. Fix: check `pretrained`.")
     for name in wanted_files((path.name for path in source.iterdir()), str(source)):
         # The original, for the hub's cache is made of links.
         (folder / name).symlink_to((source / name).resolve())
@@ -87,7 +87,7 @@ def convert_pickled(folder: Path) -> None:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except Exception as error:
             found = " ".join(str(error).split())[:200]
-            raise ModelError(f"{path.name}: it cannot be read as weights ({found}). Get it again.") from None
+            raise ModelError(f"{path.name}: it cannot be read as weights ({found}). Fix: get it again.") from None
         # safetensors takes no tensors that share memory; their copies are equal.
         tensors = {key: tensor.detach().clone(memory_format=torch.contiguous_format) for key, tensor in state.items()}
         name = path.name.replace("pytorch_model", "model").replace(".bin", ".safetensors")
@@ -122,7 +122,7 @@ def check_weights(folder: Path) -> int:
         # "model-00002-of-00005.safetensors"
         if "-of-" in shard.stem and shard.stem != f"model-{number:05d}-of-{len(shards):05d}":
             raise ModelError(
-                f"{folder.name}: of its weights, {shard.stem[-5:]} files, some are missing. Get them again."
+                f"{folder.name}: of its weights, {shard.stem[-5:]} files, some are missing. Fix: get them again."
             )
         for key, tensor in _tensors(shard).items():
             places[key] = shard.name
@@ -163,11 +163,11 @@ def _tensors(shard: Path) -> dict[str, Mapping[str, Any]]:
     with open(shard, "rb") as handle:
         head = handle.read(8)
         if LFS_POINTER.startswith(head):
-            raise ModelError(f"{shard.name}: it is a git-LFS pointer, not the weights. Fetch them (git lfs pull).")
+            raise ModelError(f"{shard.name}: it is a git-LFS pointer, not the weights. Fix: fetch them (git lfs pull).")
         try:
             with safe_open(shard, framework="np"):
                 pass  # It checks that header and length agree.
         except SafetensorError as error:
-            raise ModelError(f"{shard.name}: it is damaged or cut short ({error}). Get it again.") from None
+            raise ModelError(f"{shard.name}: it is damaged or cut short ({error}). Fix: get it again.") from None
         header = json.loads(handle.read(int.from_bytes(head, "little")))
     return {key: entry for key, entry in header.items() if key != "__metadata__"}

@@ -37,7 +37,7 @@ def choose_attention(kind: str, device: torch.device | str) -> tuple[Kind, str]:
             return "flash", "this torch has no varlen_attn, and flash-attn is installed"
         if device.type == "cuda":
             return "sdpa", "neither torch's varlen_attn nor flash-attn is here; one call a document, which is slow"
-        return "sdpa", "on the CPU, one call for documents of one length"
+        return "sdpa", "on the CPU, one call a document"
     if kind == "varlen" and not available["varlen"]:
         raise ModelError(
             f"attention varlen needs CUDA and torch 2.11 or newer; this is {device.type}: use auto or sdpa"

@@ -23,7 +23,10 @@ def write_model_folder(
     read_config(base)
     expected, found = WeightFiles(base).names(), weights.shapes().keys()
     if expected != found:
-        raise ModelError(f"the weights are not of the model in {base}: they differ in {sorted(expected ^ found)[:3]}")
+        raise ModelError(
+            f"the weights are not of the model in {base}: they differ in {sorted(expected ^ found)[:3]}. "
+            "Fix: give the folder of the model that their training started from."
+        )
     for name in sorted(KEPT - {"config.json"}):
         if (base / name).is_file():
             shutil.copyfile(base / name, folder / name)

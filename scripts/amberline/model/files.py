@@ -11,6 +11,8 @@ from transformers import LlamaConfig
 from amberline.hub.model_names import ModelError
 from amberline.recipe.architectures import DERIVED, find_fault
 
+AGAIN = "Fix: delete the folder and start the pipeline again; if it is of your own, get the model again."
+
 
 def read_config(folder: Path) -> LlamaConfig:
     """The configuration of a model folder. Raises ModelError unless it is a Llama that can be trained here."""
@@ -20,7 +22,7 @@ def read_config(folder: Path) -> LlamaConfig:
     try:
         return LlamaConfig.from_dict(json.loads(path.read_text(encoding="utf-8")))
     except Exception as error:  # transformers raises errors of many classes for values that it does not take
-        raise ModelError(f"{path} is refused by transformers ({error}). Fix: get the model again.") from None
+        raise ModelError(f"{path} is refused by transformers ({error}). {AGAIN}") from None
 
 
 class WeightFiles:
@@ -43,7 +45,7 @@ class WeightFiles:
                 part: torch.Tensor = tensors.get_slice(name)[rows]
                 return part
         except (SafetensorError, OSError) as error:
-            raise ModelError(f"{file} cannot be read ({error}): get the model again") from None
+            raise ModelError(f"{file} cannot be read ({error}). {AGAIN}") from None
 
     def _find(self) -> dict[str, Path]:
         index, single = self.folder / "model.safetensors.index.json", self.folder / "model.safetensors"
@@ -51,11 +53,11 @@ class WeightFiles:
             weight_map = _weight_map(index)
             missing = sorted({file for file in weight_map.values() if not (self.folder / file).is_file()})
             if missing:
-                raise ModelError(f"{self.folder} lacks {missing[0]}, which {index.name} lists: get the model again")
+                raise ModelError(f"{self.folder} lacks {missing[0]}, which {index.name} lists. {AGAIN}")
             return {name: self.folder / file for name, file in weight_map.items()}
         if single.is_file():
             return dict.fromkeys(_names_in(single), single)
-        raise ModelError(f"{self.folder} holds no weights: neither {single.name} nor {index.name} is there")
+        raise ModelError(f"{self.folder} holds no weights: neither {single.name} nor {index.name} is there. {AGAIN}")
 
 
 def _weight_map(index: Path) -> dict[str, str]:
@@ -72,4 +74,4 @@ def _names_in(file: Path) -> Iterable[str]:
         with safe_open(file, framework="pt") as tensors:
             return list(tensors.keys())
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{file} is damaged ({error}): get the model again") from None
+        raise ModelError(f"{file} is damaged ({error}). {AGAIN}") from None

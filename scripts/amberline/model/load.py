@@ -14,7 +14,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEm
 from amberline.hub.model_names import ModelError
 from amberline.model.attention import NAME, Kind
 from amberline.model.checkpointing import Level, checkpoint_activations
-from amberline.model.files import WeightFiles, read_config
+from amberline.model.files import AGAIN, WeightFiles, read_config
 from amberline.model.forward import PackedLlama
 
 
@@ -107,7 +107,7 @@ def _fill(model: nn.Module, files: WeightFiles) -> None:
     if absent or unknown:
         raise ModelError(
             f"{files.folder} does not fit its config.json: "
-            f"missing weights {sorted(absent)[:3]}, unexpected weights {sorted(unknown)[:3]}"
+            f"missing weights {sorted(absent)[:3]}, unexpected weights {sorted(unknown)[:3]}. {AGAIN}"
         )
     for name, parameter in parameters.items():
         if isinstance(parameter, DTensor):
@@ -120,5 +120,7 @@ def _fill(model: nn.Module, files: WeightFiles) -> None:
         if local.numel():
             stored = files.read(name, rows)
             if stored.shape != local.shape:
-                raise ModelError(f"{files.folder}: {name} has shape {list(stored.shape)}, not {list(local.shape)}")
+                raise ModelError(
+                    f"{files.folder}: {name} has shape {list(stored.shape)}, not {list(local.shape)}. {AGAIN}"
+                )
             local.copy_(stored)

@@ -25,6 +25,7 @@ from amberline.hub.model_names import ModelError
 from amberline.recipe.architectures import DERIVED
 
 SHARD_BYTES = 5_000_000_000
+POLICY = "Fix: give a file of the DPO reference implementation: a dict whose entry 'state' maps names to tensors."
 
 # As safetensors calls them.
 DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
@@ -113,12 +114,12 @@ class PolicyWeights:
         try:
             policy = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
         except FileNotFoundError:
-            raise ModelError(f"{path} is missing") from None
+            raise ModelError(f"{path} is missing. Fix: check the path.") from None
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise ModelError(f"{path} is no policy.pt that can be loaded safely: {error}") from None
+            raise ModelError(f"{path} is no policy.pt that can be loaded safely ({error}). {POLICY}") from None
         state = policy.get("state") if isinstance(policy, dict) else None
         if not isinstance(state, dict) or not all(isinstance(each, torch.Tensor) for each in state.values()):
-            raise ModelError(f"{path} is no policy.pt: it must be a dict whose entry 'state' maps names to tensors")
+            raise ModelError(f"{path} is no policy.pt. {POLICY}")
         self._state = {name: each for name, each in state.items() if not name.endswith(DERIVED)}
 
     def shapes(self) -> Mapping[str, torch.Size]:

@@ -110,11 +110,12 @@ def _circles(models: Mapping[str, Any]) -> Iterator[str]:
 def _evaluation(nodes: Nodes, where: str, node: Any) -> Iterator[str]:
     kind = kinds.kind_of_evaluation(node)
     reads = load_evaluation(kind).reads
-    fitting = (kinds.Chunk, kinds.Mix) if reads == "conversations" else (kinds.Pairs,)
+    conversations = (kinds.Chunk, kinds.Mix)
+    fitting = {"conversations": conversations, "pairs": (kinds.Pairs,), "prompts": (*conversations, kinds.Pairs)}[reads]
     allowed = [name for name, each in nodes.datasets.items() if isinstance(each, fitting)]
     dataset = getattr(node, kind)
     if dataset not in allowed:
-        what = "dataset of conversations" if reads == "conversations" else "dataset of pairs"
+        what = {"conversations": "dataset of conversations", "pairs": "dataset of pairs", "prompts": "dataset"}[reads]
         yield unknown(f"{where}.{kind}", dataset, allowed, what)
     elif isinstance(nodes.datasets[dataset], kinds.Mix):
         yield from _chunks_of(nodes, f"{where}.{kind}", dataset)

@@ -319,7 +319,8 @@ class Recipe:
 
     def prompts_of(self, evaluation: str) -> str:
         """The file whose prompts are asked."""
-        return paths.data(self.dataset_of(evaluation), "test")
+        dataset = self.dataset_of(evaluation)
+        return paths.data(dataset, self.parts(dataset)[-1])
 
     # What nodes share
 

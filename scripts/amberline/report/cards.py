@@ -73,7 +73,7 @@ It is `{{ variant.base }}` of the variant `{{ variant.name }}`, which changes \
 {{ source.sha256[:16] ~ "…" if source.sha256 else "–" }} | {{ source.licence }} |
 {%- endfor %}
 
-A licence binds what is made from its data: the strictest of these binds this model.
+These are the licences that the sources state. What they mean for this model is for you to decide.
 {%- if not_stated %} Where none is stated, ask whoever \
 published the source before you use this model.{% endif %}
 

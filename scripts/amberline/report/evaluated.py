@@ -12,7 +12,7 @@ from amberline.report.compared import Compared, Entry, variants_named
 from amberline.report.text import number
 
 # The rows that an evaluation measures on, by what it reads.
-MEASURED = {"conversations": "held-out conversations", "pairs": "test pairs", "prompts": "test prompts"}
+MEASURED = {"conversations": "held-out conversations", "pairs": "test pairs", "prompts": "prompts held out"}
 
 
 def evaluation_entry(compared: Compared, names: Sequence[str]) -> Entry:
