@@ -11,6 +11,7 @@ from amberline.cluster.accounts import RECORD, accounts
 from amberline.core.files import whole_file
 from amberline.core.manifests import write_manifest
 from amberline.report.page import build_page
+from amberline.report.surroundings import commit_of, machine
 
 
 def main(
@@ -24,7 +25,14 @@ def main(
     used = accounts(results / RECORD)
     shown = json.loads(settings.read_text(encoding="utf-8"))
     try:
-        page = build_page(results, shown, lock.read_text(encoding="utf-8"), used)
+        page = build_page(
+            results,
+            shown,
+            lock.read_text(encoding="utf-8"),
+            used,
+            commit=commit_of(Path(__file__).parent),
+            machine=machine(),
+        )
     except FileNotFoundError as error:
         sys.exit(
             f"write_report: {error.filename} is missing; run `snakemake report`, which makes what the report needs"
