@@ -196,6 +196,15 @@ def test_the_docs_hold_what_snakemake_says_before_the_recipe_is_read(fresh, tmp_
     assert "Traceback" not in named.stderr
 
 
+def test_an_environment_that_there_is_not_stops_make_at_once(fresh):
+    done = subprocess.run(
+        ["make", "demo", "ENVIRONMENT=tpu"], cwd=fresh.root, capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    assert done.stdout == ""
+    assert "there is no envs/tpu.lock; choose cpu or gpu" in done.stderr
+
+
 def test_two_configfile_flags_are_refused(fresh):
     printed = fresh.refused("-n", "--configfile", "demo/config.yaml", "--configfile", "config.yaml")
     assert "--configfile is given twice. Nothing was started." in printed
