@@ -238,9 +238,13 @@ UNRECORDED = []  # what was made, but not by Snakemake in this folder
 
 def tell_of_unrecorded():
     """At the end: changes of settings and code are noticed only for what Snakemake has recorded."""
-    if UNRECORDED and workflow.is_main_process and not workflow.touch:
+    if not workflow.is_main_process or workflow.touch:
+        return
+    # What was made anew since, as after a killed start, is recorded by now.
+    left = [each for each in dict.fromkeys(UNRECORDED) if workflow.persistence.params(IOFile(each)) is None]
+    if left:
         print(
-            f"{len(UNRECORDED)} results, such as {UNRECORDED[0]}, were made elsewhere: .snakemake has no record of them, "
+            f"{len(left)} results, such as {left[0]}, were made elsewhere: .snakemake has no record of them, "
             "so changes of settings and code since then are not noticed. "
             "Fix: if they are of this recipe, add --touch --forceall to the same command once; else delete them",
             file=sys.stderr,

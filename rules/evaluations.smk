@@ -21,7 +21,8 @@ rule evaluate:
         data=lambda wildcards: data_measured(wildcards.evaluation),
         reference=lambda wildcards: scores_measured(wildcards.evaluation),
     output:
-        metrics=made(paths.evaluation("{evaluation}", "{model}")),
+        metrics=result(paths.evaluation("{evaluation}", "{model}")),
+        manifest=made(paths.evaluation("{evaluation}", "{model}")),
     log:
         result(paths.log("evaluate", "{evaluation}", "{model}")),
     wildcard_constraints:
@@ -40,10 +41,9 @@ rule evaluate:
         **launched("evaluate"),
         settings=lambda wildcards: settings(RECIPE.evaluation_settings(wildcards.evaluation)),
         files=files_of,
-        made=files_made,
         kind=lambda wildcards: Untracked(RECIPE.kind_of(wildcards.evaluation)),
         reference=lambda wildcards, input: repeated("--reference", input.reference),
     shell:
         "{params.tell} {params.launch} {params.scripts:q}/evaluate.py --evaluation {params.kind:q} --model {params.files.model:q}"
         " --data {params.files.data:q} {params.reference:q} --settings {params.settings:q}"
-        " --hardware {params.hardware:q} --output {params.made.metrics:q} 2>&1 | tee {log:q}"
+        " --hardware {params.hardware:q} --output {output.metrics:q} 2>&1 | tee {log:q}"

@@ -14,7 +14,7 @@ rule report:
         metrics=[result(each["metrics"]) for each in every(PAGE["trainings"])],
         runs=[made(each["run"]) for each in every(PAGE["trainings"])],
         models=[made(each["folder"]) for each in every(PAGE["models"])],
-        evaluations=[made(file) for file in evaluation_files(PAGE["evaluations"])],
+        evaluations=[result(file) for file in evaluation_files(PAGE["evaluations"])],
         template=local(f"{SCRIPTS}/amberline/report/report.html.jinja"),
     output:
         page=report(result("report/index.html"), category="Amberline"),

@@ -12,6 +12,7 @@ from amberline.core.ending import one_message
 from amberline.core.files import whole_file
 from amberline.core.manifests import ManifestError, write_manifest
 from amberline.report.page import build_page
+from amberline.report.surroundings import commit_of, machine
 
 
 def main(
@@ -25,8 +26,10 @@ def main(
     with one_message("write_report", ManifestError):
         used = accounts(results / RECORD)
         shown = json.loads(settings.read_text(encoding="utf-8"))
+        packages = lock.read_text(encoding="utf-8", errors="replace")
+        commit, here = commit_of(Path(__file__).parent), machine()
         try:
-            page = build_page(results, shown, lock.read_text(encoding="utf-8", errors="replace"), used)
+            page = build_page(results, shown, packages, used, commit=commit, machine=here)
         except FileNotFoundError as error:
             sys.exit(
                 f"write_report: {error.filename} is missing; run `snakemake report`, which makes what the report needs"

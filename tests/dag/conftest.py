@@ -110,15 +110,15 @@ def jobs(printed: str) -> dict[str, str]:
     if "Nothing to be done" in printed:
         return {}
     blocks = re.findall(r"^rule (\S+):(.*)\n((?:    .*\n)+)", printed, re.MULTILINE)
-    found = {" ".join([rule, *filter(None, _named(wildcards))]): block for rule, wildcards, block in blocks}
+    found = {" ".join([rule, *filter(None, _named(wildcards, block))]): block for rule, wildcards, block in blocks}
     assert len(found) == int(re.search(r"^total +(\d+)$", printed, re.MULTILINE)[1]), printed
     return found
 
 
-def _named(wildcards: str) -> Iterator[str]:
-    """The values of a job's wildcards."""
-    for wildcard in wildcards.split():
-        name, _, value = wildcard.partition("=")
+def _named(wildcards: str, block: str) -> Iterator[str]:
+    """The values of a job's wildcards. Of a workflow with this one as a module, they are in the block."""
+    listed = re.search(r"^    wildcards: (.*)$", block, re.MULTILINE)
+    for name, value in re.findall(r"(\w+)=([^\s,]*)", listed[1] if listed else wildcards):
         if name != "ending":
             yield re.sub(r"-[0-9a-f]{8}\b", "", value).removeprefix("-")
 

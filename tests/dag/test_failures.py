@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 
 import pytest
 
@@ -37,6 +38,16 @@ def test_data_stay_when_their_stage_fails(fresh, tmp_path, overlay, fails, runs_
     project.snakemake(*DEMO, "--quiet", "rules", *target)
     assert data_of(project) == before
     assert project.planned(*target) == set()
+
+
+def test_what_was_made_anew_is_not_said_to_be_made_elsewhere(fresh, tmp_path):
+    """A killed start leaves results without a record, too; they are made anew, or found to be finished."""
+    project = fresh.copy(tmp_path / "project")
+    target = (*DEMO, "--", "evol-mix")
+    project.snakemake("--quiet", "rules", *target)
+    shutil.rmtree(project.root / ".snakemake/metadata")
+    assert "were made elsewhere" in project.look("-n", *target)
+    assert "were made elsewhere" not in project.snakemake("--forceall", "--quiet", "rules", *target)
 
 
 def data_of(project) -> dict[str, str]:

@@ -177,6 +177,34 @@ def test_a_machine_without_gpus_is_told_before_any_job(fresh):
     assert not (fresh.root / "results/raw").exists()
 
 
+def test_the_docs_hold_what_snakemake_says_before_the_recipe_is_read(fresh, tmp_path):
+    table = (fresh.root / "docs/recipes.md").read_text(encoding="utf-8")
+    torn = tmp_path / "torn.yaml"
+    torn.write_text("models: {a: [}\n")
+    for said, arguments in {
+        "No such file or directory: 'ambersafe'": (*DEMO, "ambersafe"),
+        "No such file or directory: 'mine.yaml'": ("--configfile", "mine.yaml"),
+        "Config entry must start with a valid identifier": (*DEMO, "--config", "models.ambersafe.beta=0.3"),
+        "Config file is not valid JSON or YAML": ("--configfile", str(torn)),
+    }.items():
+        assert f"`{said}`" in table
+        assert said in fresh.refused("-n", *arguments)
+    named = subprocess.run(
+        [sys.executable, "scripts/print_recipe.py", torn], cwd=fresh.root, capture_output=True, text=True
+    )
+    assert re.search(r"torn\.yaml.*line 1", named.stderr, re.DOTALL)
+    assert "Traceback" not in named.stderr
+
+
+def test_an_environment_that_there_is_not_stops_make_at_once(fresh):
+    done = subprocess.run(
+        ["make", "demo", "ENVIRONMENT=tpu"], cwd=fresh.root, capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    assert done.stdout == ""
+    assert "there is no envs/tpu.lock; choose cpu or gpu" in done.stderr
+
+
 def test_two_configfile_flags_are_refused(fresh):
     printed = fresh.refused("-n", "--configfile", "demo/config.yaml", "--configfile", "config.yaml")
     assert "--configfile is given twice. Nothing was started." in printed

@@ -57,7 +57,7 @@ def page_of(recipe, results, *, jobs=NO_JOBS, figures=None, **more):
     """The page of a recipe over made-up results; `figures` are metrics by evaluation and model."""
     settings = settings_of(recipe, **more)
     write_results(results, settings, figures or {})
-    return build_page(results, settings, "torch==2.13.0\n", jobs)
+    return build_page(results, settings, "torch==2.13.0\n", jobs, commit="v1.0-3-g0123456789ab", machine="a machine")
 
 
 def write_results(results, settings, figures):
@@ -69,7 +69,10 @@ def write_results(results, settings, figures):
     for path in settings["raw"].values():
         write(results / paths.manifest(path), {"facts": {"sha256": "5" * 64}})
     for each in every(settings["models"]):
-        write(results / paths.manifest(each["folder"]), {"digest": "d" * 64, "facts": {"commit": "e" * 40}})
+        write(
+            results / paths.manifest(each["folder"]),
+            {"digest": "d" * 64, "facts": {"commit": "e" * 40, "parameters": 231744}},
+        )
     for each in every(settings["trainings"]):
         facts = {"steps": 2, "examples": 16, "loss_tokens": 4321, "weights_sha256": "3" * 64}
         write(results / paths.manifest(each["run"]), {"facts": {**facts, "made_with": MADE_WITH, "earlier": []}})

@@ -119,7 +119,8 @@ def test_tiles_are_those_of_the_base(betas):
 def test_curves_of_a_base_and_its_variants_are_in_one_plot(betas):
     plots = panels(betas, "AmberSafe")
     assert list(plots) == [
-        *("loss", "loss, held out", "reward accuracy", "reward margin", "gradient norm", "learning rate")
+        *("loss (nats)", "loss (nats), held out", "reward accuracy (share of pairs)", "reward margin (nats × β)"),
+        *("gradient norm (L2)", "learning rate"),
     ]
     for plot in plots.values():
         assert plot.count("stroke-width: 1.3") >= 3
@@ -273,7 +274,9 @@ def many(tmp_path_factory):
     recipe, results = with_variants(MANY), tmp_path_factory.mktemp("many")
     settings = settings_of(recipe, deviations=departures_of_base(Compared(recipe)))
     write_results(results, settings, {})
-    return build_page(results, settings, "torch==2.13.0\n", {"jobs": [], "missing": None})
+    return build_page(
+        results, settings, "torch==2.13.0\n", {"jobs": [], "missing": None}, commit=None, machine="a machine"
+    )
 
 
 def test_ten_variants_of_three_models_are_all_there(many):

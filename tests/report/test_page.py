@@ -158,7 +158,7 @@ def test_metrics_that_are_not_known_get_a_panel(tmp_path):
     settings = settings_of(recipe_of())
     write_results(tmp_path, settings, {})
     write_curve(tmp_path / settings["trainings"][0]["metrics"], preferences=False, odd_ratio=0.5)
-    page = build_page(tmp_path, settings, "", {"jobs": [], "missing": None})
+    page = build_page(tmp_path, settings, "", {"jobs": [], "missing": None}, commit=None, machine="a machine")
     assert "odd ratio" in page
 
 
@@ -183,6 +183,21 @@ def test_deviations_and_jobs(tmp_path):
         '<td class="name">train x.v1</td><td class="n">17</td><td>out of memory</td><td class="n">1:02:05</td>' in page
     )
     assert not re.search(r"\bNone\b", page)
+
+
+def test_the_page_says_what_the_run_is_and_links_the_files_of_its_figures(tmp_path):
+    tiny = {"vocabulary": 1024, "hidden_size": 64, "intermediate_size": 176, "layers": 2, "heads": 4}
+    base = {"tiny": {**tiny, "context": 2048, "seed": 0}, "texts": ["sharegpt"]}
+    recipe = recipe_of({"models": {"base": base}})
+    page = page_of(recipe, tmp_path)
+    assert "<b>Not comparable to published figures:</b> the models start from a stand-in of 231,744 parameters" in page
+    assert "Written with commit <code>v1.0-3-g0123456789ab</code>, on a machine." in page
+    links = set(re.findall(r'href="\.\./([^"]+)"', page))
+    assert {"training/ambersafe/run.json", "training/ambersafe/metrics.jsonl", "funnels/mix/evol-mix.json"} < links
+    assert "evaluations/rewards/ambersafe.json" in links
+    missing = [link for link in links if not (tmp_path / link).exists() and not link.endswith("run.json")]
+    assert missing == []
+    assert "Not comparable" not in page_of(recipe_of(), tmp_path)
 
 
 def test_the_same_results_give_the_same_bytes(tmp_path):

@@ -34,6 +34,18 @@ def commands(tmp_path, monkeypatch):
 # Asking
 
 
+def test_a_machine_without_slurm_is_told_from_a_controller_that_does_not_answer(commands, monkeypatch):
+    program(commands, "sinfo", "#!/bin/sh\necho 'sinfo: error: fetch_config: DNS SRV lookup failed' >&2; exit 1\n")
+    with pytest.raises(SlurmError, match=r"not a node of a Slurm cluster: .*Fix: .*without --profile slurm"):
+        slurm.partitions()
+    program(commands, "sinfo", "#!/bin/sh\necho 'Unable to contact slurm controller' >&2; exit 1\n")
+    with pytest.raises(SlurmError, match=r"Nothing was started\. Fix: type the same command again when sinfo answers"):
+        slurm.partitions()
+    monkeypatch.setenv("PATH", str(commands / "empty"))
+    with pytest.raises(SlurmError, match=r"not a node of a Slurm cluster: there is no sinfo\. Nothing was started"):
+        slurm.partitions()
+
+
 def test_an_answer_is_waited_for_no_longer_than_said(commands):
     program(commands, "squeue", "#!/bin/sh\nsleep 60 & wait\n")
     began = time.monotonic()

@@ -14,12 +14,11 @@ from typing import Any
 import psutil
 
 from amberline.cluster.accounts import RECORD
-from amberline.cluster.slurm import Job, SlurmError, cancel, queued
+from amberline.cluster.slurm import NO_CLUSTER, Job, SlurmError, cancel, queued
 from amberline.core.locks import Lock, LockError, user_name
 
 PREFIX = "amberline_"  # begins the names of all Slurm jobs that are submitted
 VARIABLE = "AMBERLINE_RESULTS"  # in the environment of every program of a pipeline: its results folder
-NO_CLUSTER = "DNS SRV lookup failed"  # printed by Slurm's commands on a machine that knows of no cluster
 SECONDS = 120  # for programs to end by themselves: a training writes a checkpoint
 
 

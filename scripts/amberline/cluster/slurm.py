@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -23,6 +24,13 @@ NO_ANSWER = re.compile(
     r"|unable to establish|controller in standby|no route to host|network is unreachable|temporarily un"
     r"|protocol authentication|munge|transport endpoint|communication (connection )?failure",
     re.I,
+)
+
+NO_CLUSTER = "DNS SRV lookup failed"  # printed by Slurm's commands on a machine that knows of no cluster
+
+NOT_A_NODE = (
+    "this machine is not a node of a Slurm cluster: {}. Nothing was started. Fix: start it on a login node of the "
+    "cluster, or run it on this machine: without --profile slurm, with --cores all"
 )
 
 
@@ -144,8 +152,15 @@ def _job(line: str) -> Job:
 
 
 def partitions() -> list[str]:
-    """Names of the partitions that I see. Raises SlurmError."""
-    return sorted(set(ask("sinfo", "--noheader", "--format=%R").split()))
+    """Names of the partitions that I see. Raises SlurmError, which says what to do: nothing was started yet."""
+    if shutil.which("sinfo") is None:
+        raise SlurmError(NOT_A_NODE.format("there is no sinfo"))
+    try:
+        return sorted(set(ask("sinfo", "--noheader", "--format=%R").split()))
+    except SlurmError as error:
+        if NO_CLUSTER in str(error):
+            raise SlurmError(NOT_A_NODE.format("sinfo knows of no cluster")) from None
+        raise SlurmError(f"{error}. Nothing was started. Fix: type the same command again when sinfo answers") from None
 
 
 def cancel(jobs: Sequence[Job]) -> None:

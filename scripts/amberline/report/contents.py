@@ -30,6 +30,7 @@ def contents(recipe: Recipe) -> Entry:
         "trained": _trained(compared),
         "trainings": _trainings(compared),
         "models": _grouped(compared, _shown_models(recipe), _model),
+        "stand_ins": [paths.model(name) for name in compared.of_base(recipe.models(kinds.TinyStandIn))],
         "evaluations": [evaluation_entry(compared, names) for names in compared.grouped(recipe.nodes.evaluations)],
         "methods": methods(compared),
         "variants": [_variant(compared, variant) for variant in recipe.variants],

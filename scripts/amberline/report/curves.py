@@ -12,12 +12,12 @@ from amberline.training.curve import damaged_line, read_metrics
 
 # Panels of a training's curves: those are drawn whose every column is there. Held-out values join where there are any.
 PANELS: tuple[tuple[str, Mapping[str, str]], ...] = (
-    ("loss", {"training": "loss"}),
-    ("reward accuracy", {"training": "rewards/accuracies"}),
-    ("reward margin", {"training": "rewards/margins"}),
-    ("rewards", {"chosen": "rewards/chosen", "rejected": "rewards/rejected"}),
-    ("log p of the responses", {"chosen": "logps/chosen", "rejected": "logps/rejected"}),
-    ("gradient norm", {"before clipping": "grad_norm"}),
+    ("loss (nats)", {"training": "loss"}),
+    ("reward accuracy (share of pairs)", {"training": "rewards/accuracies"}),
+    ("reward margin (nats × β)", {"training": "rewards/margins"}),
+    ("rewards (nats × β)", {"chosen": "rewards/chosen", "rejected": "rewards/rejected"}),
+    ("log p of the responses (nats)", {"chosen": "logps/chosen", "rejected": "logps/rejected"}),
+    ("gradient norm (L2)", {"before clipping": "grad_norm"}),
     ("learning rate", {"learning rate": "learning_rate"}),
 )
 # Columns that count, or that say what another panel says.

@@ -91,6 +91,7 @@ class _Figures:
         names = ", ".join(seeds["names"]) if len(seeds["names"]) <= SEEDS_NAMED else ""
         return {
             "kind": "seeds",
+            "file": None,
             "title": f"mean ± sd, n = {len(found)}",
             "tag": "",
             "is_reference": False,
@@ -104,6 +105,7 @@ class _Figures:
     def _cells(self, row: Row) -> dict[str, Any]:
         return {
             "title": row["title"],
+            "file": row["file"],
             "tag": _tag(self._evaluation, row),
             "is_reference": row["is_reference"],
             "figures": [

@@ -21,12 +21,13 @@ from amberline.training.staleness import kept_changes
 Entry = Mapping[str, Any]  # as `contents` describes what is shown
 
 
-def build_page(results: Path, settings: Mapping[str, Any], lock: str, jobs: Mapping[str, Any]) -> str:
+def build_page(
+    results: Path, settings: Mapping[str, Any], lock: str, jobs: Mapping[str, Any], *, commit: str | None, machine: str
+) -> str:
     """The page as HTML. `settings` holds the contents of the page, and what differs from the published recipe.
 
-    Raises ManifestError naming a file that is damaged.
-
-    `jobs` are the run's Slurm jobs and why there are no figures of them, as `cluster.accounts` tells.
+    `jobs` are the run's Slurm jobs and why there are no figures of them, as `cluster.accounts` tells. `commit` and
+    `machine` are those that the page is written with and on. Raises ManifestError naming a file that is damaged.
     """
     found = [(each, _metrics(results, each)) for each in settings["evaluations"]]
     accounts = _filled(settings["data"], lambda each: _account(results, each))
@@ -38,6 +39,9 @@ def build_page(results: Path, settings: Mapping[str, Any], lock: str, jobs: Mapp
             trained=settings["trained"]["titles"],
             trained_by_variants=settings["trained"]["of_variants"],
             variants=settings["variants"],
+            stand_ins=[_read(results / paths.manifest(each))["facts"]["parameters"] for each in settings["stand_ins"]],
+            commit=commit,
+            machine=machine,
             tiles=list(filter(None, (tile(*each) for each in found))),
             accounts=accounts,
             both_modes=both_modes,

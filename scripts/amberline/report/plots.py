@@ -154,6 +154,7 @@ def histogram(title: str, counted: Mapping[str, Any]) -> str:
     axis.set_xlim(-0.6, max(len(names), BINS) - 0.4)
     axis.yaxis.set_major_locator(MaxNLocator(nbins="auto", integer=True))
     _finish(axis, title, "")
+    axis.set_ylabel("count", color=SLATE, fontsize=8)
     figure.subplots_adjust(**MARGINS, bottom=0.26)
     return _svg(figure)
 
