@@ -3,7 +3,6 @@
 Start it by itself for one process, or with `torchrun --nproc-per-node N` for N.
 """
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +12,7 @@ from amberline.core.manifests import ManifestError, verify, write_manifest
 from amberline.data.tokens import LOGPS, BadTokens, open_tokens, token_files, write_tokens
 from amberline.hub.model_names import ModelError
 from amberline.recipe.hardware import Hardware
+from amberline.training.complaint import complain
 from amberline.training.ranks import FirstRankFailed, destroy_ranks, init_ranks
 from amberline.training.scoring import PAIR, ScoringError, load_frozen, score
 
@@ -51,9 +51,8 @@ def main(
                 settings={"precision": precision, "tf32": tf32},
                 facts={"pairs": len(pairs), "attention": frozen.attention},
             )
-    except (BadTokens, FirstRankFailed, ManifestError, ModelError, ScoringError) as error:
-        if ranks.first:
-            print(f"score_reference: {error}", file=sys.stderr)
+    except (BadTokens, FirstRankFailed, ManifestError, ModelError, OSError, ScoringError) as error:
+        complain("score_reference", error, ranks)
         raise typer.Exit(1) from None
     finally:
         destroy_ranks()

@@ -52,8 +52,8 @@ def _apart(error: RendezvousError, report: Path, nodes: int) -> str:
         )
     return (
         f"All {nodes} nodes have started ({', '.join(there)}), and did not find each other ({what}). Fix: set "
-        "NCCL_SOCKET_IFNAME and GLOO_SOCKET_IFNAME to a network that all nodes share; ports 20000 to 29999 must be open "
-        "between nodes"
+        "NCCL_SOCKET_IFNAME and GLOO_SOCKET_IFNAME to a network that all nodes share; ports 20000 to 29999 must be "
+        "open between nodes"
     )
 
 

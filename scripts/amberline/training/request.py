@@ -17,11 +17,12 @@ from amberline.objectives.registry import load_objective, objective_file
 from amberline.objectives.settings import Training
 from amberline.recipe.hardware import Hardware
 from amberline.recipe.runtime import TrainingRuntime
+from amberline.training.complaint import complain
 from amberline.training.exportable import NOT_WATCHED
 from amberline.training.ranks import destroy_ranks, init_ranks
 from amberline.training.references import unlike
 from amberline.training.run_directory import REQUEUE, Identity, run_directory_of
-from amberline.training.stage import FAILURES, Finished, Stage, complain, train_stage, write_summary
+from amberline.training.stage import FAILURES, Finished, Stage, train_stage, write_summary
 
 
 @dataclass(frozen=True)
