@@ -20,8 +20,10 @@ from amberline.training.complaint import complain
 from amberline.training.ranks import FirstRankFailed, destroy_ranks, init_ranks
 from amberline.training.references import unlike
 from amberline.training.scoring import ScoringError
+from amberline.training.signals import ending_at_interrupt
 
 
+@ending_at_interrupt("evaluate")
 def main(
     *,
     evaluation: Annotated[str, typer.Option(help=f"one of: {', '.join(evaluation_names())}")],

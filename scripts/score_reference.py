@@ -15,8 +15,10 @@ from amberline.recipe.hardware import Hardware
 from amberline.training.complaint import complain
 from amberline.training.ranks import FirstRankFailed, destroy_ranks, init_ranks
 from amberline.training.scoring import PAIR, ScoringError, load_frozen, score
+from amberline.training.signals import ending_at_interrupt
 
 
+@ending_at_interrupt("score_reference")
 def main(
     *,
     model: Annotated[Path, typer.Option(help="Hugging Face folder of the reference")],

@@ -253,8 +253,8 @@ def test_a_policy_that_finds_the_disk_full_says_where():
 
 
 def test_scores_that_find_the_disk_full_are_one_message(base, tmp_path, monkeypatch, capsys):
-    def full(*_, **__):
-        raise full_disk()
+    def full(file, target):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file), None, str(target))
 
     tokens = pairs(tmp_path / "pairs", [(5, 7, 3)])
     monkeypatch.setattr(files.Path, "replace", full)
