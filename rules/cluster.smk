@@ -4,9 +4,11 @@ On a single machine the same rules apply: Snakemake then looks at threads alone.
 """
 
 import atexit
+import signal
 
 from amberline.cluster.accounts import RECORD
 from amberline.cluster.claim import ClaimError, claim
+from amberline.cluster.endings import interrupted, saved_trainings
 from amberline.cluster.executor import watch_jobs
 from amberline.cluster.ledger import Stages
 from amberline.cluster.machine import missing_gpus, other_kind, other_versions, too_little_room
@@ -108,8 +110,9 @@ def launch(work, wildcards):
     # Only trainings read their tokens more than once. The node fills in the variables.
     scratch = f"--scratch '{CLUSTER.scratch}' " if CLUSTER.scratch and slurm and work == "train" else ""
     return (
-        # Shell and tee outlive the warning that Slurm sends before it takes the machine away, as the launcher does.
-        f"trap '' TERM; python {shlex.quote(SCRIPTS)}/launch.py {slurm}{scratch}--stage {stage} --device {hardware.device} "
+        # Shell and tee outlive Ctrl-C, and the warning that Slurm sends before it takes the machine away, as the
+        # launcher does: a training writes a checkpoint.
+        f"trap '' TERM INT; python {shlex.quote(SCRIPTS)}/launch.py {slurm}{scratch}--stage {stage} --device {hardware.device} "
         f"--nodes {hardware.nodes} --ranks-per-node {hardware.ranks_per_node} "
         f"--cpus-per-rank {hardware.cpus_per_rank} --checkpoints {shlex.quote(CHECKPOINTS)} --"
     )
@@ -180,6 +183,21 @@ def check_machine():
         )
 
 
+def tell_of_interrupt(checkpoints):
+    """At the end, after a Ctrl-C: what is kept, and how to go on."""
+    before, saved = signal.getsignal(signal.SIGINT), saved_trainings(checkpoints)
+
+    def note(number, frame):
+        if not noted:
+            noted.append(number)
+            atexit.register(lambda: print(interrupted(checkpoints, saved), file=sys.stderr))
+        before(number, frame)
+
+    noted = []
+    if callable(before):
+        signal.signal(signal.SIGINT, note)
+
+
 MACHINE = (
     "Fix: run it on a cluster (snakemake --profile slurm), set hardware.default to what this machine has, or try the demo "
     "(make demo). Data alone needs no GPU: name a dataset as the target."
@@ -218,3 +236,5 @@ def prepare(options):
     except (ClaimError, ConfigurationError, SlurmError) as error:
         raise WorkflowError(str(error)) from None
     atexit.register(lock.release)
+    if not slurm:
+        tell_of_interrupt(Path(CHECKPOINTS))

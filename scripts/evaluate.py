@@ -4,7 +4,6 @@ Start it by itself for one process, or with `torchrun --nproc-per-node N --` in 
 """
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,11 +17,14 @@ from amberline.evaluations.registry import evaluation_names, load_evaluation
 from amberline.hub.model_names import ModelError
 from amberline.model.files import read_config
 from amberline.recipe.hardware import Hardware
+from amberline.training.complaint import complain
 from amberline.training.ranks import FirstRankFailed, destroy_ranks, init_ranks
 from amberline.training.references import unlike
 from amberline.training.scoring import ScoringError
+from amberline.training.signals import ending_at_interrupt
 
 
+@ending_at_interrupt("evaluate")
 def main(
     *,
     evaluation: Annotated[str, typer.Option(help=f"one of: {', '.join(evaluation_names())}")],
@@ -56,9 +58,8 @@ def main(
             facts = {"evaluation": evaluation}
             write_manifest(output, kind="evaluation", files=[output], inputs=inputs, settings=found, facts=facts)
             print(f"evaluate: {evaluation} of {model.name}: {_told(metrics)}")
-    except (BadTokens, EvaluationError, FirstRankFailed, ManifestError, ModelError, ScoringError) as error:
-        if ranks.first:
-            print(f"evaluate: {error}", file=sys.stderr)
+    except (BadTokens, EvaluationError, FirstRankFailed, ManifestError, ModelError, OSError, ScoringError) as error:
+        complain("evaluate", error, ranks)
         raise typer.Exit(1) from None
     finally:
         destroy_ranks()

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from amberline.core.digests import canonical
-from amberline.core.files import whole_folder
+from amberline.core.ending import one_message
+from amberline.core.files import check_room, whole_folder
 from amberline.core.manifests import Manifest, ManifestError, model_content, verify, write_manifest
 from amberline.core.tensors import weights_digest
 from amberline.recipe.export import Export
@@ -42,13 +43,15 @@ def main(
     from amberline.text.chat_template import vicuna
     from amberline.text.tokenizers import TokenizerRefused, load_tokenizer
 
-    try:
+    with one_message("export", CurveError, ManifestError, ModelError, NotExportable, TokenizerRefused):
         inputs = {"run": run, "base": base, **({"heldout": heldout} if heldout else {})}
         manifests = {name: verify(path) for name, path in inputs.items()}
         training = manifests["run"]
         _check_settings(run, training["settings"], asked.training)
         chosen = _chosen(run, training, asked, manifests.get("heldout"))
         weights = DigestedWeights(CheckpointWeights(chosen.folder))
+        parameters = sum(shape.numel() for shape in weights.shapes().values())
+        check_room(output, parameters * (getattr(torch, asked.dtype).itemsize + 4 * asked.policy))
         with whole_folder(output) as folder:
             template = vicuna(load_tokenizer(base)) if asked.template == "vicuna" else None
             write_model_folder(weights, base, folder, getattr(torch, asked.dtype), template)
@@ -56,7 +59,6 @@ def main(
             if asked.policy:
                 # The reference implementation counts examples, not optimizer steps.
                 write_policy(weights, folder / "policy.pt", *_progress(run, training["facts"], chosen.step))
-            parameters = sum(shape.numel() for shape in weights.shapes().values())
             write_manifest(
                 folder,
                 kind="model",
@@ -66,8 +68,6 @@ def main(
                 facts={"parameters": parameters, "step": chosen.step, "heldout_loss": chosen.heldout_loss},
                 digest=model_content(folder),
             )
-    except (CurveError, ManifestError, ModelError, NotExportable, TokenizerRefused) as error:
-        sys.exit(f"export: {error}")
     print(f"{output}: step {chosen.step} in {asked.dtype}, from {manifests['base']['kind']} {base}", file=sys.stderr)
 
 

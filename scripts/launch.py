@@ -24,8 +24,10 @@ from amberline.cluster.nodes import marks
 from amberline.cluster.progress import IDLE_STARTS, is_complete, newest_checkpoint
 from amberline.cluster.slurm import LOOK, NoAnswer, Outage, SlurmError, requeue, state_of
 from amberline.cluster.verdict import SUBMIT_AGAIN
+from amberline.core.ending import one_message
 from amberline.core.files import whole_file
 from amberline.training.run_directory import REQUEUE
+from amberline.training.signals import INTERRUPTED
 
 SCRIPTS = Path(__file__).parent
 
@@ -60,13 +62,16 @@ def main(
         old.unlink(missing_ok=True)
     if job and nodes > 1:
         _wait_for_slurm(job)
-    # torchrun hears Ctrl-C as well, and ends the ranks: wait for that.
-    signal.signal(signal.SIGINT, lambda *_: None)
+    # start_ranks.py hears Ctrl-C as well, and the ranks end: wait for that.
+    interrupts: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: interrupts.append(number))
     # torchrun would take some options of the program for abbreviations of its own, were it not for the two dashes.
     start = [*_nearby(scratch), "python", str(SCRIPTS / "start_ranks.py"), str(report)]
     command = [*_ranks(job, nodes, ranks_per_node, cpus_per_rank, start), "--", *program]
     done = subprocess.run(command, check=False, env=_environment(job, cpus_per_rank))
     if not marker.exists():
+        if interrupts:
+            raise typer.Exit(INTERRUPTED)
         status = done.returncode if done.returncode >= 0 else 128 - done.returncode
         if status not in {0, REQUEUE}:
             print(f"launch: {stage} failed{_see_also(report)}; the reason is above", file=sys.stderr)
@@ -95,8 +100,8 @@ def _see_also(report: Path) -> str:
 
 def _ranks(job: str | None, nodes: int, ranks_per_node: int, cpus_per_rank: int, start: Sequence[str]) -> list[str]:
     """The command that starts a program's ranks; `start` is the part that starts those of a node."""
-    # The ranks are signalled themselves. torchrun, which would kill them half a minute later, shall not act on TERM.
-    signals = ("--signals_to_handle", "SIGINT,SIGHUP,SIGQUIT")
+    # The ranks are signalled themselves. torchrun, which would kill them soon, shall not act on TERM or INT.
+    signals = ("--signals_to_handle", "SIGHUP,SIGQUIT")
     torchrun = [*start, *signals, "--nproc-per-node", str(ranks_per_node)]
     if nodes == 1:
         return [*torchrun, "--standalone"]
@@ -194,4 +199,5 @@ def _stop(reason: str) -> NoReturn:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    with one_message("launch"):
+        typer.run(main)

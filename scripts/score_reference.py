@@ -3,7 +3,6 @@
 Start it by itself for one process, or with `torchrun --nproc-per-node N` for N.
 """
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -14,10 +13,13 @@ from amberline.data.tokens import LOGPS, BadTokens, check_tokens, open_tokens, t
 from amberline.hub.model_names import ModelError
 from amberline.model.files import read_config
 from amberline.recipe.hardware import Hardware
+from amberline.training.complaint import complain
 from amberline.training.ranks import FirstRankFailed, destroy_ranks, init_ranks
 from amberline.training.scoring import PAIR, ScoringError, load_frozen, score
+from amberline.training.signals import ending_at_interrupt
 
 
+@ending_at_interrupt("score_reference")
 def main(
     *,
     model: Annotated[Path, typer.Option(help="Hugging Face folder of the reference")],
@@ -53,9 +55,8 @@ def main(
                 facts={"pairs": len(pairs), "attention": frozen.attention},
             )
             print(f"score_reference: {len(pairs):,} pairs in, {len(logps):,} scored with {model.name}")
-    except (BadTokens, FirstRankFailed, ManifestError, ModelError, ScoringError) as error:
-        if ranks.first:
-            print(f"score_reference: {error}", file=sys.stderr)
+    except (BadTokens, FirstRankFailed, ManifestError, ModelError, OSError, ScoringError) as error:
+        complain("score_reference", error, ranks)
         raise typer.Exit(1) from None
     finally:
         destroy_ranks()

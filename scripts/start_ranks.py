@@ -8,16 +8,21 @@ the screen. How a program is started changes no result, so this file is no input
 """
 
 import logging
+import signal
 import socket
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous.api import RendezvousError
 from torch.distributed.run import parse_args, run
 
 from amberline.cluster.nodes import mark_node, marked_nodes
+from amberline.core.ending import one_message
 from amberline.training.run_directory import REQUEUE
 
 
@@ -26,6 +31,7 @@ def main() -> int:
     report = Path(sys.argv[1])
     report.parent.mkdir(parents=True, exist_ok=True)
     _log_to(report)
+    _pass_interrupts_on()
     asked = parse_args(sys.argv[2:])
     if asked.nnodes != "1":
         mark_node(report)
@@ -66,6 +72,28 @@ def _log_to(report: Path) -> None:
         logger.handlers, logger.propagate = [handler], False
 
 
+def _pass_interrupts_on() -> None:
+    """Let the ranks hear Ctrl-C, and torchrun not: it would kill them before they have saved their state.
+
+    They have a session of their own, and inherit that the signal is blocked: it waits until they have imported all.
+    """
+    signal.signal(signal.SIGINT, lambda *_: _interrupt_ranks())
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+    def wait() -> None:
+        while True:
+            signal.sigwait({signal.SIGINT})
+            _interrupt_ranks()
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _interrupt_ranks() -> None:
+    for rank in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):
+            rank.send_signal(signal.SIGINT)
+
+
 def _failed(error: ChildFailedError, report: Path) -> int:
     """Note torchrun's report. A rank that was killed could not say so itself; the others have."""
     rank, failure = error.get_first_failure()
@@ -80,4 +108,5 @@ def _failed(error: ChildFailedError, report: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with one_message("start_ranks"):
+        sys.exit(main())

@@ -6,10 +6,13 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
+from amberline.core import locks
 from amberline.core.locks import Lock, LockError
 
 
@@ -107,3 +110,28 @@ def test_slurm_is_asked_about_another_job(
     else:
         with pytest.raises(LockError, match=r"on node17 \(Slurm job 4711\)"):
             Lock(tmp_path).acquire()
+
+
+def test_a_step_of_the_clock_displaces_no_live_holder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wall clock, by which a process's start can be told as well, says now that it was two seconds later."""
+    Lock(tmp_path).acquire()
+    started, now = psutil.Process().create_time(), time.time()
+    monkeypatch.setattr(psutil.Process, "create_time", lambda _: started + 2)
+    monkeypatch.setattr(time, "time", lambda: now + 2)
+    os.utime(tmp_path / "lock.json", (0, 0))
+    with pytest.raises(LockError, match="in use by process"):
+        Lock(tmp_path).acquire()
+
+
+def test_a_start_is_told_by_boot_and_ticks_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the lock reads: neither of the two files follows the wall clock, unlike btime in /proc/stat."""
+    read: list[str] = []
+    whole = Path.read_text
+
+    def note(path: Path, *args: object, **kwargs: object) -> str:
+        read.append(str(path))
+        return whole(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "read_text", note)
+    assert locks._start_of(os.getpid()) == locks._start_of(os.getpid())
+    assert set(read) == {f"/proc/{os.getpid()}/stat", "/proc/sys/kernel/random/boot_id"}

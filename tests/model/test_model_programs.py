@@ -1,5 +1,6 @@
 """export, import_policy and score_reference, from a finished training to folders that others load."""
 
+import errno
 import json
 import os
 import shutil
@@ -10,16 +11,19 @@ import torch
 import torch.distributed.checkpoint as dcp
 import typer
 from fastchat.conversation import get_conv_template
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import export as export_program
 import import_policy
 import score_reference
 import write_card
+from amberline.core import files
 from amberline.core.manifests import ManifestError, model_content, read_manifest, verify, write_manifest
 from amberline.core.tensors import digest_of_safetensors, tensor_digest, weights_digest
 from amberline.data.tokens import PAIRS, open_tokens, write_tokens
 from amberline.hub.model_names import KEPT
+from amberline.model import weights
 from amberline.model.load import load_model
 from amberline.text.small_tokenizer import save_llama_tokenizer, train_sentencepiece
 
@@ -220,6 +224,57 @@ def test_damaged_weights_are_refused_and_nothing_is_left(run, base, tmp_path, ca
         export(run, base, tmp_path / "model")
     assert f"{shard.parent} holds other weights than {run} describes" in str(stopped.value)
     assert not (tmp_path / "model").exists()
+
+
+def full_disk():
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("kind", [SafetensorError, OSError])
+def test_a_disk_that_fills_during_an_export_is_one_message(kind, run, base, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise full_disk() if kind is OSError else kind("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(weights, "save_file", full)
+    before = set(tmp_path.iterdir())
+    with pytest.raises(
+        SystemExit, match=rf"export: {tmp_path}/.*: No space left on device \(.* bytes are free\)\. Fix: "
+    ):
+        export(run, base, tmp_path / "model")
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_an_export_without_room_is_not_begun(run, base, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "free_bytes", lambda _: 1000)
+    with pytest.raises(
+        SystemExit, match=r"model: No space left on device for about [\d,]+ bytes \(.*Fix: free some space"
+    ):
+        export(run, base, tmp_path / "model")
+
+
+def test_a_policy_that_finds_the_disk_full_says_where():
+    class One:
+        def shapes(self):
+            return {"a": torch.Size([4])}
+
+        def read(self, names):
+            return dict.fromkeys(names, torch.zeros(4))
+
+    with pytest.raises(OSError, match="No space left") as full:
+        weights.write_policy(One(), Path("/dev/full"), 1, {})
+    assert full.value.errno == errno.ENOSPC
+
+
+def test_scores_that_find_the_disk_full_are_one_message(base, tmp_path, monkeypatch, capsys):
+    def full(file, target):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file), None, str(target))
+
+    tokens = pairs(tmp_path / "pairs", [(5, 7, 3)])
+    monkeypatch.setattr(files.Path, "replace", full)
+    with pytest.raises(typer.Exit):
+        score(base, tokens, tmp_path / "reference")
+    assert f"score_reference: {tmp_path / 'reference'}: No space left on device (" in capsys.readouterr().err
+    assert not (tmp_path / "reference").exists()
 
 
 def test_a_training_with_other_settings_is_refused(run, base, tmp_path):

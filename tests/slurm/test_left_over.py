@@ -79,6 +79,19 @@ def test_the_launcher_starts_its_ranks_among_all_of_them(tmp_path: Path) -> None
     assert done.stdout == "0 1 0\n"
 
 
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    """A file in its place refuses root as well, as a read-only folder does others."""
+    (tmp_path / "file").touch()
+    done = subprocess.run(
+        [sys.executable, start_ranks.__file__, str(tmp_path / "file/checkpoints/stage.torchrun.log"), "--", "x.py"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"start_ranks: {tmp_path}/file/checkpoints: Not a directory. Fix: check that path")
+    assert "Traceback" not in done.stderr
+
+
 def test_nodes_that_do_not_start_are_told_from_those_that_do(tmp_path: Path) -> None:
     here, report = socket.gethostname(), tmp_path / "stage.torchrun.log"
     with socket.socket() as free:

@@ -13,6 +13,8 @@ from torch import nn
 from amberline.objectives.base import Contribution, MicroBatch
 from amberline.objectives.sft import SFT
 from amberline.training import checkpoints
+from amberline.training.curve import Line
+from amberline.training.metrics import Metrics
 
 LATE = 8  # micro-batches that go well; with one a step and a checkpoint every 3 steps, two checkpoints are there
 
@@ -76,6 +78,24 @@ def files_cannot_grow() -> None:
         whole(self, *state)
 
     checkpoints.Checkpoints.save = save
+
+
+def little_room() -> None:
+    """What is free is less than a checkpoint."""
+    checkpoints.free_bytes = lambda _: 1000
+
+
+def the_curve_cannot_grow() -> None:
+    """What a full disk is like for its ninth line."""
+    whole = Metrics.training
+
+    def training(self: Metrics, metrics: Line, timing: Line) -> None:
+        if metrics["step"] == LATE + 1:
+            self._metrics.close()
+            self._metrics = open("/dev/full", "a")  # noqa: SIM115
+        whole(self, metrics, timing)
+
+    Metrics.training = training
 
 
 def slow_steps() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -125,6 +126,25 @@ def test_files_that_cannot_grow(world: World, tmp_path: Path) -> None:
     assert not list(directory(tmp_path).glob("*.partial*"))
     assert_good_checkpoints(tmp_path, [3, 6])
     assert "continuing after step 6" in finishes(run(world, tmp_path))
+
+
+def test_a_curve_that_cannot_grow(world: World, tmp_path: Path) -> None:
+    text = failed(run(world, tmp_path, plant="the_curve_cannot_grow"))
+    assert "amberchat: /dev/full: No space left on device (" in text
+    assert "Fix: free some space there" in text
+    assert "lost touch" not in text
+    assert "Traceback" not in text
+    assert_good_checkpoints(tmp_path, [3, 6])
+    assert "continuing after step 6" in finishes(run(world, tmp_path))
+
+
+def test_no_room_for_a_checkpoint(world: World, tmp_path: Path) -> None:
+    """It is not begun, so the disk is left as it is."""
+    text = failed(run(world, tmp_path, plant="little_room"))
+    assert "could not be written into" in text
+    assert re.search(r"it needs about \d+ MiB \(0 MiB were free\).* Fix: make room on that disk", text)
+    assert "Traceback" not in text
+    assert_good_checkpoints(tmp_path, [])
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a file system can only be mounted by root; files_cannot_grow stands in")

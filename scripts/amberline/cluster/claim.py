@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 
 from amberline.cluster.accounts import RECORD
+from amberline.cluster.remains import clear
 from amberline.cluster.slurm import NO_CLUSTER, Job, SlurmError, cancel, queued
 from amberline.core.locks import Lock, LockError, user_name
 
@@ -57,6 +58,7 @@ def claim(results: Path, say: Callable[[str], None]) -> Lock:
                 stale.unlink(missing_ok=True)
         _end_programs(results, say)
         _end_jobs(results, say)
+        clear(results, say)
     except BaseException:
         lock.release()
         raise

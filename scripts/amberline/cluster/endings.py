@@ -1,7 +1,9 @@
 """What becomes of a pipeline's Slurm jobs, and of the programs beside it, when it is told to end."""
 
+import json
 import os
 from contextlib import suppress
+from pathlib import Path
 
 import psutil
 
@@ -42,6 +44,24 @@ def cancelled(run: str, ledger: Ledger, why: str) -> str:
         f"{why}: the pipeline ends, its Slurm jobs were cancelled: {ledger.named(numbers)}. Trainings write a "
         "checkpoint before they end. Type the same command to go on."
     )
+
+
+def saved_trainings(checkpoints: Path) -> dict[str, int]:
+    """The trainings that wait to be started again, and the steps that each has done."""
+    saved = {}
+    for mark in sorted(checkpoints.glob("*.requeue.json")):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            steps = json.loads(mark.read_text(encoding="utf-8"))["steps"]
+            saved[mark.name.removesuffix(".requeue.json")] = steps
+    return saved
+
+
+def interrupted(checkpoints: Path, before: dict[str, int]) -> str:
+    """What to say after a Ctrl-C without Slurm: what is kept, and how to go on. `before`: saved by an earlier start."""
+    now = saved_trainings(checkpoints).items() - before.items()
+    saved = [f"{training} is saved after step {steps}" for training, steps in sorted(now)]
+    kept = "; ".join(["finished stages are kept", *saved])
+    return f"Ctrl-C: the pipeline ends; {kept}. Type the same command to go on."
 
 
 def end_children() -> None:

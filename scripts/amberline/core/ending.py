@@ -31,7 +31,10 @@ def explain(error: OSError) -> str:
     what = error.strerror or " ".join(str(error).split()) or type(error).__name__
     if error.errno in FULL:
         free = f"{free_bytes(Path(place)):,} bytes are free"
-        return f"{place}: {what} ({free}). Fix: free some space there, or set `results` to a folder elsewhere."
+        return (
+            f"{place}: {what} ({free}). Fix: free some space there (scripts/unused.py lists what no recipe names), or "
+            "set `results` to a folder elsewhere."
+        )
     if error.errno in REFUSED:
         return f"{place}: {what}. Fix: give yourself the right to read and write there, or use another folder."
     if error.errno == errno.ENOENT:

@@ -1,5 +1,6 @@
 """Files that are either whole or not there."""
 
+import errno
 import os
 import shutil
 import tempfile
@@ -23,6 +24,12 @@ def free_bytes(path: Path) -> int:
     """What is free on the disk of a path, which need not be there yet."""
     there = next(each for each in (path, *path.absolute().parents) if each.exists())
     return shutil.disk_usage(there).free
+
+
+def check_room(path: Path, needed: int) -> None:
+    """Raise what a full disk would, before so many bytes are written to a path that has no room for them."""
+    if free_bytes(path) < needed:
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} for about {needed:,} bytes", str(path))
 
 
 @contextmanager

@@ -5,15 +5,20 @@ parameters) and those in its checkpoints (the same, with the optimizer and more 
 reference implementation: {"step_idx", "state", "metrics"}, `state` by transformers' names.
 """
 
+import errno
 import json
+import os
 import pickle
+import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
@@ -141,7 +146,8 @@ def write_safetensors(weights: Weights, folder: Path, dtype: torch.dtype, shard_
     plan = split_torch_state_dict_into_shards(outline, max_shard_size=shard_bytes)
     for file, names in plan.filename_to_tensors.items():
         tensors = {name: tensor.to(dtype).contiguous() for name, tensor in weights.read(names).items()}
-        save_file(tensors, folder / file, metadata={"format": "pt"})
+        with _as_of_the_system(folder / file):
+            save_file(tensors, folder / file, metadata={"format": "pt"})
     files = [folder / file for file in plan.filename_to_tensors]
     if plan.is_sharded:
         index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
@@ -150,7 +156,23 @@ def write_safetensors(weights: Weights, folder: Path, dtype: torch.dtype, shard_
     return files
 
 
+@contextmanager
+def _as_of_the_system(path: Path) -> Iterator[None]:
+    """Raise OSError for what the system refuses to writers that have errors of their own."""
+    try:
+        yield
+    except (SafetensorError, RuntimeError) as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number:
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
+        if re.search("inline_container|PytorchStreamWriter|iostream", str(error)):
+            # torch does not say why; it is what a full disk does.
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from None
+        raise
+
+
 def write_policy(weights: Weights, path: Path, step: int, metrics: Mapping[str, Any]) -> None:
     """Write `policy.pt` in float32. It is one object, so all weights are in memory at once."""
     state = {name: tensor.float() for name, tensor in weights.read(sorted(weights.shapes())).items()}
-    torch.save({"step_idx": step, "state": state, "metrics": dict(metrics)}, path)
+    with _as_of_the_system(path):
+        torch.save({"step_idx": step, "state": state, "metrics": dict(metrics)}, path)

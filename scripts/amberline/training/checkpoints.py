@@ -25,9 +25,10 @@ from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.metadata import StorageMeta
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_state_dict, set_state_dict
+from torch.distributed.tensor import DTensor
 
 from amberline.core.digests import file_digest
-from amberline.core.files import whole_file
+from amberline.core.files import free_bytes, whole_file
 from amberline.training.checkpoint_files import MARKER, Checkpoint, complete, find_faults
 from amberline.training.exportable import spared_steps
 from amberline.training.ranks import Ranks
@@ -114,7 +115,10 @@ class Checkpoints:
         """Raise CheckpointError if a checkpoint could not be written."""
         if self.failure is not None:
             kept = ", ".join(each.folder.name for each in complete(self._folder)) or "none yet"
-            raise CheckpointError(f"{self.failure}. The earlier checkpoints are good: {kept}")
+            raise CheckpointError(
+                f"{self.failure}. The earlier checkpoints are good: {kept}. Fix: make room on that disk "
+                "(scripts/unused.py tells what no recipe names; or a lower checkpoints.keep), and type the same command"
+            )
 
     def _state(self, model: nn.Module, optimizer: torch.optim.Optimizer, with_random: bool) -> dict[str, Any]:
         weights, moments = get_state_dict(model, optimizer)
@@ -122,8 +126,24 @@ class Checkpoints:
         return {"model": weights, "optimizer": moments, **random}
 
     def _write(self, state: dict[str, Any], name: str, step: int) -> None:
-        """Write shards, agree that all are there, then mark and rename. All processes learn of any failure."""
-        free = shutil.disk_usage(self._folder).free
+        """Write a checkpoint, if there is room for it. All processes learn of any failure."""
+        self.failure = self._agreed(self._why_no_room(state, step), step) or self._agreed(
+            self._written(state, name, step), step
+        )
+
+    def _why_no_room(self, state: dict[str, Any], step: int) -> str | None:
+        """Why there is too little room for a checkpoint, which all processes write shards of equal size of."""
+        needed, free = _bytes_of(state) * self._ranks.world, free_bytes(self._folder)
+        if needed <= free:
+            return None
+        return (
+            f"the checkpoint after step {step} could not be written into {self._folder}: it needs about "
+            f"{needed / 2**20:,.0f} MiB ({free / 2**20:,.0f} MiB were free)"
+        )
+
+    def _written(self, state: dict[str, Any], name: str, step: int) -> str | None:
+        """Write shards, agree that all are there, then mark and rename. Returns why it failed for this process."""
+        free = free_bytes(self._folder)
         partial = self._folder / f"{name}.partial-{self._token()}"
         try:
             digests = self._write_shards(state, partial)
@@ -131,7 +151,6 @@ class Checkpoints:
                 marker = {"step": step, "processes": self._ranks.world, "plan": self._plan, "files": digests}
                 self._finish(partial, self._folder / name, marker)
                 self._delete_old(step)
-            failure = None
         except (CheckpointException, OSError, RuntimeError) as error:
             failure = (
                 f"the checkpoint after step {step} could not be written into {self._folder}: {_first_cause(error)} "
@@ -139,14 +158,19 @@ class Checkpoints:
             )
             if self._ranks.first:
                 shutil.rmtree(partial, ignore_errors=True)
-        if self._ranks.world > 1:
-            failures: list[str | None] = [None] * self._ranks.world
-            try:
-                dist.all_gather_object(failures, failure, group=self._ranks.saving)
-            except RuntimeError as error:
-                failures = [failure, f"the checkpoint after step {step} was not finished: {_first_cause(error)}"]
-            failure = next((each for each in failures if each), None)
-        self.failure = failure
+            return failure
+        return None
+
+    def _agreed(self, failure: str | None, step: int) -> str | None:
+        """The first failure of any process."""
+        if self._ranks.world == 1:
+            return failure
+        failures: list[str | None] = [None] * self._ranks.world
+        try:
+            dist.all_gather_object(failures, failure, group=self._ranks.saving)
+        except RuntimeError as error:
+            failures = [failure, f"the checkpoint after step {step} was not finished: {_first_cause(error)}"]
+        return next((each for each in failures if each), None)
 
     def _token(self) -> str:
         """A name that no other run of this directory uses, so that a leftover process can never write into ours."""
@@ -208,6 +232,14 @@ def _staged(state: dict[str, Any]) -> dict[str, Any]:
     copy = stager.stage(state)
     assert isinstance(copy, dict)
     return copy
+
+
+def _bytes_of(state: Any) -> int:
+    """Bytes of all tensors of a state that are on this process."""
+    if isinstance(state, dict):
+        return sum(_bytes_of(each) for each in state.values())
+    local = state.to_local() if isinstance(state, DTensor) else state
+    return local.nbytes if isinstance(local, torch.Tensor) else 0
 
 
 def _random() -> dict[str, torch.Tensor]:

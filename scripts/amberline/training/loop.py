@@ -71,6 +71,7 @@ def train(run: Run, start: int) -> int:
         _check_reference(run)
     if start == run.plan.steps:
         _evaluate_the_end(run)
+        _sync_metrics(run)
         return start
     with StopRequest() as stop, ThreadPoolExecutor(max_workers=1) as reader:
         # The next step's micro-batches are read and packed while this one is computed.
@@ -87,7 +88,7 @@ def train(run: Run, start: int) -> int:
             sums = _forward_and_backward(run, micro_batches)
             # One all-gather a step: loss, metrics, squared gradient norm, stop and failure flags.
             loss, *metrics, squares, stops, failures = run.ranks.add(
-                [*sums, squared_gradients(run.model), stop.received is not None, run.checkpoints.failure is not None]
+                [*sums, squared_gradients(run.model), stop.received is not None, _has_failed(run)]
             )
             norm = math.sqrt(squares)
             if not is_sound(loss, norm):
@@ -104,9 +105,9 @@ def train(run: Run, start: int) -> int:
             if failures:
                 run.checkpoints.wait()
                 run.checkpoints.raise_failure()
+                _sync_metrics(run)
             if stops or last or _checkpoint_due(run, number + 1):
-                if run.metrics:
-                    run.metrics.sync()
+                _sync_metrics(run)
                 run.checkpoints.save(number + 1, run.model, run.optimizer)
             _watch(run, line)
             if stops:
@@ -115,7 +116,23 @@ def train(run: Run, start: int) -> int:
         run.checkpoints.raise_failure()
         if last:
             _evaluate_the_end(run)
+        _sync_metrics(run)
         return number + 1
+
+
+def _has_failed(run: Run) -> bool:
+    """Whether a checkpoint or the curve could not be written."""
+    return run.checkpoints.failure is not None or (run.metrics is not None and run.metrics.failure is not None)
+
+
+def _sync_metrics(run: Run) -> None:
+    """Have the disk hold the curve; where that fails, all processes end."""
+
+    def sync() -> None:
+        if run.metrics:
+            run.metrics.sync()
+
+    run.ranks.from_first(sync)
 
 
 def _checkpoint_due(run: Run, done: int) -> bool:

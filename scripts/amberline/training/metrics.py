@@ -8,12 +8,13 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from amberline.core.files import whole_file
+from amberline.core.files import placed, whole_file
 from amberline.core.progress import progress
 from amberline.recipe.tracking import Tracking
 from amberline.training.curve import Line, check_curve, damaged_line, read_metrics
@@ -28,6 +29,7 @@ class Metrics:
 
         Raises CurveError if one of those steps is missing from it.
         """
+        self.failure: OSError | None = None  # why a line could not be written
         _check(folder / "metrics.jsonl", start)
         _cut(folder / "metrics.jsonl", start)
         _cut(folder / "timings.jsonl", start)
@@ -38,15 +40,15 @@ class Metrics:
 
     def training(self, metrics: Line, timing: Line) -> None:
         """A training step."""
-        _append(self._metrics, metrics)
-        _append(self._timings, timing)
+        self._append(self._metrics, metrics)
+        self._append(self._timings, timing)
         self._track({f"train/{key}": value for key, value in (metrics | timing).items()}, metrics["step"])
         self._bar.set_postfix({key: f"{metrics[key]:.4g}" for key in ("loss", "rewards/margins") if key in metrics})
         self._bar.update()
 
     def heldout(self, metrics: Line) -> None:
         """An evaluation on held-out examples."""
-        _append(self._metrics, metrics)
+        self._append(self._metrics, metrics)
         self._track(metrics, metrics["step"])
         tqdm.write(f"step {metrics['step']}: held-out loss {metrics['heldout/loss']:.4f}", file=sys.stderr)
 
@@ -55,16 +57,27 @@ class Metrics:
         tqdm.write(f"WARNING: {sentence}", file=sys.stderr)
 
     def sync(self) -> None:
-        """Have the disk hold what was written, before a checkpoint relies on it."""
+        """Have the disk hold what was written, before a checkpoint relies on it. Raises OSError if it does not."""
+        if self.failure is not None:
+            raise self.failure
         os.fsync(self._metrics.fileno())
 
     def close(self) -> None:
-        """End the files."""
-        self.sync()
+        """End the files. What could not be written was told by `sync`."""
         self._bar.close()
-        self._metrics.close()
-        self._timings.close()
+        for file in (self._metrics, self._timings):
+            with suppress(OSError):
+                file.close()
         self._trackers.close()
+
+    def _append(self, file: TextIO, line: Line) -> None:
+        """Write a line. What fails is kept for `sync`: the other processes have to hear of it, too."""
+        try:
+            with placed(Path(file.name)):
+                file.write(f"{json.dumps(line)}\n")
+                file.flush()
+        except OSError as error:
+            self.failure = self.failure or error
 
     def _track(self, values: Mapping[str, Any], step: int) -> None:
         self._trackers.log({name: value for name, value in values.items() if name not in {"step", "train/step"}}, step)
@@ -85,8 +98,3 @@ def _cut(path: Path, start: int) -> None:
     kept = [line for line in read_metrics(path) if line["step"] < start + ("heldout/loss" not in line)]
     with whole_file(path) as partial:
         partial.write_text("".join(f"{json.dumps(line)}\n" for line in kept), encoding="utf-8")
-
-
-def _append(file: Any, line: Line) -> None:
-    file.write(f"{json.dumps(line)}\n")
-    file.flush()

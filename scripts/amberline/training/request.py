@@ -18,11 +18,13 @@ from amberline.objectives.registry import load_objective, objective_file
 from amberline.objectives.settings import Training
 from amberline.recipe.hardware import Hardware
 from amberline.recipe.runtime import TrainingRuntime
+from amberline.training.complaint import complain
 from amberline.training.exportable import NOT_WATCHED
 from amberline.training.ranks import destroy_ranks, init_ranks
 from amberline.training.references import unlike
 from amberline.training.run_directory import REQUEUE, Identity, run_directory_of
-from amberline.training.stage import FAILURES, Finished, Stage, complain, train_stage, write_summary
+from amberline.training.signals import ending_at_interrupt
+from amberline.training.stage import FAILURES, Finished, Stage, train_stage, write_summary
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,13 @@ def train_as_asked(request: Request) -> None:
     around = TrainingRuntime.model_validate_json(request.runtime)
     objective = load_objective(request.objective)
     settings = objective.Settings.model_validate({**json.loads(request.settings), **around.training})
+    with ending_at_interrupt(request.name):
+        _train(request, objective, settings, machine, around)
+
+
+def _train(
+    request: Request, objective: type[Objective], settings: Training, machine: Hardware, around: TrainingRuntime
+) -> None:
     ranks = init_ranks(machine.device, machine.cpus_per_rank)
     try:
         identity, watched = ranks.from_first(lambda: _identity(request, settings))

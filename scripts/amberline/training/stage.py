@@ -55,8 +55,6 @@ FAILURES = (
     TrainingStopped,
     OSError,
 )
-# Of these, the ones that may befall one process alone; the others are known to all when they are raised.
-LONELY = (LostProcess, ModelError, OSError)
 
 
 @dataclass(frozen=True)
@@ -308,14 +306,6 @@ def write_summary(finished: Finished, run: Path, metrics: Path) -> Mapping[str, 
     with whole_file(run) as partial:
         partial.write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return summary
-
-
-def complain(stage: str, error: BaseException, ranks: Ranks) -> None:
-    """Print what ended a program, once."""
-    if ranks.first:
-        print(f"{stage}: {error}", file=sys.stderr)
-    elif isinstance(error, LONELY):
-        print(f"{stage}, process {ranks.rank}: {error}", file=sys.stderr)
 
 
 def say(ranks: Ranks, *sentences: str) -> None:
