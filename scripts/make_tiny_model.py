@@ -46,6 +46,7 @@ def save_model(settings: TinyModel, folder: Path) -> int:
     """Write a Llama of those sizes with seeded random weights in fp32; return its number of parameters."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
     torch.manual_seed(settings.seed)
     config = LlamaConfig(
@@ -61,6 +62,7 @@ def save_model(settings: TinyModel, folder: Path) -> int:
         eos_token_id=2,
     )
     model = LlamaForCausalLM(config)
+    disable_progress_bar()  # of saving: a log cannot be drawn over
     model.save_pretrained(folder)
     return model.num_parameters()
 
