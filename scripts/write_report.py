@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from jinja2 import TemplateError
 
 from amberline.cluster.accounts import RECORD, accounts
+from amberline.core.damage import damage_in
 from amberline.core.ending import one_message
 from amberline.core.files import whole_file
 from amberline.core.manifests import ManifestError, write_manifest
@@ -34,6 +36,11 @@ def main(
             sys.exit(
                 f"write_report: {error.filename} is missing; run `snakemake report`, which makes what the report needs"
             )
+        except (AttributeError, LookupError, TypeError, ValueError, TemplateError):
+            # A file may be JSON and have other values than were written.
+            if (fault := damage_in(results)) is None:
+                raise
+            sys.exit(f"write_report: {fault}. Fix: type the pipeline's command again, which makes it anew")
         with whole_file(jobs) as partial:
             partial.write_text(json.dumps(used, indent=1) + "\n", encoding="utf-8")
         with whole_file(output) as partial:

@@ -95,7 +95,8 @@ def damage(file: Path, source: random.Random) -> str:
     content = mutation(file.read_bytes(), source)
     file.unlink()  # It has names elsewhere.
     file.write_bytes(content)
-    described = source.random() < 0.7 and _describe(file)
+    # Bytes may have been bad before they were described. Other values were not: programs check what they write.
+    described = mutation is not value_changed and source.random() < 0.7 and _describe(file)
     return f"{mutation.__name__}{', and described' if described else ''}"
 
 

@@ -75,6 +75,14 @@ def find_damage(manifest: Path) -> str | None:
     return None
 
 
+def damage_in(results: Path) -> str | None:
+    """The first damage in a results folder, as a clause; None if all is as its manifests say."""
+    for manifest in sorted(results.rglob("*manifest.json")):
+        if fault := find_damage(manifest):
+            return f"{manifest.parent}: {fault}"
+    return None
+
+
 def known_digest(file: Path) -> str:
     """sha256 of a file, which is read only if it is not the one of which that is known."""
     digest = _known(CACHE).get(_stamp(file))

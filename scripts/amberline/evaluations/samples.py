@@ -45,7 +45,11 @@ class Samples(Evaluation):
         # A model that was trained on no template is asked bare prompts.
         template = read_manifest(model)["settings"].get("template", "none")
         prompts = _prompts(data)[: self.settings.prompts]
-        answers = answer(model, prompts, template, self.settings.tokens, str(ranks.device))
+        try:
+            answers = answer(model, prompts, template, self.settings.tokens, str(ranks.device))
+        except Exception as error:  # transformers has many, for damaged files and templates
+            found = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            raise EvaluationError(f"{model} cannot answer ({found}). Fix: make that model again") from None
         return {
             "tokens": self.settings.tokens,
             "template": template,
@@ -75,13 +79,9 @@ def answer(folder: Path, prompts: list[str], template: str, tokens: int, device:
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # of loading: a log cannot be drawn over
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
-        model = model.to(device).eval()
-    except Exception as error:  # transformers has many
-        found = " ".join(str(error).split())[:300]
-        raise EvaluationError(f"{folder} cannot be loaded ({found}): make that model again") from None
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    model = model.to(device).eval()
     answers = []
     for prompt in prompts:
         if template == "vicuna":
