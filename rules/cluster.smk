@@ -11,7 +11,7 @@ from amberline.cluster.claim import ClaimError, claim
 from amberline.cluster.endings import interrupted, saved_trainings
 from amberline.cluster.executor import watch_jobs
 from amberline.cluster.ledger import Stages
-from amberline.cluster.machine import missing_gpus, other_kind, other_versions, too_little_room
+from amberline.cluster.machine import missing_gpus, old_driver, other_kind, other_versions, too_little_room
 from amberline.cluster.slurm import SlurmError, partitions
 from amberline.core.digests import value_digest
 from amberline.core.files import whole_file
@@ -169,7 +169,7 @@ def check_machine():
     }
     faults = missing_gpus(asked)
     if any(hardware.device == "cuda" for hardware in asked.values()):
-        faults += filter(None, [other_kind(RECIPE.around.environment)])
+        faults += filter(None, [other_kind(RECIPE.around.environment), old_driver()])
     faults += filter(None, [too_little_room(Path(place("")), map(bytes_of, running))])
     if faults:
         raise WorkflowError(

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 import yaml
 
+from amberline.core.code import locked
 from amberline.recipe.check import check_recipe
 from amberline.recipe.files import PUBLISHED, read_recipe
 from amberline.recipe.resolve import RESERVED
@@ -159,13 +160,25 @@ def test_the_drawings_are_those_of_recipe_rules_and_layers(fresh):
     assert done.returncode == 0, done.stderr
 
 
+def pins(lock: str) -> list[str]:
+    return re.findall(r"^[A-Za-z][^\s]*", lock, re.MULTILINE)
+
+
 def test_conda_files_hold_what_the_locks_hold(fresh):
     for name in ("cpu", "gpu"):
-        locked = {
-            line for line in (fresh.root / f"envs/{name}.lock").read_text().splitlines() if not line.startswith("#")
-        }
         *_, packages = yaml.safe_load((fresh.root / f"envs/{name}.yaml").read_text())["dependencies"]
-        assert set(packages["pip"]) == locked, "run: make lock"
+        assert packages["pip"] == pins((fresh.root / f"envs/{name}.lock").read_text()), "run: make lock"
+
+
+def test_the_gpu_lock_is_that_of_the_cpu_with_the_cuda_build_of_torch(fresh):
+    """Every file of it has a hash, and nothing in it has to be compiled."""
+    text = (fresh.root / "envs/gpu.lock").read_text()
+    gpu, cpu = locked(fresh.root / "envs/gpu.lock"), locked(fresh.root / "envs/cpu.lock")
+    assert gpu.items() >= cpu.items()
+    assert all(re.match("nvidia-|cuda-|triton|setuptools", name) for name in gpu.keys() - cpu.keys())
+    assert "torch===" in text, "two equals signs would take a CPU build of another index"
+    assert all("--hash=sha256:" in entry for entry in re.split(r"\n(?=[A-Za-z])", text)[1:])
+    assert len(pins(text)) == len(gpu)
 
 
 def test_a_machine_without_gpus_is_told_before_any_job(fresh):
