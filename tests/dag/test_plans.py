@@ -1,9 +1,11 @@
 """What Snakemake says before anything runs: the plan of the published recipe, and what is wrong with a wrong one."""
 
+import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import yaml
@@ -13,6 +15,7 @@ from amberline.recipe.check import check_recipe
 from amberline.recipe.files import PUBLISHED, read_recipe
 from amberline.recipe.resolve import RESERVED
 from dag.conftest import jobs
+from slurm.stand_ins import printing, program
 
 WORK = ("train", "score_reference", "evaluate")
 # Others rely on these names.
@@ -35,6 +38,7 @@ def test_the_published_recipe_is_planned_whole(fresh):
         # Answers are made by one process.
         share = 8 if name.startswith("evaluate answers") else 1
         assert f"gres=gpu:a100:{8 // share}," in block
+        assert f"local_gpus={8 // share}" in block
         assert "nodes=1," in block
         assert re.search(rf"mem_mb={480_000 // share}\b", block)
         assert "runtime=" in block
@@ -43,7 +47,7 @@ def test_the_published_recipe_is_planned_whole(fresh):
 
 def test_a_plan_is_short(fresh):
     printed = fresh.look("-n", "--configfile", "demo/config.yaml")
-    assert len(jobs(printed)) == 39
+    assert len(jobs(printed)) == 40
     assert len(printed.splitlines()) < 200
     assert max(map(len, printed.splitlines())) < 300
 
@@ -188,6 +192,28 @@ def test_a_machine_without_gpus_is_told_before_any_job(fresh):
     assert "make demo" in printed
     assert "Traceback" not in printed
     assert not (fresh.root / "results/raw").exists()
+
+
+def test_stages_on_one_machine_wait_for_each_others_gpus(fresh, tmp_path, monkeypatch):
+    """The limit is what the driver lists, or what the user says; the torch of this environment stops them later."""
+    program(tmp_path, "nvidia-smi", printing("".join(f"GPU {number}: A (UUID: x)\n" for number in range(8))))
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    start = ("--cores", "64", "--", "amberchat")
+    assert 'Provided resources: local_gpus=Resource("local_gpus", 8)' in fresh.snakemake(*start, check=False)
+    said = fresh.snakemake("--resources", "local_gpus=4", *start, check=False)
+    assert 'Provided resources: local_gpus=Resource("local_gpus", 4)' in said
+
+
+def test_snakemake_holds_to_a_limit_that_is_set_while_it_reads_the_rules(tmp_path):
+    (tmp_path / "Snakefile").write_text(
+        "workflow.register_resource('local_gpus', 8)\n"
+        "rule all:\n    input: 'a', 'b'\n"
+        "rule stage:\n    output: '{name}'\n    resources: local_gpus=8\n"
+        "    shell: 'echo start >> log; sleep 0.2; echo end >> log; touch {output}'\n"
+    )
+    snakemake = [Path(sys.executable).with_name("snakemake"), "--cores", "2"]
+    subprocess.run(snakemake, cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path / "log").read_text().split() == ["start", "end"] * 2
 
 
 def test_the_docs_hold_what_snakemake_says_before_the_recipe_is_read(fresh, tmp_path):
