@@ -95,6 +95,7 @@ def error_in_scoring(kind: str) -> None:
 
 
 def fail(kind: str) -> NoReturn:
+    print(f"error at {time.time()}", flush=True)
     raise ERRORS[kind]()
 
 
@@ -122,6 +123,7 @@ def _when_written(kind: str, owner: Any, name: str) -> None:
     saving, whole, seen = checkpoints.Checkpoints.save, getattr(owner, name), []
 
     def save(self: checkpoints.Checkpoints, *state: Any) -> None:
+        self.wait()  # the second one is written to its end
         seen.append(state)
         saving(self, *state)
 
