@@ -43,7 +43,7 @@ class Metrics:
         self._append(self._metrics, metrics)
         self._append(self._timings, timing)
         self._track({f"train/{key}": value for key, value in (metrics | timing).items()}, metrics["step"])
-        told = {key: f"{metrics[key]:.4g}" for key in ("loss", "rewards/margins") if key in metrics}
+        told: dict[str, object] = {key: f"{metrics[key]:.4g}" for key in ("loss", "rewards/margins") if key in metrics}
         self._bar.set_postfix(told, refresh=False)  # lest every step is a line of the log
         self._bar.update()
 
