@@ -42,7 +42,7 @@ def test_the_published_recipe_is_planned_whole(fresh):
 
 def test_a_plan_is_short(fresh):
     printed = fresh.look("-n", "--configfile", "demo/config.yaml")
-    assert len(jobs(printed)) == 39
+    assert len(jobs(printed)) == 40
     assert len(printed.splitlines()) < 200
     assert max(map(len, printed.splitlines())) < 300
 
