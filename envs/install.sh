@@ -13,9 +13,11 @@ command -v "$python" > /dev/null || {
 .venv/bin/python -m pip --version > /dev/null 2>&1 || "$python" -m venv --clear .venv
 pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
 
-echo "Installing $(grep -vc '^#' "$lock") packages of $lock and $(grep -vc '^#' envs/dev.lock) of envs/dev.lock"
-# The locks are complete, so nothing is resolved. flash-attn is compiled against the torch that must be there first.
-pip install --quiet --no-deps -r <(grep -v '^flash.attn' "$lock") -r envs/dev.lock
-if kernel=$(grep '^flash.attn' "$lock"); then
-  pip install --quiet --no-deps --no-build-isolation "$kernel"
+count() { grep -c '^[A-Za-z]' "$1"; }
+echo "Installing $(count "$lock") packages of $lock and $(count envs/dev.lock) of envs/dev.lock"
+# The locks are complete, so nothing is resolved. One after the other: pip would ask for hashes of both where one has them.
+pip install --quiet --no-deps -r "$lock"
+pip install --quiet --no-deps -r envs/dev.lock
+if [ "$1" = gpu ]; then
+  PYTHONPATH=scripts .venv/bin/python envs/check_gpu.py
 fi

@@ -1,6 +1,6 @@
 """Where stages run: what each asks of a cluster, how its processes are started, and what an earlier start left there.
 
-On a single machine the same rules apply: Snakemake then looks at threads alone.
+On a single machine the same rules apply: Snakemake then looks at threads, and at the GPUs that the machine has.
 """
 
 import atexit
@@ -11,7 +11,7 @@ from amberline.cluster.claim import ClaimError, claim
 from amberline.cluster.endings import interrupted, saved_trainings
 from amberline.cluster.executor import watch_jobs
 from amberline.cluster.ledger import Stages
-from amberline.cluster.machine import missing_gpus, other_kind, other_versions, too_little_room
+from amberline.cluster.machine import count_gpus, missing_gpus, old_driver, other_kind, other_versions, too_little_room
 from amberline.cluster.slurm import SlurmError, partitions
 from amberline.core.digests import value_digest
 from amberline.core.files import whole_file
@@ -21,6 +21,8 @@ NODE_OF = {"train": "model", "score_reference": None, "evaluate": "evaluation"}
 
 
 CHECKPOINTS = place("checkpoints")
+
+LOCAL_GPUS = "local_gpus"
 
 
 def hardware_of(work, wildcards):
@@ -69,6 +71,8 @@ def model_stage(work):
     return {
         **placed(CLUSTER.training_partition),
         "gres": asked(gpus),
+        # For Snakemake's own scheduler. Under the names gpu and gpus the Slurm plugins would ask for them once more.
+        LOCAL_GPUS: asked(lambda hardware: hardware.ranks_per_node if hardware.device == "cuda" else None),
         "constraint": asked(lambda hardware: CLUSTER.constraint if hardware.device == "cuda" else None),
         "nodes": asked(lambda hardware: hardware.nodes),
         "mem_mb": growing(asked(lambda hardware: hardware.memory_gb * 1000)),
@@ -169,7 +173,7 @@ def check_machine():
     }
     faults = missing_gpus(asked)
     if any(hardware.device == "cuda" for hardware in asked.values()):
-        faults += filter(None, [other_kind(RECIPE.around.environment)])
+        faults += filter(None, [other_kind(RECIPE.around.environment), old_driver()])
     faults += filter(None, [too_little_room(Path(place("")), map(bytes_of, running))])
     if faults:
         raise WorkflowError(
@@ -181,6 +185,13 @@ def check_machine():
             f"Fix: make environment ENVIRONMENT={RECIPE.around.environment}",
             file=sys.stderr,
         )
+
+
+def share_gpus():
+    """Have stages wait for each other's GPUs on this machine, unless the user has said how many there are."""
+    found = count_gpus()
+    if found and LOCAL_GPUS not in workflow.global_resources:
+        workflow.register_resource(LOCAL_GPUS, found)
 
 
 def tell_of_interrupt(checkpoints):
@@ -237,4 +248,5 @@ def prepare(options):
         raise WorkflowError(str(error)) from None
     atexit.register(lock.release)
     if not slurm:
+        share_gpus()
         tell_of_interrupt(Path(CHECKPOINTS))

@@ -20,6 +20,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from amberline.cluster.machine import old_driver
 from amberline.cluster.nodes import marks
 from amberline.cluster.progress import IDLE_STARTS, is_complete, newest_checkpoint
 from amberline.cluster.slurm import LOOK, NoAnswer, Outage, SlurmError, requeue, state_of
@@ -54,6 +55,8 @@ def main(
 ) -> None:
     """Start PROGRAM once per rank, and put its Slurm job back into the queue when it asks for that."""
     job = os.environ["SLURM_JOB_ID"] if slurm else None
+    if device == "cuda" and (fault := old_driver()):
+        _stop(f"on {socket.gethostname()}, {fault}")
     if job:
         _check_progress(checkpoints, stage, job)
         _check_gpus(device, ranks_per_node)
@@ -68,7 +71,7 @@ def main(
     # torchrun would take some options of the program for abbreviations of its own, were it not for the two dashes.
     start = [*_nearby(scratch), "python", str(SCRIPTS / "start_ranks.py"), str(report)]
     command = [*_ranks(job, nodes, ranks_per_node, cpus_per_rank, start), "--", *program]
-    done = subprocess.run(command, check=False, env=_environment(job, cpus_per_rank))
+    done = subprocess.run(command, check=False, env=_environment(job, device, cpus_per_rank))
     if not marker.exists():
         if interrupts:
             raise typer.Exit(INTERRUPTED)
@@ -81,11 +84,14 @@ def main(
     raise typer.Exit(REQUEUE)
 
 
-def _environment(job: str | None, cpus_per_rank: int) -> dict[str, str]:
+def _environment(job: str | None, device: str, cpus_per_rank: int) -> dict[str, str]:
     """The environment of the ranks: ours, without what another launcher, or a container's image, has left in it."""
     left = LEFT_OVER if job else (*LEFT_OVER, "SLURM_", "SLURMD_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(left)}
-    return {**kept, "OMP_NUM_THREADS": str(cpus_per_rank)}
+    # Each micro-batch has another length: without this, memory that was cut for one lies idle for the next.
+    unset = device == "cuda" and not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & kept.keys()
+    segments = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"} if unset else {}
+    return {**kept, **segments, "OMP_NUM_THREADS": str(cpus_per_rank)}
 
 
 def _nearby(scratch: str | None) -> list[str]:

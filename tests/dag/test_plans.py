@@ -1,17 +1,21 @@
 """What Snakemake says before anything runs: the plan of the published recipe, and what is wrong with a wrong one."""
 
+import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import yaml
 
+from amberline.core.code import locked
 from amberline.recipe.check import check_recipe
 from amberline.recipe.files import PUBLISHED, read_recipe
 from amberline.recipe.resolve import RESERVED
 from dag.conftest import jobs
+from slurm.stand_ins import printing, program
 
 WORK = ("train", "score_reference", "evaluate")
 # Others rely on these names.
@@ -34,6 +38,7 @@ def test_the_published_recipe_is_planned_whole(fresh):
         # Answers are made by one process.
         share = 8 if name.startswith("evaluate answers") else 1
         assert f"gres=gpu:a100:{8 // share}," in block
+        assert f"local_gpus={8 // share}" in block
         assert "nodes=1," in block
         assert re.search(rf"mem_mb={480_000 // share}\b", block)
         assert "runtime=" in block
@@ -159,13 +164,25 @@ def test_the_drawings_are_those_of_recipe_rules_and_layers(fresh):
     assert done.returncode == 0, done.stderr
 
 
+def pins(lock: str) -> list[str]:
+    return re.findall(r"^[A-Za-z][^\s]*", lock, re.MULTILINE)
+
+
 def test_conda_files_hold_what_the_locks_hold(fresh):
     for name in ("cpu", "gpu"):
-        locked = {
-            line for line in (fresh.root / f"envs/{name}.lock").read_text().splitlines() if not line.startswith("#")
-        }
         *_, packages = yaml.safe_load((fresh.root / f"envs/{name}.yaml").read_text())["dependencies"]
-        assert set(packages["pip"]) == locked, "run: make lock"
+        assert packages["pip"] == pins((fresh.root / f"envs/{name}.lock").read_text()), "run: make lock"
+
+
+def test_the_gpu_lock_is_that_of_the_cpu_with_the_cuda_build_of_torch(fresh):
+    """Every file of it has a hash, and nothing in it has to be compiled."""
+    text = (fresh.root / "envs/gpu.lock").read_text()
+    gpu, cpu = locked(fresh.root / "envs/gpu.lock"), locked(fresh.root / "envs/cpu.lock")
+    assert gpu.items() >= cpu.items()
+    assert all(re.match("nvidia-|cuda-|triton|setuptools", name) for name in gpu.keys() - cpu.keys())
+    assert "torch===" in text, "two equals signs would take a CPU build of another index"
+    assert all("--hash=sha256:" in entry for entry in re.split(r"\n(?=[A-Za-z])", text)[1:])
+    assert len(pins(text)) == len(gpu)
 
 
 def test_a_machine_without_gpus_is_told_before_any_job(fresh):
@@ -175,6 +192,28 @@ def test_a_machine_without_gpus_is_told_before_any_job(fresh):
     assert "make demo" in printed
     assert "Traceback" not in printed
     assert not (fresh.root / "results/raw").exists()
+
+
+def test_stages_on_one_machine_wait_for_each_others_gpus(fresh, tmp_path, monkeypatch):
+    """The limit is what the driver lists, or what the user says; the torch of this environment stops them later."""
+    program(tmp_path, "nvidia-smi", printing("".join(f"GPU {number}: A (UUID: x)\n" for number in range(8))))
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    start = ("--cores", "64", "--", "amberchat")
+    assert 'Provided resources: local_gpus=Resource("local_gpus", 8)' in fresh.snakemake(*start, check=False)
+    said = fresh.snakemake("--resources", "local_gpus=4", *start, check=False)
+    assert 'Provided resources: local_gpus=Resource("local_gpus", 4)' in said
+
+
+def test_snakemake_holds_to_a_limit_that_is_set_while_it_reads_the_rules(tmp_path):
+    (tmp_path / "Snakefile").write_text(
+        "workflow.register_resource('local_gpus', 8)\n"
+        "rule all:\n    input: 'a', 'b'\n"
+        "rule stage:\n    output: '{name}'\n    resources: local_gpus=8\n"
+        "    shell: 'echo start >> log; sleep 0.2; echo end >> log; touch {output}'\n"
+    )
+    snakemake = [Path(sys.executable).with_name("snakemake"), "--cores", "2"]
+    subprocess.run(snakemake, cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path / "log").read_text().split() == ["start", "end"] * 2
 
 
 def test_the_docs_hold_what_snakemake_says_before_the_recipe_is_read(fresh, tmp_path):

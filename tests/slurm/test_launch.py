@@ -10,7 +10,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+import typer
 
+import launch as launcher
 from amberline.cluster.progress import newest_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -61,6 +63,26 @@ def test_a_program_that_asks_to_go_on_is_told_from_one_that_failed(tmp_path, one
     assert launch(tmp_path, ask, **one_rank).returncode == 75
     # The mark of an earlier time does not count.
     assert launch(tmp_path, "", **one_rank).returncode == 0
+
+
+def test_an_old_driver_stops_a_start_on_gpus(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(launcher, "old_driver", lambda: "the NVIDIA driver supports CUDA 12.2")
+    shape = {"nodes": 1, "ranks_per_node": 1, "cpus_per_rank": 1}
+    with pytest.raises(typer.Exit):
+        launcher.main(stage="a", checkpoints=tmp_path, device="cuda", **shape, program=["none"])
+    assert "the NVIDIA driver supports CUDA 12.2" in capsys.readouterr().err
+
+
+def test_memory_on_gpus_grows_in_segments_unless_the_user_says_otherwise(monkeypatch):
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        monkeypatch.delenv(name, raising=False)
+    assert "PYTORCH_ALLOC_CONF" not in launcher._environment(None, "cpu", 1)
+    assert launcher._environment(None, "cuda", 1)["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
+    # torch reads both names, the first before the second.
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:128")
+    assert "PYTORCH_ALLOC_CONF" not in launcher._environment(None, "cuda", 1)
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "max_split_size_mb:64")
+    assert launcher._environment(None, "cuda", 1)["PYTORCH_ALLOC_CONF"] == "max_split_size_mb:64"
 
 
 def test_other_gpus_than_asked_for_are_refused(tmp_path):

@@ -42,7 +42,7 @@ LEFT = {
 @pytest.mark.parametrize("name", LEFT)
 def test_the_ranks_get_no_variable_that_is_left_over(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, LEFT[name])
-    environment = launch._environment(None, 3)
+    environment = launch._environment(None, "cpu", 3)
     assert name not in environment
     assert environment["OMP_NUM_THREADS"] == "3"
     assert environment["PATH"] == os.environ["PATH"]
@@ -51,7 +51,7 @@ def test_the_ranks_get_no_variable_that_is_left_over(name: str, monkeypatch: pyt
 @pytest.mark.parametrize("name", [name for name in LEFT if name.startswith("SLURM")])
 def test_srun_gets_those_of_a_job_of_ours(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, LEFT[name])
-    assert launch._environment("4711", 1)[name] == LEFT[name]
+    assert launch._environment("4711", "cpu", 1)[name] == LEFT[name]
 
 
 @pytest.mark.parametrize("name", [name for name in LEFT if not name.startswith("TORCHELASTIC")])

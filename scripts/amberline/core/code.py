@@ -21,7 +21,6 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
     "tokenizers": ("tokenizers",),
     "sentencepiece": ("sentencepiece",),
     "safetensors": ("safetensors",),
-    "flash_attn": ("flash-attn",),
     "datasets": ("datasets", "pyarrow"),
     "pyarrow": ("pyarrow",),
     "orjson": ("orjson",),
