@@ -18,6 +18,7 @@ CUDA = Hardware(
     activation_checkpointing="auto",
     reshard_after_forward="auto",
     compile=False,
+    deterministic=False,
 )
 CPU = CUDA.model_copy(update={"device": "cpu"})
 

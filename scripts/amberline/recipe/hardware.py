@@ -29,3 +29,6 @@ class Hardware(HardwareSettings):
         description="free gathered parameters after each layer's forward pass; auto: only where memory is short"
     )
     compile: Flag = Field(description="torch.compile each decoder layer")
+    deterministic: Flag = Field(
+        description="on cuda, only operations that give the same bits in every run, which are slower"
+    )

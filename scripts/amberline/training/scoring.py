@@ -17,6 +17,7 @@ from amberline.model.forward import PackedLlama, document_logps, inference, toke
 from amberline.model.load import load_model
 from amberline.model.packed import PADDING_DOCUMENT, PackedBatch, pack
 from amberline.recipe.hardware import Hardware
+from amberline.training.determinism import settle_determinism
 from amberline.training.ranks import Ranks
 
 # Columns of token ids and labels: of a conversation, and of the two sides of a pair.
@@ -50,6 +51,7 @@ def load_frozen(folder: Path, hardware: Hardware, precision: str, ranks: Ranks, 
 
     `tf32` lets float32 matrix products on CUDA use tf32, from now on.
     """
+    settle_determinism(hardware, ranks.device)
     if tf32 and ranks.device.type == "cuda":
         torch.set_float32_matmul_precision("high")
     attention, why = choose_attention(hardware.attention, ranks.device)
