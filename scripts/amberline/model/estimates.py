@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 from transformers import LlamaConfig
 
+from amberline.model.attention import head_width
 from amberline.model.checkpointing import Level
 from amberline.model.logps import CHUNK_BYTES, KEPT_BYTES
 
@@ -150,13 +151,9 @@ def _kept(config: LlamaConfig, level: Level) -> int:
     return elements[level]
 
 
-def _head(config: LlamaConfig) -> int:
-    return config.head_dim or config.hidden_size // config.num_attention_heads
-
-
 def _query(config: LlamaConfig) -> int:
-    return _head(config) * config.num_attention_heads
+    return head_width(config) * config.num_attention_heads
 
 
 def _keys(config: LlamaConfig) -> int:
-    return _head(config) * (config.num_key_value_heads or config.num_attention_heads)
+    return head_width(config) * (config.num_key_value_heads or config.num_attention_heads)

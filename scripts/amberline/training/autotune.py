@@ -37,7 +37,7 @@ class Choices:
 
 def choose(hardware: Hardware, settings: Training, config: LlamaConfig, ranks: Ranks) -> Choices:
     """Settle every `auto`."""
-    attention, why = choose_attention(hardware.attention, ranks.device)
+    attention, why = choose_attention(hardware.attention, ranks.device, getattr(torch, settings.precision), config)
     notes = [f"attention: {attention}, because {why}"]
     level, reshard, tokens, reason = _fit(hardware, settings, config, ranks)
     for name, asked, chosen in (

@@ -1,7 +1,7 @@
 """The curve of a run: a JSON line a step, and the same for TensorBoard and Weights & Biases.
 
 `metrics.jsonl` holds what is determined by the run, so that an interrupted run's file equals that of an uninterrupted
-one, bit for bit; `timings.jsonl` beside it holds what the machine makes of it.
+one, on CPUs bit for bit; `timings.jsonl` beside it holds what the machine makes of it.
 """
 
 import json

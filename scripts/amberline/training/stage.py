@@ -31,6 +31,7 @@ from amberline.training.autotune import choose, expected_peak
 from amberline.training.checkpoint_files import complete, read_marker, verified
 from amberline.training.checkpoints import CheckpointError, Checkpoints
 from amberline.training.curve import CurveError, check_curve, read_metrics
+from amberline.training.determinism import settle_determinism
 from amberline.training.exportable import asked_step, export_facts, note_watched, why_never_there
 from amberline.training.loop import Heldout, Run, train
 from amberline.training.metrics import Metrics
@@ -131,6 +132,7 @@ def _train(stage: Stage, ranks: Ranks) -> bool:
     )
     ranks.from_first(lambda: _check_exports(stage, plan.steps))
     torch.manual_seed(settings.seed)
+    settle_determinism(stage.hardware, ranks.device)
     if settings.tf32 and ranks.device.type == "cuda":
         torch.set_float32_matmul_precision("high")
     config = read_config(stage.model)
