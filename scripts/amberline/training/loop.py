@@ -56,6 +56,7 @@ class Run:
     heldout: Heldout | None
     micro_batch_tokens: int
     keep_gathered: bool  # parameters between the micro-batches of a step
+    reduce_each: bool  # gradients of each micro-batch, instead of once a step
     checkpoints: Checkpoints
     metrics: Metrics | None  # on the first process only
     watch: Monitor
@@ -86,9 +87,11 @@ def train(run: Run, start: int) -> int:
                 reading = reader.submit(_micro_batches, run, number + 1)
 
             sums = _forward_and_backward(run, micro_batches)
-            # One all-gather a step: loss, metrics, squared gradient norm, stop and failure flags.
+            # The one wait for the device in a step, and one all-gather: loss, metrics, squared gradient norm, stop and
+            # failure flags.
+            found = torch.cat([sums, squared_gradients(run.model)[None]]).tolist()
             loss, *metrics, squares, stops, failures = run.ranks.add(
-                [*sums, squared_gradients(run.model), stop.received is not None, _has_failed(run)]
+                [*found, stop.received is not None, _has_failed(run)]
             )
             norm = math.sqrt(squares)
             if not is_sound(loss, norm):
@@ -153,17 +156,24 @@ def _lay_out(run: Run, objective: Objective, step: Step, lengths: list[int]) -> 
         yield objective.micro_batch(step.examples[positions].tolist(), step.weights[positions].tolist(), step)
 
 
-def _forward_and_backward(run: Run, micro_batches: list[MicroBatch]) -> list[float]:
-    """Accumulate gradients. Returns the sums of this process: the loss, then the objective's metrics."""
+def _forward_and_backward(run: Run, micro_batches: list[MicroBatch]) -> torch.Tensor:
+    """Accumulate gradients. Returns the sums of this process: the loss, then the objective's metrics.
+
+    Nothing here waits for the device, which has the next micro-batch's work before it has done this one's.
+    """
     sums = torch.zeros(1 + len(run.objective.metrics), dtype=torch.float64, device=run.ranks.device)
     for number, micro_batch in enumerate(micro_batches):
-        synchronise(run.model, last=number + 1 == len(micro_batches), keep_gathered=run.keep_gathered)
+        synchronise(
+            run.model,
+            last=number + 1 == len(micro_batches),
+            keep_gathered=run.keep_gathered,
+            reduce_each=run.reduce_each,
+        )
         contribution = run.objective(run.model, micro_batch.to(run.ranks.device))
         contribution.loss.backward()
         values = [contribution.loss.detach(), *(contribution.metrics[name] for name in run.objective.metrics)]
         sums += torch.stack([value.double() for value in values])
-    totals: list[float] = sums.tolist()
-    return totals
+    return sums
 
 
 @torch.no_grad()
