@@ -74,7 +74,7 @@ def train(run: Run, start: int) -> int:
         _evaluate_the_end(run)
         _sync_metrics(run)
         return start
-    with StopRequest() as stop, ThreadPoolExecutor(max_workers=1) as reader:
+    with StopRequest() as stop, ThreadPoolExecutor(1, initializer=_use_device, initargs=(run.ranks.device,)) as reader:
         # The next step's micro-batches are read and packed while this one is computed.
         reading = reader.submit(_micro_batches, run, start)
         for number in range(start, run.plan.steps):
@@ -145,10 +145,18 @@ def _checkpoint_due(run: Run, done: int) -> bool:
     return done % run.settings.checkpoints.every_steps == 0
 
 
+def _use_device(device: torch.device) -> None:
+    """What a thread pins memory for: without a word it would be the first GPU, whichever is this process's."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+
 def _micro_batches(run: Run, number: int) -> tuple[Step, list[MicroBatch]]:
-    """A step, and this process's micro-batches of it."""
+    """A step, and this process's micro-batches of it, ready to be copied to the device."""
     step = run.plan.step(number)
-    return step, list(_lay_out(run, run.objective, step, run.plan.lengths[step.examples].tolist()))
+    micro_batches = _lay_out(run, run.objective, step, run.plan.lengths[step.examples].tolist())
+    on_gpu = run.ranks.device.type == "cuda"
+    return step, [each.pinned() if on_gpu else each for each in micro_batches]
 
 
 def _lay_out(run: Run, objective: Objective, step: Step, lengths: list[int]) -> Iterator[MicroBatch]:
