@@ -17,11 +17,11 @@ from amberline.evaluations.registry import evaluation_names, load_evaluation
 from amberline.hub.model_names import ModelError
 from amberline.model.files import read_config
 from amberline.recipe.hardware import Hardware
-from amberline.training.complaint import complain
-from amberline.training.ranks import FirstRankFailed, destroy_ranks, init_ranks
+from amberline.training.ranks import FirstRankFailed, init_ranks
 from amberline.training.references import unlike
 from amberline.training.scoring import ScoringError
 from amberline.training.signals import ending_at_interrupt
+from amberline.training.together import ending_together
 
 
 @ending_at_interrupt("evaluate")
@@ -47,7 +47,8 @@ def main(
     machine = Hardware.model_validate_json(hardware)
     inputs = {"model": model, "data": data, **({"reference": reference} if reference else {})}
     ranks = init_ranks(machine.device, machine.cpus_per_rank)
-    try:
+    failures = (BadTokens, EvaluationError, FirstRankFailed, ManifestError, ModelError, OSError, ScoringError)
+    with ending_together("evaluate", ranks, *failures):
         if kind.one_process and ranks.world > 1:
             raise EvaluationError(f"{evaluation} is for one process: start it without torchrun")
         ranks.from_first(lambda: _verify(inputs, asked))
@@ -58,11 +59,6 @@ def main(
             facts = {"evaluation": evaluation}
             write_manifest(output, kind="evaluation", files=[output], inputs=inputs, settings=found, facts=facts)
             print(f"evaluate: {evaluation} of {model.name}: {_told(metrics)}")
-    except (BadTokens, EvaluationError, FirstRankFailed, ManifestError, ModelError, OSError, ScoringError) as error:
-        complain("evaluate", error, ranks)
-        raise typer.Exit(1) from None
-    finally:
-        destroy_ranks()
 
 
 def _verify(inputs: dict[str, Path], asked: Evaluation) -> None:

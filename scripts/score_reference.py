@@ -13,10 +13,10 @@ from amberline.data.tokens import LOGPS, BadTokens, check_tokens, open_tokens, t
 from amberline.hub.model_names import ModelError
 from amberline.model.files import read_config
 from amberline.recipe.hardware import Hardware
-from amberline.training.complaint import complain
-from amberline.training.ranks import FirstRankFailed, destroy_ranks, init_ranks
+from amberline.training.ranks import FirstRankFailed, init_ranks
 from amberline.training.scoring import PAIR, ScoringError, load_frozen, score
 from amberline.training.signals import ending_at_interrupt
+from amberline.training.together import ending_together
 
 
 @ending_at_interrupt("score_reference")
@@ -36,7 +36,8 @@ def main(
         raise typer.BadParameter(f"found {precision!r}; allowed are bfloat16 and float32", param_hint="--precision")
     machine = Hardware.model_validate_json(hardware)
     ranks = init_ranks(machine.device, machine.cpus_per_rank)
-    try:
+    failures = (BadTokens, FirstRankFailed, ManifestError, ModelError, OSError, ScoringError)
+    with ending_together("score_reference", ranks, *failures):
         ranks.from_first(lambda: _verify(model, tokens))
         pairs = open_tokens(tokens)
         frozen = load_frozen(model, machine, precision, ranks, tf32=tf32)
@@ -55,11 +56,6 @@ def main(
                 facts={"pairs": len(pairs), "attention": frozen.attention},
             )
             print(f"score_reference: {len(pairs):,} pairs in, {len(logps):,} scored with {model.name}")
-    except (BadTokens, FirstRankFailed, ManifestError, ModelError, OSError, ScoringError) as error:
-        complain("score_reference", error, ranks)
-        raise typer.Exit(1) from None
-    finally:
-        destroy_ranks()
 
 
 def _verify(model: Path, tokens: Path) -> None:

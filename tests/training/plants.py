@@ -1,21 +1,31 @@
 """Faults, planted into a process before its training starts."""
 
+import errno
 import os
 import resource
 import signal
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from amberline.objectives.base import Contribution, MicroBatch
 from amberline.objectives.sft import SFT
-from amberline.training import checkpoints
+from amberline.training import checkpoints, scoring, together
 from amberline.training.curve import Line
 from amberline.training.metrics import Metrics
 
+ERRORS = {
+    "OSError": lambda: OSError(errno.EIO, "planted", "/planted"),
+    "MemoryError": lambda: MemoryError("planted"),
+    "OutOfMemoryError": lambda: torch.OutOfMemoryError("CUDA out of memory. planted"),
+    "ValueError": lambda: ValueError("planted"),
+    "KeyError": lambda: KeyError("planted"),
+    "RuntimeError": lambda: RuntimeError("planted"),
+}
 LATE = 8  # micro-batches that go well; with one a step and a checkpoint every 3 steps, two checkpoints are there
 
 
@@ -64,6 +74,75 @@ def rank_1_is_killed() -> None:
 
         checkpoints.Checkpoints.save = save
         _after_a_while(lambda _: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def error_on_rank_1(place: str, kind: str) -> None:
+    """An error of a kind while the ninth step is computed, or its state or the final weights written."""
+    if on_rank(1):
+        PLACES[place](kind)
+
+
+def error_nobody_notices(kind: str) -> None:
+    """An error on rank 1, while rank 0 waits for what never comes, as it may in a collective of NCCL."""
+    together.GRACE = 1.0
+    _after_a_while((lambda _: fail(kind)) if on_rank(1) else (lambda _: time.sleep(1000)))
+
+
+def error_in_scoring(kind: str) -> None:
+    """An error on rank 1 at its first micro-batch."""
+    if on_rank(1):
+        scoring.document_logps = lambda *_: fail(kind)
+
+
+def fail(kind: str) -> NoReturn:
+    raise ERRORS[kind]()
+
+
+def _in_backward(kind: str) -> None:
+    def change(good: Contribution) -> Contribution:
+        good.loss.register_hook(lambda _: fail(kind))
+        return good
+
+    _after_a_while(change)
+
+
+def _in_optimizer(kind: str) -> None:
+    seen = []
+
+    def before(*_: object) -> None:
+        seen.append(_)
+        if len(seen) > LATE:
+            fail(kind)
+
+    register_optimizer_step_pre_hook(before)
+
+
+def _when_written(kind: str, owner: Any, name: str) -> None:
+    """The error is raised by a function, from the third checkpoint on."""
+    saving, whole, seen = checkpoints.Checkpoints.save, getattr(owner, name), []
+
+    def save(self: checkpoints.Checkpoints, *state: Any) -> None:
+        seen.append(state)
+        saving(self, *state)
+
+    def call(*arguments: Any, **more: Any) -> Any:
+        return fail(kind) if len(seen) > 2 else whole(*arguments, **more)
+
+    checkpoints.Checkpoints.save = save
+    setattr(owner, name, call)
+
+
+PLACES: dict[str, Callable[[str], None]] = {
+    "forward": lambda kind: _after_a_while(lambda _: fail(kind)),
+    "backward": _in_backward,
+    "optimizer": _in_optimizer,
+    "staging": lambda kind: _when_written(kind, checkpoints, "_staged"),
+    "room": lambda kind: _when_written(kind, checkpoints, "free_bytes"),
+    "writer": lambda kind: _when_written(kind, checkpoints._Writer, "write_data"),
+    "save": lambda kind: _when_written(kind, checkpoints.state_dict_saver, "save"),
+    "digests": lambda kind: _when_written(kind, checkpoints, "file_digest"),
+    "final": lambda kind: setattr(checkpoints, "get_model_state_dict", lambda _: fail(kind)),
+}
 
 
 def files_cannot_grow() -> None:

@@ -55,8 +55,10 @@ class Launch:
         return self.log.read_text()
 
 
-def launch(ranks: int, arguments: dict[str, Any], log: Path, plant: str | None = None) -> Launch:
-    """Start `ranks` processes of the training program. `plant` is "module:function", called in each before it."""
+def launch(
+    ranks: int, arguments: dict[str, Any], log: Path, plant: str | None = None, program: str = "train"
+) -> Launch:
+    """Start `ranks` processes of a program. `plant` is "module:function:arguments", called in each before it."""
     _start_server()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -71,7 +73,7 @@ def launch(ranks: int, arguments: dict[str, Any], log: Path, plant: str | None =
     processes = []
     for rank in range(ranks):
         mine = environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-        process = CONTEXT.Process(target=_run, args=(arguments, mine, str(log), plant), daemon=True)
+        process = CONTEXT.Process(target=_run, args=(program, arguments, mine, str(log), plant), daemon=True)
         process.start()
         processes.append(process)
     return Launch(processes, log)
@@ -90,16 +92,16 @@ def _start_server() -> None:
         os.environ["PYTHONPATH"] = before
 
 
-def _run(arguments: dict[str, Any], environment: dict[str, str], log: str, plant: str | None) -> None:
+def _run(program: str, arguments: dict[str, Any], environment: dict[str, str], log: str, plant: str | None) -> None:
     os.environ.update(environment)
     with ExitStack() as stack:
         file = stack.enter_context(open(log, "a", buffering=1))
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
         if plant:
-            module, function = plant.split(":")
-            getattr(importlib.import_module(module), function)()
-        module = importlib.import_module("train")
+            module, function, *given = plant.split(":")
+            getattr(importlib.import_module(module), function)(*given)
+        module = importlib.import_module(program)
         sys.argv = [module.__file__]
         try:
             module.main(**arguments)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import typer
+from plants import ERRORS, fail
 from pydantic import ValidationError
 from ranks_in_tests import Launch, launch
 from safetensors.torch import load_file
@@ -20,7 +21,7 @@ from amberline.core.manifests import manifest_path, read_manifest, verify
 from amberline.model.weights import CheckpointWeights
 from amberline.objectives.settings import HeldoutEvaluation
 from amberline.recipe.export import Export
-from amberline.training.checkpoint_files import complete
+from amberline.training.checkpoint_files import complete, verified
 from amberline.training.curve import read_metrics
 from amberline.training.exportable import heldout_losses, note_watched, spared_steps, why_not_exportable
 
@@ -83,6 +84,22 @@ def refused(*arguments: Any, **changes: Any) -> str:
     with pytest.raises(SystemExit) as stopped:
         exported(*arguments, **changes)
     return str(stopped.value)
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+def test_an_error_while_exporting_leaves_the_training_and_no_model(
+    kind: str, world: World, runs: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("amberline.model.export.write_safetensors", lambda *_: fail(kind))
+    with pytest.raises((SystemExit, type(ERRORS[kind]()))) as stopped:
+        exported(world, runs("last"), tmp_path / "model", "last")
+    assert "planted" in str(stopped.value)
+    if kind in {"OSError", "MemoryError"}:
+        assert str(stopped.value).startswith("export: ")
+    assert list(tmp_path.iterdir()) == []
+    assert all(verified(checkpoint) for checkpoint in complete(directory(runs("last").parent)))
+    monkeypatch.undo()
+    exported(world, runs("last"), tmp_path / "model", "last")
 
 
 def weights_of(checkpoint: Path) -> dict[str, torch.Tensor]:

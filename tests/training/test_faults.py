@@ -216,7 +216,7 @@ def test_a_plan_that_is_not_that_of_the_checkpoint(world: World, tmp_path: Path)
 def test_a_killed_rank(world: World, tmp_path: Path) -> None:
     text = failed(run(world, tmp_path, plant="rank_1_is_killed"))
     assert "process 0 has lost touch with another one" in text
-    assert "Checkpoints are good" in text
+    assert "What is finished, checkpoints too, is good" in text
     assert_good_checkpoints(tmp_path, [3, 6])
     assert "continuing after step 6" in finishes(run(world, tmp_path))
 

@@ -14,13 +14,16 @@ REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 @contextmanager
 def one_message(program: str, *expected: type[Exception]) -> Iterator[None]:
-    """End the program with one message when the block raises what is `expected`, or any error of the system."""
+    """End the program with one message for what is `expected`, for any error of the system, and out of memory."""
     try:
         yield
     except expected as error:
         sys.exit(f"{program}: {error}")
     except OSError as error:
         sys.exit(f"{program}: {explain(error)}")
+    except MemoryError as error:
+        what = f"main memory is used up ({error})" if str(error) else "main memory is used up"
+        sys.exit(f"{program}: {what}. Fix: raise memory_gb of that stage, or use a machine with more memory")
 
 
 def explain(error: OSError) -> str:

@@ -9,12 +9,14 @@ processes.
 import json
 import os
 import shutil
+import sys
 import threading
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -30,8 +32,18 @@ from torch.distributed.tensor import DTensor
 from amberline.core.digests import file_digest
 from amberline.core.files import free_bytes, whole_file
 from amberline.training.checkpoint_files import MARKER, Checkpoint, complete, find_faults
+from amberline.training.errors import is_out_of_memory, told
 from amberline.training.exportable import spared_steps
-from amberline.training.ranks import Ranks
+from amberline.training.ranks import Ranks, is_loss_of_process
+
+Value = TypeVar("Value")
+
+MAKE_ROOM = (
+    "make room on that disk (scripts/unused.py tells what no recipe names; or a lower checkpoints.keep), and type the "
+    "same command"
+)
+MORE_MEMORY = "raise memory_gb under hardware, and type the same command"
+A_FAULT = "none is known: this is a fault of the program, and its traceback is above"
 
 # A single process is meant.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled")
@@ -39,6 +51,14 @@ warnings.filterwarnings("ignore", message="torch.distributed is disabled")
 
 class CheckpointError(Exception):
     """A checkpoint could not be written or read."""
+
+
+class CheckpointFailedHere(CheckpointError):
+    """A checkpoint could not be written by this process, and the others do not know."""
+
+
+class _NotWritten(Exception):
+    """Why a checkpoint is not written, and the fix, known to all processes."""
 
 
 class Checkpoints:
@@ -55,7 +75,7 @@ class Checkpoints:
         self._ranks = ranks
         self._log = log
         self._writing: threading.Thread | None = None
-        self.failure: str | None = None  # why the last one could not be written, for this process
+        self.failure: Exception | None = None  # why one could not be written
 
     def newest(self) -> Checkpoint | None:
         """The newest checkpoint that is whole, every file verified. Others are set aside, and that is logged."""
@@ -85,25 +105,26 @@ class Checkpoints:
                 no_dist=self._ranks.world == 1,
             )
         except (CheckpointException, OSError, RuntimeError) as error:
-            raise CheckpointError(f"{checkpoint.folder} cannot be read: {_first_cause(error)}") from None
+            cause = _first_line(_first_failure(error, self._ranks.rank)[1])
+            raise CheckpointError(f"{checkpoint.folder} cannot be read: {cause}") from None
         set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
         if "random" in state:
             _set_random(state["random"][str(self._ranks.rank)])
 
     def save(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Write a checkpoint after `step` steps, in the background; `failure` says later whether that went wrong."""
-        self.wait()
+        self.wait_and_check()
         state = _staged(self._state(model, optimizer, with_random=True))
         self._writing = threading.Thread(
-            target=self._write, args=(state, f"step-{step:08d}", step), name="checkpoint", daemon=True
+            target=self._write_in_background, args=(state, f"step-{step:08d}", step), name="checkpoint", daemon=True
         )
         self._writing.start()
 
     def save_final(self, step: int, model: nn.Module) -> None:
         """Write the weights alone into `final`, by the names of the parameters. Raises CheckpointError."""
-        self.wait()
+        self.wait_and_check()
         self._write(get_model_state_dict(model), "final", step)
-        self.raise_failure()
+        self.wait_and_check()
 
     def wait(self) -> None:
         """Until nothing is being written."""
@@ -111,94 +132,116 @@ class Checkpoints:
             self._writing.join()
             self._writing = None
 
-    def raise_failure(self) -> None:
-        """Raise CheckpointError if a checkpoint could not be written."""
-        if self.failure is not None:
+    def wait_and_check(self) -> None:
+        """Wait, and raise what went wrong: CheckpointError, or what the loss of another process raises."""
+        # What befell this process alone is raised at once: the others wait for it.
+        self._raise_failure()
+        self.wait()
+        self._raise_failure()
+
+    def _raise_failure(self) -> None:
+        if isinstance(self.failure, CheckpointError):
+            what, fix = self.failure.args
             kept = ", ".join(each.folder.name for each in complete(self._folder)) or "none yet"
-            raise CheckpointError(
-                f"{self.failure}. The earlier checkpoints are good: {kept}. Fix: make room on that disk "
-                "(scripts/unused.py tells what no recipe names; or a lower checkpoints.keep), and type the same command"
-            )
+            raise type(self.failure)(f"{what}. The earlier checkpoints are good: {kept}. Fix: {fix}")
+        if self.failure is not None:
+            raise self.failure
 
     def _state(self, model: nn.Module, optimizer: torch.optim.Optimizer, with_random: bool) -> dict[str, Any]:
         weights, moments = get_state_dict(model, optimizer)
         random = {"random": {str(self._ranks.rank): _random()}} if with_random else {}
         return {"model": weights, "optimizer": moments, **random}
 
+    def _write_in_background(self, state: dict[str, Any], name: str, step: int) -> None:
+        # A new thread is on GPU 0, where torch's writer would take memory for each process of the machine.
+        if self._ranks.device.type == "cuda":
+            torch.cuda.set_device(self._ranks.device)
+        self._write(state, name, step)
+
     def _write(self, state: dict[str, Any], name: str, step: int) -> None:
-        """Write a checkpoint, if there is room for it. All processes learn of any failure."""
-        self.failure = self._agreed(self._why_no_room(state, step), step) or self._agreed(
-            self._written(state, name, step), step
-        )
-
-    def _why_no_room(self, state: dict[str, Any], step: int) -> str | None:
-        """Why there is too little room for a checkpoint, which all processes write shards of equal size of."""
-        needed, free = _bytes_of(state) * self._ranks.world, free_bytes(self._folder)
-        if needed <= free:
-            return None
-        return (
-            f"the checkpoint after step {step} could not be written into {self._folder}: it needs about "
-            f"{needed / 2**20:,.0f} MiB ({free / 2**20:,.0f} MiB were free)"
-        )
-
-    def _written(self, state: dict[str, Any], name: str, step: int) -> str | None:
-        """Write shards, agree that all are there, then mark and rename. Returns why it failed for this process."""
-        free = free_bytes(self._folder)
-        partial = self._folder / f"{name}.partial-{self._token()}"
+        """Write a checkpoint, if there is room for it. All processes learn of any failure; nothing is raised."""
+        partial = None
         try:
-            digests = self._write_shards(state, partial)
-            if self._ranks.first:
-                marker = {"step": step, "processes": self._ranks.world, "plan": self._plan, "files": digests}
-                self._finish(partial, self._folder / name, marker)
-                self._delete_old(step)
-        except (CheckpointException, OSError, RuntimeError) as error:
-            failure = (
-                f"the checkpoint after step {step} could not be written into {self._folder}: {_first_cause(error)} "
-                f"({free / 2**20:,.0f} MiB were free)"
+            self._together(lambda: self._check_room(state))
+            token = self._together(lambda: f"{os.getpid()}-{time.time_ns()}")[0]
+            partial = self._folder / f"{name}.partial-{token}"
+            state_dict_saver.save(
+                state, storage_writer=_Writer(partial), process_group=self._ranks.saving, no_dist=self._ranks.world == 1
             )
-            if self._ranks.first:
+            parts = self._together(lambda: self._digests(partial))
+            digests = {file: digest for part in parts for file, digest in part.items()}
+            marker = {"step": step, "processes": self._ranks.world, "plan": self._plan, "files": digests}
+            self._together(lambda: self._finish(partial, self._folder / name, marker))
+        except (Exception, CheckpointException) as error:
+            self.failure = self._failure(error, step)
+            if self._ranks.first and partial:
                 shutil.rmtree(partial, ignore_errors=True)
-            return failure
-        return None
 
-    def _agreed(self, failure: str | None, step: int) -> str | None:
-        """The first failure of any process."""
-        if self._ranks.world == 1:
-            return failure
-        failures: list[str | None] = [None] * self._ranks.world
+    def _failure(self, error: BaseException, step: int) -> Exception:
+        """What to raise in the training's own thread."""
+        _, cause = _first_failure(error, self._ranks.rank)
+        if isinstance(cause, Exception) and is_loss_of_process(cause):
+            return cause
+        everywhere = isinstance(error, _NotWritten | CheckpointException)
+        what, fix = error.args if isinstance(error, _NotWritten) else self._told(error)
+        kind = CheckpointError if everywhere or self._ranks.world == 1 else CheckpointFailedHere
+        return kind(f"the checkpoint after step {step} could not be written into {self._folder}: {what}", fix)
+
+    def _told(self, error: BaseException) -> tuple[str, str]:
+        """What went wrong, on which process, and the fix. The traceback of a fault is printed."""
+        process, cause = _first_failure(error, self._ranks.rank)
+        if isinstance(cause, OSError) or "inline_container" in str(cause):
+            what, fix = f"{_first_line(cause)}{self._free()}", MAKE_ROOM
+        elif is_out_of_memory(cause):
+            what, fix = f"main memory is used up ({told(cause)})", MORE_MEMORY
+        else:
+            what, fix = told(cause), A_FAULT
+            # Of what happened while torch wrote, all processes know, and the error's own text has the traceback.
+            if not isinstance(error, CheckpointException) or self._ranks.first:
+                sys.stderr.write("".join(traceback.format_exception(error)))
+        return f"{what} (process {process})" if self._ranks.world > 1 else what, fix
+
+    def _free(self) -> str:
         try:
-            dist.all_gather_object(failures, failure, group=self._ranks.saving)
-        except RuntimeError as error:
-            failures = [failure, f"the checkpoint after step {step} was not finished: {_first_cause(error)}"]
-        return next((each for each in failures if each), None)
+            return f" ({free_bytes(self._folder) / 2**20:,.0f} MiB were free)"
+        except OSError:  # of a file system that is not there any more
+            return ""
 
-    def _token(self) -> str:
-        """A name that no other run of this directory uses, so that a leftover process can never write into ours."""
-        token = [f"{os.getpid()}-{time.time_ns()}"]
+    def _together(self, work: Callable[[], Value]) -> list[Value]:
+        """What `work` returns, of every process. Where it fails on one, _NotWritten is raised on all of them."""
+        mine: tuple[Any, tuple[str, str] | None]
+        try:
+            mine = work(), None
+        except Exception as error:
+            mine = None, self._told(error)
+        everyone: list[Any] = [mine] * self._ranks.world
         if self._ranks.world > 1:
-            dist.broadcast_object_list(token, src=0, group=self._ranks.saving)
-        return token[0]
+            dist.all_gather_object(everyone, mine, group=self._ranks.saving)
+        if faults := [fault for _, fault in everyone if fault]:
+            raise _NotWritten(*faults[0])
+        return [value for value, _ in everyone]
 
-    def _write_shards(self, state: dict[str, Any], partial: Path) -> dict[str, str]:
-        """Returns the sha256 of every file."""
-        state_dict_saver.save(
-            state, storage_writer=_Writer(partial), process_group=self._ranks.saving, no_dist=self._ranks.world == 1
-        )
+    def _check_room(self, state: dict[str, Any]) -> None:
+        """Raise OSError where there is too little room for a checkpoint: all processes write as much."""
+        needed, free = _bytes_of(state) * self._ranks.world, free_bytes(self._folder)
+        if needed > free:
+            raise OSError(f"it needs about {needed / 2**20:,.0f} MiB")
+
+    def _digests(self, partial: Path) -> dict[str, str]:
+        """The sha256 of every file that this process has written."""
         own = {file.name: file_digest(file) for file in partial.glob(f"__{self._ranks.rank}_*")}
-        if self._ranks.first:
-            own[".metadata"] = file_digest(partial / ".metadata")
-        if self._ranks.world == 1:
-            return own
-        everyone: list[dict[str, str]] = [{}] * self._ranks.world
-        dist.all_gather_object(everyone, own, group=self._ranks.saving)
-        return {name: digest for each in everyone for name, digest in each.items()}
+        return own | ({".metadata": file_digest(partial / ".metadata")} if self._ranks.first else {})
 
     def _finish(self, partial: Path, folder: Path, marker: dict[str, Any]) -> None:
+        """Mark the checkpoint as whole, give it its name, and delete the oldest."""
+        if not self._ranks.first:
+            return
         with whole_file(partial / MARKER) as draft:
             draft.write_text(json.dumps(marker, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         if folder.exists():
             shutil.rmtree(folder)
         partial.replace(folder)
+        self._delete_old(marker["step"])
 
     def _delete_old(self, newest: int) -> None:
         spared = {step for export in self._exports for step in spared_steps(self._folder, export, newest)}
@@ -255,10 +298,14 @@ def _set_random(state: dict[str, torch.Tensor]) -> None:
         torch.cuda.set_rng_state(state["cuda"].cpu())
 
 
-def _first_cause(error: BaseException) -> str:
-    """The first line of what went wrong on the first process on which it did."""
+def _first_failure(error: BaseException, process: int) -> tuple[int, BaseException]:
+    """The first process on which it went wrong, and what went wrong there."""
     if isinstance(error, CheckpointException):
-        error = next(iter(error.failures.values()))[0]
+        return next((process, failure) for process, (failure, _) in error.failures.items())
+    return process, error
+
+
+def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     if lines and "inline_container" in lines[0]:
         # What torch's own writer says when the system takes no more bytes.

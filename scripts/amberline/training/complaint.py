@@ -1,19 +1,52 @@
 """What a program of several processes says when it ends: one message, from a process that knows the reason."""
 
 import sys
+import traceback
 
 from amberline.core.ending import explain
 from amberline.hub.model_names import ModelError
-from amberline.training.ranks import LostProcess, Ranks
+from amberline.training.checkpoints import CheckpointFailedHere
+from amberline.training.errors import is_out_of_memory, told
+from amberline.training.ranks import Ranks, is_loss_of_process
 
-# What may befall one process alone; other errors are known to all when they are raised.
-LONELY = (LostProcess, ModelError, OSError)
+# What may befall one process alone; other expected errors are known to all when they are raised.
+LONELY = (CheckpointFailedHere, ModelError, OSError)
 
 
-def complain(stage: str, error: BaseException, ranks: Ranks) -> None:
-    """Print what ended a program, once."""
-    what = explain(error) if isinstance(error, OSError) else error
-    if ranks.first:
-        print(f"{stage}: {what}", file=sys.stderr)
-    elif isinstance(error, LONELY):
-        print(f"{stage}, process {ranks.rank}: {what}", file=sys.stderr)
+def complain(
+    program: str, error: Exception, ranks: Ranks, expected: tuple[type[Exception], ...], *, is_first: bool
+) -> None:
+    """Print what ended a program. `is_first`: no other process has failed before this one."""
+    here = f"{program}, process {ranks.rank}" if ranks.world > 1 else program
+    if is_loss_of_process(error):
+        # A process that has failed has told why, and is what the others have lost.
+        if is_first:
+            _say(
+                program,
+                f"process {ranks.rank} has lost touch with another one, which was killed, has failed or hangs: its own "
+                "message may be above. What is finished, checkpoints too, is good; start the same command again to go "
+                "on",
+            )
+    elif is_out_of_memory(error):
+        _say(here, _out_of_memory(error, ranks))
+    elif isinstance(error, expected):
+        if ranks.first or isinstance(error, LONELY):
+            _say(program if ranks.first else here, explain(error) if isinstance(error, OSError) else error)
+    else:
+        if is_first:
+            sys.stderr.write("".join(traceback.format_exception(error)))
+        _say(here, f"{told(error)}. This is a fault of the program. What is finished, checkpoints too, is good")
+
+
+def _out_of_memory(error: Exception, ranks: Ranks) -> str:
+    if ranks.device.type == "cuda" and not isinstance(error, MemoryError):
+        return (
+            f"GPU {ranks.device.index} has too little memory ({told(error)}). Fix: lower micro_batch_tokens under "
+            "hardware, or set activation_checkpointing: full and reshard_after_forward: true there"
+        )
+    fix = "raise memory_gb under hardware, or lower micro_batch_tokens there"
+    return f"main memory is used up ({told(error)}). Fix: {fix}"
+
+
+def _say(who: str, what: object) -> None:
+    print(f"{who}: {what}", file=sys.stderr)

@@ -106,8 +106,7 @@ def train(run: Run, start: int) -> int:
             if run.metrics:
                 run.metrics.training(line, _timing(run, step, number, time.perf_counter() - began))
             if failures:
-                run.checkpoints.wait()
-                run.checkpoints.raise_failure()
+                run.checkpoints.wait_and_check()
                 _sync_metrics(run)
             if stops or last or _checkpoint_due(run, number + 1):
                 _sync_metrics(run)
@@ -115,8 +114,7 @@ def train(run: Run, start: int) -> int:
             _watch(run, line)
             if stops:
                 break
-        run.checkpoints.wait()
-        run.checkpoints.raise_failure()
+        run.checkpoints.wait_and_check()
         if last:
             _evaluate_the_end(run)
         _sync_metrics(run)

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.distributed_c10d import Store
+from torch.distributed.rendezvous import rendezvous
 
 Value = TypeVar("Value")
 
@@ -17,13 +19,9 @@ class FirstRankFailed(Exception):
     """The first process has failed, and has told why."""
 
 
-class LostProcess(Exception):
-    """Another process does not answer any more."""
-
-
-def is_loss_of_process(error: RuntimeError) -> bool:
+def is_loss_of_process(error: Exception) -> bool:
     """Whether this is what gloo, NCCL or the store raise when another process has gone."""
-    return isinstance(error, dist.DistError) or "gloo" in str(error).lower()
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error).lower())
 
 
 @dataclass(frozen=True)
@@ -36,6 +34,7 @@ class Ranks:
     mesh: DeviceMesh | None = None
     control: dist.ProcessGroup | None = None  # gloo: small agreements between the main threads
     saving: dist.ProcessGroup | None = None  # gloo: the threads that write checkpoints
+    store: Store | None = None  # what the processes have found each other with
 
     @property
     def first(self) -> bool:
@@ -96,7 +95,11 @@ def init_ranks(device: str, threads: int) -> Ranks:
     if world == 1:
         return Ranks(rank, world, here)
     # A process that waits longer than this waits for one that has gone.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timeout=timedelta(minutes=30))
+    patience = timedelta(minutes=30)
+    store, _, _ = next(rendezvous("env://", timeout=patience))
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timeout=patience, store=store, rank=rank, world_size=world
+    )
     return Ranks(
         rank,
         world,
@@ -104,6 +107,7 @@ def init_ranks(device: str, threads: int) -> Ranks:
         init_device_mesh(device, (world,)),
         dist.new_group(backend="gloo"),
         dist.new_group(backend="gloo"),
+        store,
     )
 
 

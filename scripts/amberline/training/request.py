@@ -18,13 +18,13 @@ from amberline.objectives.registry import load_objective, objective_file
 from amberline.objectives.settings import Training
 from amberline.recipe.hardware import Hardware
 from amberline.recipe.runtime import TrainingRuntime
-from amberline.training.complaint import complain
 from amberline.training.exportable import NOT_WATCHED
-from amberline.training.ranks import destroy_ranks, init_ranks
+from amberline.training.ranks import init_ranks
 from amberline.training.references import unlike
 from amberline.training.run_directory import REQUEUE, Identity, run_directory_of
 from amberline.training.signals import ending_at_interrupt
 from amberline.training.stage import FAILURES, Finished, Stage, train_stage, write_summary
+from amberline.training.together import ending_together
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def _train(
     request: Request, objective: type[Objective], settings: Training, machine: Hardware, around: TrainingRuntime
 ) -> None:
     ranks = init_ranks(machine.device, machine.cpus_per_rank)
-    try:
+    with ending_together(request.name, ranks, *FAILURES, ManifestError):
         identity, watched = ranks.from_first(lambda: _identity(request, settings))
         stage = Stage(
             directory=run_directory_of(request.checkpoints, request.name, identity),
@@ -95,11 +95,6 @@ def _train(
             raise typer.Exit(REQUEUE)
         if ranks.first:
             _describe(request, settings, finished)
-    except (*FAILURES, ManifestError) as error:
-        complain(request.name, error, ranks)
-        raise typer.Exit(1) from None
-    finally:
-        destroy_ranks()
 
 
 def _open(objective: type[Objective], settings: Training, data: Data) -> Objective:

@@ -37,7 +37,7 @@ from amberline.training.loop import Heldout, Run, train
 from amberline.training.metrics import Metrics
 from amberline.training.monitors import Monitor, TrainingStopped
 from amberline.training.optimizers import make_optimizer
-from amberline.training.ranks import FirstRankFailed, LostProcess, Ranks, is_loss_of_process
+from amberline.training.ranks import FirstRankFailed, Ranks
 from amberline.training.run_directory import RunDirectory, RunDirectoryError, enter, release
 from amberline.training.speed import expected_step_seconds, told_time
 
@@ -48,7 +48,6 @@ FAILURES = (
     CurveError,
     FirstRankFailed,
     LockError,
-    LostProcess,
     ModelError,
     ObjectiveError,
     RunDirectoryError,
@@ -100,13 +99,6 @@ def train_stage(stage: Stage, ranks: Ranks) -> Finished | None:
         elif not _train(replace(stage, directory=directory), ranks):
             return None
         return Finished(directory, _weights_digest(directory, ranks))
-    except RuntimeError as error:
-        if is_loss_of_process(error):
-            raise LostProcess(
-                f"process {ranks.rank} has lost touch with another one, which was killed, has failed or hangs: its own "
-                "message may be above. Checkpoints are good; start the same command again to go on"
-            ) from error
-        raise
     finally:
         if ranks.first:
             release(directory)

@@ -1,0 +1,81 @@
+"""How the processes of a program end: all of them soon, once one has failed."""
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+from torch.distributed.distributed_c10d import Store
+
+from amberline.training.complaint import complain
+from amberline.training.ranks import Ranks, destroy_ranks
+
+FAILED = "amberline/failed"  # the store's key for how many processes have failed
+LOOK = 1.0  # seconds between two looks at that
+GRACE = 10.0  # seconds for the others to end by themselves
+
+
+@contextmanager
+def ending_together(program: str, ranks: Ranks, *expected: type[Exception]) -> Iterator[None]:
+    """Destroy the process group after the block; end all processes, with a message, when it fails on one of them.
+
+    A process that fails does not destroy the group: that would wait for the others, which wait for this process in a
+    collective. It just ends. gloo notices at once; NCCL may not, so that the others are told through the store.
+
+    `expected` are told in one message. Any other exception is a fault of the program, and has its traceback shown.
+    """
+    alarm = _Alarm(ranks.store)
+    try:
+        yield
+    except typer.Exit:  # all processes do this together
+        alarm.stop()
+        destroy_ranks()
+        raise
+    except Exception as error:
+        complain(program, error, ranks, expected, is_first=alarm.raise_())
+        if ranks.world == 1:
+            raise typer.Exit(1) from None
+        _end()
+    alarm.stop()
+    destroy_ranks()
+
+
+class _Alarm:
+    """Tells the other processes that this one has failed, and ends this one when another has."""
+
+    def __init__(self, store: Store | None) -> None:
+        # A client of its own: another thread may wait for an answer with the first one.
+        self._store = store.clone() if store is not None else None  # type: ignore[attr-defined]
+        self._stopped = threading.Event()
+        if store is not None:
+            threading.Thread(target=self._listen, name="alarm", daemon=True).start()
+
+    def raise_(self) -> bool:
+        """Tell the others. Returns whether none of them has done so before."""
+        try:
+            return self._store is None or self._store.add(FAILED, 1) == 1
+        except RuntimeError:  # the store has gone with the process that held it
+            return True
+
+    def stop(self) -> None:
+        """Listen no more."""
+        self._stopped.set()
+
+    def _listen(self) -> None:
+        assert self._store is not None
+        while not self._stopped.wait(LOOK):
+            try:
+                failed = self._store.check([FAILED])
+            except RuntimeError:
+                return
+            if failed and not self._stopped.wait(GRACE):
+                _end()
+
+
+def _end() -> None:
+    """End this process now: what would be done at an orderly exit may wait for processes that have gone."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
