@@ -104,6 +104,7 @@ def main() -> None:
         "activation_checkpointing": options.checkpointing,
         "reshard_after_forward": False,
         "compile": False,
+        "deterministic": False,
     }
     with tempfile.TemporaryDirectory() as place:
         work = Path(place)

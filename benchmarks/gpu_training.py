@@ -273,7 +273,7 @@ def _start(bench: Bench, folder: Path, layout: Layout):
         device=bench.device,
         mesh=bench.mesh,
         compute_dtype=torch.bfloat16,
-        attention=choose_attention(layout.attention, bench.device)[0],
+        attention=choose_attention(layout.attention, bench.device, torch.bfloat16, read_config(folder))[0],
         activation_checkpointing=layout.checkpointing,
         reshard_after_forward=False,
         compile=layout.compile,
@@ -314,7 +314,6 @@ def main(
     result: dict[str, Any] = {
         "machine": {"device": bench.name, "processes": bench.world},
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-        "attention": choose_attention("auto", bench.device),
         "ceilings": {"matmul_flops": bench.ceilings.flops, "copy_bytes": bench.ceilings.traffic},
         "chat": [],
         "pairs": [],
@@ -325,6 +324,7 @@ def main(
             write_model(folder, SMALL if check else AMBER)
         dist.barrier()
         assert WeightFiles(folder).names()
+        result["attention"] = choose_attention("auto", bench.device, torch.bfloat16, read_config(folder))
         # Plain first, then one technique after another, so that each one's gain is seen even if time runs out.
         layouts = [
             Layout(size, level, compiled)

@@ -18,6 +18,7 @@ from amberline.recipe.graph import alternatives
 from amberline.recipe.inventory import models_of_no_node
 from amberline.recipe.resolve import RESERVED
 from amberline.recipe.variants import told
+from amberline.recipe.yaml_files import with_types
 from pathlib import Path
 from snakemake.cli import parse_args
 from snakemake.exceptions import WorkflowError
@@ -63,7 +64,8 @@ def read_configuration():
         recipe = read_recipe([], config)
     else:
         # Snakemake has merged the files in its own way, without regard to kinds of nodes.
-        recipe = read_recipe(workflow.config_settings.configfiles, workflow.config_settings.config)
+        given = {key: with_types(value) for key, value in workflow.config_settings.config.items()}
+        recipe = read_recipe(workflow.config_settings.configfiles, given)
     site = read_file(WORKFLOW / "slurm/site.yaml")
     return recipe, on_top(site.get("cluster"), recipe.pop("cluster", {}))
 

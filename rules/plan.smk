@@ -1,10 +1,14 @@
-"""How jobs are shown, in a plan and when they start: why each runs and what it asks for, a line each.
+"""How jobs are shown: why each runs and what it asks for, a line each; and at the end, why those failed that did.
 
 With --verbose Snakemake shows them in its own way, with all their files.
 """
 
 import ast
+import atexit
+import copy
 import logging
+import re
+import shlex
 import time
 
 from amberline.recipe.changes import told_changes
@@ -12,6 +16,9 @@ from snakemake.logging import logger
 from snakemake_interface_logger_plugins.common import LogEvent
 
 MOST = 4  # changes told of one job
+# Snakemake shows the whole command of a job that failed, of which all that tells people something is its log.
+FAILED = re.compile(r"Command '.*\| tee (?P<log>[^|]+)' returned non-zero exit status (?P<status>\d+)\.", re.DOTALL)
+INTERRUPTED = "130"  # exit status after Ctrl-C
 NOT_ASKED = ("_cores", "_nodes", "tmpdir", "mem", "mem_mib")  # resources that no rule asks for in these words
 
 
@@ -22,13 +29,37 @@ class Short(logging.Formatter):
         super().__init__()
         self.usual = usual
         self.jobs = {}
+        self.failed = []  # logs of the jobs that failed
 
     def format(self, record):
-        if getattr(record, "event", None) != LogEvent.JOB_INFO:
-            return self.usual.format(record)
+        event = getattr(record, "event", None)
+        if event == LogEvent.JOB_ERROR:
+            record = copy.copy(record)
+            record.input, record.output, record.shellcmd = [], [], None
+        if event != LogEvent.JOB_INFO:
+            return FAILED.sub(self.failure, self.usual.format(record))
         if record.jobid not in self.jobs:
             self.jobs = {workflow.dag.jobid(job): job for job in workflow.dag.jobs}
         return shown_job(self.jobs[record.jobid], record)
+
+    def failure(self, found):
+        """A failed job by its log, which is remembered."""
+        (log,) = shlex.split(found["log"])
+        if found["status"] != INTERRUPTED:
+            self.failed.append(log)
+        return f"It ended with exit status {found['status']}; its log is {log}"
+
+    def tell_failures(self):
+        """After all that Snakemake has said: why each job failed, and where to read on."""
+        for log in self.failed:
+            print(f"{last_words(Path(log))}\nIts log: {log}", file=sys.stderr)
+
+
+def last_words(log):
+    """The last line of a log that is a program's own; what the launcher says below it is no reason."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+    own = [line for line in lines if line.strip() and not line.startswith("launch: ")]
+    return own[-1] if own else "A job failed, and left nothing in its log."
 
 
 def shown_job(job, record):
@@ -79,4 +110,6 @@ def first_of(names):
 if workflow.is_main_process and not IS_MODULE and not workflow.output_settings.verbose:
     for handler in logger.handlers:
         if handler.name == "DefaultStreamHandler":
-            handler.setFormatter(Short(handler.formatter))
+            short = Short(handler.formatter)
+            handler.setFormatter(short)
+            atexit.register(short.tell_failures)

@@ -27,12 +27,17 @@ def test_data_stay_when_their_stage_fails(fresh, tmp_path, overlay, fails, runs_
     target = ("--", "results/demo/data/evol-mix.json.manifest.json")
     project.snakemake(*DEMO, "--quiet", "rules", *target)
     before = data_of(project)
-    assert len(before) == 4
+    assert len(before) == 6
     (project.root / "cut.json").write_bytes((project.root / "demo/raw/sharegpt.json").read_bytes()[:-1000])
     (project.root / "mine.yaml").write_text(json.dumps(overlay))
 
     printed = project.snakemake("--configfile", DEMO[1], "mine.yaml", "--cores", "2", *target, check=False)
     assert f"== {fails}" in printed
+    program, subject = fails.split()
+    reason, log = printed.splitlines()[-2:]
+    assert reason.startswith(f"{program}: "), "why it failed comes last"
+    assert log.startswith(f"Its log: results/demo/logs/{program}/{subject}")
+    assert "--settings" not in printed, "the command is of no use to people"
     assert data_of(project) == before
     assert project.planned(*target) - runs_again == set(), "only a stage that failed, and what reads it, runs again"
     project.snakemake(*DEMO, "--quiet", "rules", *target)

@@ -39,8 +39,11 @@ def own_files(folder: Path) -> dict:
 
 def test_more_sources_need_a_file_of_the_user_alone(finished, tmp_path):
     on_top = own_files(tmp_path)
-    of_train_pairs = {"select_pairs safe-pairs train", "tokenize safe-pairs-train", "tokenize safe-pairs-train-chosen"}
-    assert finished.planned(on_top=on_top) == FROM_MIX | of_train_pairs | {"acquire boxes", "acquire chats"}
+    # Test pairs are held against the prompts that are trained on.
+    names = [f"safe-pairs-{part}" for part in ("train", "test")]
+    of_pairs = {f"select_pairs safe-pairs {part}" for part in ("train", "test")}
+    of_pairs |= {f"tokenize {name}{which}" for name in names for which in ("", "-chosen")}
+    assert finished.planned(on_top=on_top) == FROM_MIX | of_pairs | {"acquire boxes", "acquire chats"}
 
     project = finished.copy(tmp_path / "project")
     file = tmp_path / "mine.yaml"
@@ -62,8 +65,8 @@ def test_renaming_a_model_trains_nothing(finished, tmp_path):
     project = finished.copy(tmp_path / "project")
     for file in ("config.yaml", RECIPE):
         path = project.root / file
-        path.write_text(re.sub(r"\bamberchat\b", "chat", path.read_text()), encoding="utf-8")
-    trainings = {"train chat", "train ambersafe-sft", "train ambersafe"}
+        path.write_text(re.sub(r"\bamberchat\b", "talker", path.read_text()), encoding="utf-8")
+    trainings = {"train talker", "train ambersafe-sft", "train ambersafe"}
     assert {job for job in project.planned() if job.startswith("train")} == trainings
 
     runs, weights = run_directories(project), content(project, "ambersafe")
@@ -71,7 +74,7 @@ def test_renaming_a_model_trains_nothing(finished, tmp_path):
     assert printed.count("already finished: the final weights are there") == len(trainings)
     assert run_directories(project) == runs
     assert content(project, "ambersafe") == weights
-    assert content(project, "chat") == content(finished, "amberchat")
+    assert content(project, "talker") == content(finished, "amberchat")
 
 
 def run_directories(project) -> set[str]:

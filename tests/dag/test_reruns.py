@@ -253,7 +253,7 @@ EDITS = {
         overlay({"datasets": {"evol-mix-split": {"mode": "lossless"}}}),
         FROM_SPLIT,
     ),
-    "amberchat: learning rate": (overlay({"models": {"amberchat": {"learning_rate": 0.002}}}), FROM_AMBERCHAT),
+    "amberchat: learning rate": (overlay({"models": {"amberchat": {"learning_rate": 0.001}}}), FROM_AMBERCHAT),
     "amberchat: two values swapped": (swap_decays, FROM_AMBERCHAT),
     "amberchat: dtype of the export": (
         overlay({"models": {"amberchat": {"export_dtype": "bfloat16"}}}),

@@ -103,7 +103,7 @@ def test_an_unfinished_training_stops_and_both_commands_work(finished, tmp_path,
     else:
         assert made["earlier"] == []
         assert "continuing after step" not in printed
-    assert made["steps"] == 123
+    assert made["steps"] == 480
 
 
 def test_ask_lists_stale_trainings_and_stops_a_real_run_alone(finished, tmp_path):
@@ -113,7 +113,7 @@ def test_ask_lists_stale_trainings_and_stops_a_real_run_alone(finished, tmp_path
     printed = project.look("-n", *DEMO)
     assert "a real run stops before the first job" in printed
     for line in (
-        r"  amberchat: code changed; it took 123 steps, 0:0\d:\d\d on 2 processes",
+        r"  amberchat: code changed; it took 480 steps, 0:0\d:\d\d on 2 processes",
         r"  ambersafe-sft: code changed; it took 60 steps",
         r"  ambersafe: code changed; it took 69 steps",
         r"--config stale=retrain",
@@ -227,7 +227,7 @@ def test_retrain_trains_again_after_another_torch(finished, tmp_path):
     assert "because packages.torch changed since" in printed
     assert "already finished" not in printed
     (new,) = run_directories(project) - directories
-    assert (new / "metrics.jsonl").read_text().count('"grad_norm"') == 123
+    assert (new / "metrics.jsonl").read_text().count('"grad_norm"') == 480
     made = facts(project)
     assert made["made_with"]["packages"]["torch"] == "2.13.1"
     assert made["weights_sha256"] == before["weights_sha256"], "for the torch that is installed is the same"

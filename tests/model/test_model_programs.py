@@ -305,6 +305,7 @@ HARDWARE = {
     "activation_checkpointing": "auto",
     "reshard_after_forward": "auto",
     "compile": False,
+    "deterministic": False,
 }
 
 

@@ -157,6 +157,23 @@ def safe(**values) -> dict:
         (chat(export="step 0"), ["models.amberchat.export", "step 0"]),
         (chat(monitors={"action": "shout"}), ["models.amberchat.monitors.action: found 'shout'", "'warn'"]),
         ({"hardware": {"default": {"attention": "dense"}}}, ["hardware.default.attention", "'dense'", "'sdpa'"]),
+        (
+            {"hardware": {"ambersafe": {"attention": "varlen"}}},
+            [
+                "hardware.ambersafe.attention: found 'varlen'",
+                "float32",
+                "Fix: set hardware.ambersafe.attention to auto",
+            ],
+        ),
+        (
+            {"hardware": {"score_reference": {"attention": "flash"}}},
+            ["hardware.score_reference.attention: found 'flash'"],
+        ),
+        ({"hardware": {"rewards": {"attention": "varlen"}}}, ["hardware.rewards.attention: found 'varlen'", "float32"]),
+        (
+            {"hardware": {"ambersafe": {"attention": "efficient", "device": "cpu"}}},
+            ["hardware.ambersafe.attention: found 'efficient', which needs device: cuda"],
+        ),
         ({"hardware": {"ambersafe": {"hours": "long"}}}, ["hardware.ambersafe.hours", "'long'"]),
         ({"hardware": {"ambersafe": {"micro_batch_tokens": "all"}}}, ["hardware.ambersafe.micro_batch_tokens: found"]),
         ({"models": {"base": {"revision": None}}}, ["models.base", "say which revision of 'LLM360/Amber'"]),
@@ -185,6 +202,10 @@ def test_a_wrong_value_is_told_by_key_value_and_fix(overlay, said):
         check_recipe(put_on_top(deepcopy(PUBLISHED), overlay))
     assert all(part in str(error.value) for part in said), str(error.value)
     assert "config.yaml" in str(error.value)
+
+
+def test_a_training_in_bfloat16_may_ask_for_flash_attention():
+    check_recipe(put_on_top(deepcopy(PUBLISHED), {"hardware": {"amberchat": {"attention": "varlen"}}}), files=False)
 
 
 def test_a_missing_key_is_told_with_its_meaning():

@@ -9,6 +9,7 @@ import yaml
 
 from amberline.recipe.check import check_recipe
 from amberline.recipe.files import ConfigurationError, find_file, put_on_top, read_recipe
+from amberline.recipe.yaml_files import with_types
 from recipe.conftest import DEMO, PUBLISHED, ROOT
 
 
@@ -160,3 +161,11 @@ def test_a_resolved_recipe_can_be_printed_and_used(tmp_path):
     assert check_recipe(again, files=False).nodes.filled == check_recipe(DEMO, files=False).nodes.filled
     done = subprocess.run([*program, "nowhere.yaml"], cwd=ROOT, capture_output=True, text=True)
     assert done.stderr == "print_recipe: there is no recipe file nowhere.yaml, nothing was started\n"
+
+
+def test_values_of_the_command_line_have_types() -> None:
+    """Snakemake reads `--config models='{a: {seed: 7}}'`, and leaves what is inside as text."""
+    given = {"a": {"seed": "7", "beta": "2e-5", "on": "on", "none": "null", "flag": "true", "odd": "a: b"}, "b": ["1"]}
+    found = {"a": {"seed": 7, "beta": 2e-5, "on": "on", "none": None, "flag": True, "odd": "a: b"}, "b": [1]}
+    assert with_types(given) == found
+    assert with_types("7") == "7", "what Snakemake has read itself stays"

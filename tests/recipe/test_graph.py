@@ -312,3 +312,14 @@ def test_answers_are_asked_of_held_out_conversations_or_of_test_pairs():
     assert recipe.prompts_of("answers") == "data/safe-pairs-test.json"
     assert recipe.prompts_of("chat") == "data/evol-mix-split-heldout.json"
     assert recipe.evaluation_tokens("chat") is None
+
+
+# hardware
+
+
+def test_only_trainings_compile():
+    """One pass over the data is over before compiling pays."""
+    recipe = recipe_with()
+    assert recipe.hardware("train", "amberchat").compile
+    assert not recipe.hardware("score_reference").compile
+    assert not recipe.hardware("evaluate", "heldout").compile

@@ -2,8 +2,9 @@
 
 import pytest
 
+from amberline.recipe.files import read_recipe
 from amberline.recipe.variants import told
-from recipe.conftest import DEMO, recipe_with, refused
+from recipe.conftest import DEMO, ROOT, recipe_with, refused
 
 
 def with_variants(**variants):
@@ -35,6 +36,16 @@ def test_a_beta_adds_one_model_and_shares_the_rest():
         base = recipe_with(on=DEMO).evaluated(evaluation)
         assert recipe.evaluated(evaluation) == [*base, "ambersafe@b3"]
     assert told(recipe.variants[0]) == "variant b3 (models.ambersafe.beta: 0.3): adds ambersafe@b3"
+
+
+def test_the_example_computes_preferences_in_bfloat16_beside_the_published_ones():
+    recipe = recipe_with(on=read_recipe([ROOT / "examples/bf16_preferences.yaml"]))
+    assert added(recipe)["bf16"] == named(["ambersafe-sft", "ambersafe", "rewards"], "bf16")
+    for model in ("ambersafe-sft", "ambersafe"):
+        assert recipe.training(f"{model}@bf16").precision == "bfloat16"
+        assert recipe.training(model).precision == "float32"
+    # The reference, too, is scored in the precision of the training.
+    assert recipe.scores("ambersafe@bf16", "train").precision == "bfloat16"
 
 
 def test_a_seed_at_the_start_adds_all_that_follows():

@@ -24,6 +24,7 @@ CUDA = Hardware(
     activation_checkpointing="auto",
     reshard_after_forward="auto",
     compile=False,
+    deterministic=False,
 )
 INSTALL = ".venv/bin/python -m pip install torch=="
 CPU = CUDA.model_copy(update={"device": "cpu"})

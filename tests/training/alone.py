@@ -46,13 +46,15 @@ def train_alone(
         micro_batch_examples=settings.micro_batch_examples,
         orders=orders,
     )
-    model = load_model(model_folder, device="cpu", attention=choose_attention("auto", "cpu")[0])
+    config = read_config(model_folder)
+    attention = choose_attention("auto", "cpu", torch.float32, config)[0]
+    model = load_model(model_folder, device="cpu", attention=attention)
     tracking = Tracking(wandb_project=None, wandb_mode="offline")
     run = Run(
         ranks=ALONE,
         directory=RunDirectory(folder, "test", Identity({}, {}, "", {}, {})),
         settings=settings,
-        config=read_config(model_folder),
+        config=config,
         model=model,
         optimizer=make_optimizer(model, settings.optimizer),
         objective=objective,
@@ -60,6 +62,7 @@ def train_alone(
         heldout=None,
         micro_batch_tokens=micro_batch_tokens,
         keep_gathered=True,
+        reduce_each=False,
         checkpoints=Checkpoints(folder, 1, ["last"], plan.digest, ALONE, print),
         metrics=Metrics(folder, "test", tracking, 0, plan.steps),
         watch=Monitor(settings.monitors),

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 from worlds import HARDWARE, World, finished, logp, write_pairs, write_reference
 
 import evaluate
-from amberline.core.manifests import ManifestError, read_manifest, verify, write_manifest
+from amberline.core.manifests import ManifestError, read_manifest, save_manifest, verify, write_manifest
 from amberline.data.tokens import open_tokens
 from amberline.evaluations.registry import evaluation_file, evaluation_names, load_evaluation
 from amberline.evaluations.samples import prompts_in
@@ -181,8 +181,7 @@ def test_what_cannot_be_measured_is_refused(
     assert "holds scores of other pairs than" in capsys.readouterr().err
     manifest = json.loads((short / "manifest.json").read_text())
     manifest["settings"]["tf32"] = True
-    manifest["checksum"] = None
-    (short / "manifest.json").write_text(json.dumps(manifest))
+    save_manifest(short / "manifest.json", manifest)
     with pytest.raises(typer.Exit):
         measured(output, "rewards", model, world.pairs, reference=short)
     assert "was computed with another tf32" in capsys.readouterr().err

@@ -14,7 +14,7 @@ import pytest
 from ranks_in_tests import Launch, launch
 from worlds import CHAT, DPO, World, changed, random_sequence, write_reference, write_sequences
 
-from amberline.core.manifests import read_manifest
+from amberline.core.manifests import read_manifest, save_manifest
 from amberline.data.tokens import open_tokens
 from amberline.training.checkpoint_files import complete, verified
 
@@ -237,7 +237,7 @@ def test_log_probabilities_of_another_model(world: World, tmp_path: Path) -> Non
     other = tmp_path / "model"
     shutil.copytree(world.model, other)
     manifest = json.loads((other / "manifest.json").read_text())
-    (other / "manifest.json").write_text(json.dumps(manifest | {"digest": "0" * 64, "checksum": None}))
+    save_manifest(other / "manifest.json", manifest | {"digest": "0" * 64})
     reference = write_reference(tmp_path / "reference", other, world.pairs, [(0.0, 0.0)] * 40)
     foreign = replace(world, reference=reference)
     text = failed(launch(2, foreign.arguments("dpo", tmp_path, DPO), tmp_path / "log"))

@@ -13,7 +13,7 @@ from amberline.model.estimates import Rates, optimizer_seconds, passes_seconds
 from amberline.objectives.sft import SFTSettings
 from amberline.recipe.hardware import Hardware
 from amberline.training import speed
-from amberline.training.autotune import choose
+from amberline.training.autotune import Load, choose
 from amberline.training.ranks import Ranks
 
 MODEL = LlamaConfig(vocab_size=320, hidden_size=64, intermediate_size=172, num_hidden_layers=2, num_attention_heads=4)
@@ -39,11 +39,42 @@ def test_average_step(
         micro_batch_examples=1,
     )
     ranks = Ranks(0, world, torch.device("cpu"))
-    choices = choose(Hardware(**HARDWARE), settings, MODEL, ranks)
+    choices = choose(Hardware(**HARDWARE), settings, MODEL, ranks, Load(400, 100))
     one = passes_seconds(MODEL, "none", 4, "cpu", RATES, lengths=[100], targets=50)
     update = optimizer_seconds(MODEL, moments=2, ranks=world, rates=RATES)
     expected = speed.expected_step_seconds(plan, choices, settings, MODEL, ranks)
     assert expected == pytest.approx(one * examples / world + update)
+
+
+@pytest.mark.parametrize(
+    ("name", "share"), [("NVIDIA A100-SXM4-80GB", 0.88), ("NVIDIA H100 80GB HBM3", 0.72), ("NVIDIA L40S", 0.75)]
+)
+def test_gpus_reach_a_part_of_the_estimate(name: str, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: name)
+    assert speed.efficiency(torch.device("cuda")) == share
+    assert speed.efficiency(torch.device("cpu")) == 1
+
+
+def test_the_estimate_is_divided_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "measure_rates", lambda *_: RATES)
+    settings = SFTSettings(**CHAT)
+    plan = plan_batches(
+        [100] * 4,
+        [50] * 4,
+        seed=0,
+        epochs=1,
+        global_batch=4,
+        partial_batch="keep",
+        loss_normalization="token_mean",
+        micro_batch_examples=1,
+    )
+    ranks = Ranks(0, 1, torch.device("cpu"))
+    choices = choose(Hardware(**HARDWARE), settings, MODEL, ranks)
+    told = []
+    for share in (1, 0.5):
+        monkeypatch.setattr(speed, "efficiency", lambda _, share=share: share)
+        told.append(speed.expected_step_seconds(plan, choices, settings, MODEL, ranks))
+    assert told[1] == pytest.approx(2 * told[0])
 
 
 def test_of_short_steps_no_time_is_told() -> None:

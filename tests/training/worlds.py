@@ -29,6 +29,7 @@ HARDWARE = {
     "activation_checkpointing": "none",
     "reshard_after_forward": False,
     "compile": False,
+    "deterministic": False,
 }
 
 

@@ -5,51 +5,113 @@ function is registered beside it, which tells transformers to build no mask: the
 """
 
 import importlib.util
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import AttentionInterface
+from transformers import AttentionInterface, LlamaConfig
 
 from amberline.hub.model_names import ModelError
+from amberline.model.efficient import efficient_attention
 
 NAME = "amberline"
-KINDS = ("varlen", "flash", "sdpa")
-Kind = Literal["varlen", "flash", "sdpa"]
+KINDS = ("varlen", "flash", "efficient", "sdpa")
+Kind = Literal["varlen", "flash", "efficient", "sdpa"]
+
+_HALF = frozenset({torch.bfloat16, torch.float16})
+# Head widths are read in pieces of this many bytes.
+_ALIGNED = 16
 
 
-def choose_attention(kind: str, device: torch.device | str) -> tuple[Kind, str]:
-    """The attention to use, and why, for the log. `kind` is "auto" or one of KINDS.
+@dataclass(frozen=True)
+class _Kernel:
+    """A kernel for CUDA that takes all documents in one call, and what it asks for.
 
-    Raises ModelError when the kind is unknown, or cannot run on this device.
+    Those that ask for as many keys as queries get copies of the keys: see `document_attention`. Windows need no word:
+    a Llama has none.
+    """
+
+    kind: Kind
+    module: str
+    needs: str  # to have the module
+    dtypes: frozenset[torch.dtype]
+    widest: int  # head
+    capability: tuple[int, int]  # of the GPU
+    why: str
+
+
+# The fastest first. A flash kernel refuses float32 only when it runs: the operators' shape functions take it.
+_KERNELS = (
+    _Kernel(
+        "varlen",
+        "torch.nn.attention.varlen",
+        "torch 2.11 or newer",
+        _HALF,
+        256,
+        (8, 0),
+        "torch has variable-length flash attention for CUDA",
+    ),
+    _Kernel("flash", "flash_attn", "the package flash-attn", _HALF, 256, (8, 0), "flash-attn is installed"),
+    _Kernel(
+        "efficient",
+        "torch",
+        "torch",
+        _HALF | {torch.float32},
+        2**16,
+        (5, 0),
+        "torch's memory-efficient attention takes all documents in one call",
+    ),
+)
+
+
+def choose_attention(
+    kind: str, device: torch.device | str, dtype: torch.dtype, config: LlamaConfig
+) -> tuple[Kind, str]:
+    """The attention for a model that computes in `dtype`, and why, for the log. `kind` is "auto" or one of KINDS.
+
+    Raises ModelError when the kind is unknown, or cannot run that model on this device.
     """
     device = torch.device(device)
-    available = {
-        "varlen": device.type == "cuda" and importlib.util.find_spec("torch.nn.attention.varlen") is not None,
-        "flash": device.type == "cuda" and importlib.util.find_spec("flash_attn") is not None,
-        "sdpa": True,
-    }
-    if kind == "auto":
-        if available["varlen"]:
-            return "varlen", "torch has variable-length flash attention for CUDA"
-        if available["flash"]:
-            return "flash", "this torch has no varlen_attn, and flash-attn is installed"
-        if device.type == "cuda":
-            return "sdpa", "neither torch's varlen_attn nor flash-attn is here; one call a document, which is slow"
+    if kind not in ("auto", *KINDS):
+        raise ModelError(f"attention {kind!r} is unknown: use auto, {', '.join(KINDS)}")
+    if kind == "sdpa":
+        return "sdpa", "asked for"
+    if kind == "auto" and device.type != "cuda":
         return "sdpa", "on the CPU, one call a document"
-    if kind == "varlen" and not available["varlen"]:
-        raise ModelError(
-            f"attention varlen needs CUDA and torch 2.11 or newer; this is {device.type}: use auto or sdpa"
-        )
-    if kind == "flash" and not available["flash"]:
-        raise ModelError(
-            f"attention flash needs CUDA and the package flash-attn; this is {device.type}: use auto or sdpa"
-        )
-    match kind:
-        case "varlen" | "flash" | "sdpa":
-            return kind, "asked for"
-    raise ModelError(f"attention {kind!r} is unknown: use auto, {', '.join(KINDS)}")
+    lacking: list[str] = []
+    for kernel in _KERNELS:
+        if kind in ("auto", kernel.kind):
+            lack = next(_lacks(kernel, device, dtype, head_width(config)), None)
+            if lack is None:
+                return kernel.kind, "; ".join([*lacking, kernel.why]) if kind == "auto" else "asked for"
+            lacking.append(f"{kernel.kind} {lack}")
+    if kind == "auto":
+        return "sdpa", "; ".join([*lacking, "one call a document, which is slow"])
+    raise ModelError(f"attention {lacking[0]}. Fix: set attention under hardware to auto or sdpa")
+
+
+def head_width(config: LlamaConfig) -> int:
+    """Width of one attention head."""
+    return int(config.head_dim or config.hidden_size // config.num_attention_heads)
+
+
+def _lacks(kernel: _Kernel, device: torch.device, dtype: torch.dtype, width: int) -> Iterator[str]:
+    """What keeps a kernel from running."""
+    if device.type != "cuda":
+        yield f"needs CUDA, and this is {device.type}"
+    if importlib.util.find_spec(kernel.module) is None:
+        yield f"needs {kernel.needs}"
+    if torch.cuda.is_available() and torch.cuda.get_device_capability(device) < kernel.capability:
+        yield f"needs a GPU of compute capability {'.'.join(map(str, kernel.capability))} or higher"
+    if dtype not in kernel.dtypes:
+        yield f"has no kernel for {str(dtype).removeprefix('torch.')}"
+    if width > kernel.widest:
+        yield f"takes heads up to {kernel.widest} wide, and this model's are {width}"
+    if width * dtype.itemsize % _ALIGNED:
+        yield f"takes head widths that are multiples of {_ALIGNED // dtype.itemsize}, and this model's is {width}"
 
 
 def document_attention(
@@ -73,25 +135,50 @@ def document_attention(
     assert attention_mask is None, "documents are told apart by their borders, not by a mask"
     if kind == "sdpa":
         return _sdpa(query, key, value, cu_seqlens, scaling), None
-    # Both kernels take [T, heads, width].
+    # All kernels take [T, heads, width], one of them in a batch of one.
     query, key, value = (each.squeeze(0).transpose(0, 1) for each in (query, key, value))
+    if kind == "flash":
+        return _flash(query, key, value, cu_seqlens, max_length, scaling).unsqueeze(0), None
+    # The other two know no grouped queries (varlen since torch 2.12): every query head gets its own keys and values.
+    groups = query.shape[1] // key.shape[1]
+    key, value = (each.repeat_interleave(groups, dim=1) if groups > 1 else each for each in (key, value))
     if kind == "varlen":
-        from torch.nn.attention.varlen import varlen_attn
+        return _varlen(query, key, value, cu_seqlens, max_length, scaling).unsqueeze(0), None
+    return efficient_attention(query[None], key[None], value[None], cu_seqlens, max_length, scaling), None
 
-        # torch 2.11 knows no grouped queries: give every query head its own copy of its keys and values.
-        groups = query.shape[1] // key.shape[1]
-        key, value = (each.repeat_interleave(groups, dim=1) if groups > 1 else each for each in (key, value))
-        # A window of everything to the left and nothing to the right is causal attention.
-        output: Any = varlen_attn(
-            query, key, value, cu_seqlens, cu_seqlens, max_length, max_length, scale=scaling, window_size=(-1, 0)
-        )
-    else:
-        from flash_attn import flash_attn_varlen_func
 
-        output = flash_attn_varlen_func(
-            query, key, value, cu_seqlens, cu_seqlens, max_length, max_length, softmax_scale=scaling, causal=True
-        )
-    return output.unsqueeze(0), None
+def _varlen(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    max_length: int,
+    scaling: float,
+) -> torch.Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    # A window of everything to the left and nothing to the right is causal attention.
+    output: Any = varlen_attn(
+        query, key, value, cu_seqlens, cu_seqlens, max_length, max_length, scale=scaling, window_size=(-1, 0)
+    )
+    result: torch.Tensor = output
+    return result
+
+
+def _flash(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    max_length: int,
+    scaling: float,
+) -> torch.Tensor:
+    from flash_attn import flash_attn_varlen_func
+
+    output: torch.Tensor = flash_attn_varlen_func(
+        query, key, value, cu_seqlens, cu_seqlens, max_length, max_length, softmax_scale=scaling, causal=True
+    )
+    return output
 
 
 # A loop over documents: compiling it would make a new graph for every batch.

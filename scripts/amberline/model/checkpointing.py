@@ -1,12 +1,16 @@
 """Activation checkpointing: what the backward pass computes again instead of remembering it."""
 
+import importlib
+import importlib.util
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+import amberline.model.efficient  # noqa: F401  registers its operators
 
 Level = Literal["full", "selective", "none"]
 
@@ -26,6 +30,7 @@ def checkpoint_activations(layers: nn.ModuleList, level: Level) -> None:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, **context)
 
 
+@cache
 def _kept_operations() -> set[Any]:
     """The expensive operations besides matrix products: attention, and the reduction of gradients."""
     ops = torch.ops
@@ -33,11 +38,19 @@ def _kept_operations() -> set[Any]:
         ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
         ops.aten._scaled_dot_product_flash_attention.default,
         ops.aten._scaled_dot_product_efficient_attention.default,
+        ops.aten._scaled_dot_product_cudnn_attention.default,
         ops.aten._flash_attention_forward.default,
+        ops.amberline.efficient_attention.default,
     }
-    # Registered when torch.nn.attention.varlen is imported, which the attention does where it is used.
-    if hasattr(ops.torch_attn, "_varlen_attn"):
-        kept.add(ops.torch_attn._varlen_attn.default)
+    # Registered when their modules are imported; without that, the very first layer would recompute its attention.
+    for module, namespace, name in (
+        ("torch.nn.attention.varlen", "torch_attn", "_varlen_attn"),
+        ("flash_attn", "flash_attn", "_flash_attn_varlen_forward"),
+    ):
+        if importlib.util.find_spec(module) is not None:
+            importlib.import_module(module)
+            if hasattr(getattr(ops, namespace), name):
+                kept.add(getattr(getattr(ops, namespace), name).default)
     return kept
 
 

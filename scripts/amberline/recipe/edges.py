@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from amberline.evaluations.registry import load_evaluation
 from amberline.formats.registry import format_names, load_format
@@ -11,7 +11,7 @@ from amberline.recipe import nodes as kinds
 from amberline.recipe import paths
 from amberline.recipe.data import PairTokens
 from amberline.recipe.faults import unknown
-from amberline.recipe.graph import Recipe
+from amberline.recipe.graph import Recipe, Work
 from amberline.recipe.resolve import Nodes
 
 
@@ -38,6 +38,7 @@ def find_faults(nodes: Nodes) -> list[str]:
         *_trainings(recipe),
         *find_collisions(recipe),
         *_hardware(recipe),
+        *_attention(recipe),
     ]
 
 
@@ -215,6 +216,28 @@ def _hardware(recipe: Recipe) -> Iterator[str]:
         elif name in recipe.nodes.models or name == "default":
             hardware = recipe.hardware("train", name)
         else:
-            hardware = recipe.hardware(cast(Literal["train", "score_reference", "evaluate"], name))
-        if hardware.device == "cpu" and hardware.attention in {"varlen", "flash"}:
+            hardware = recipe.hardware(cast(Work, name))
+        if hardware.device == "cpu" and hardware.attention not in {"auto", "sdpa"}:
             yield f"hardware.{name}.attention: found {hardware.attention!r}, which needs device: cuda; use auto or sdpa"
+
+
+def _attention(recipe: Recipe) -> Iterator[str]:
+    """Flash attention has no kernel for float32, which a GPU would say in the first forward pass."""
+    computed: list[tuple[Work, str | None, str | None]] = [
+        *(("train", name, recipe.training(name).precision) for name in recipe.trained),
+        *(
+            ("score_reference", None, precision)
+            for precision in {each.precision for each in recipe.all_scores.values()}
+        ),
+        *(
+            ("evaluate", name, getattr(recipe.evaluation_settings(name), "precision", None))
+            for name in recipe.nodes.evaluations
+        ),
+    ]
+    for work, node, precision in computed:
+        hardware, name = recipe.hardware(work, node), node or work
+        if hardware.device == "cuda" and hardware.attention in {"varlen", "flash"} and precision == "float32":
+            yield (
+                f"hardware.{name}.attention: found {hardware.attention!r}, which cannot compute in float32, the "
+                f"precision of {name}. Fix: set hardware.{name}.attention to auto"
+            )

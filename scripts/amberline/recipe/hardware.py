@@ -19,8 +19,8 @@ class Hardware(HardwareSettings):
     micro_batch_tokens: PositiveCount | Literal["auto"] = Field(
         description="tokens a process computes at once; auto: chosen from model and memory"
     )
-    attention: Literal["auto", "varlen", "flash", "sdpa"] = Field(
-        description="auto, varlen (torch), flash (flash-attn) or sdpa (one document at a time)"
+    attention: Literal["auto", "varlen", "flash", "efficient", "sdpa"] = Field(
+        description="auto, varlen (torch), flash (flash-attn), efficient (torch, float32 too) or sdpa (by document)"
     )
     activation_checkpointing: Literal["auto", "full", "selective", "none"] = Field(
         description="what is recomputed in the backward pass to save memory"
@@ -29,3 +29,6 @@ class Hardware(HardwareSettings):
         description="free gathered parameters after each layer's forward pass; auto: only where memory is short"
     )
     compile: Flag = Field(description="torch.compile each decoder layer")
+    deterministic: Flag = Field(
+        description="on cuda, only operations that give the same bits in every run, which are slower"
+    )

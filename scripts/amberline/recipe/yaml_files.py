@@ -43,3 +43,20 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", NUMBER, list("-+0123456
 def load_yaml(file: Path) -> Any:
     """What a YAML file holds. Raises OSError, UnicodeDecodeError, or YAMLError, which names the line."""
     return yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506, a SafeLoader
+
+
+def with_types(value: Any) -> Any:
+    """A value of Snakemake's --config, which leaves all numbers and the like inside of {...} and [...] as text."""
+    if isinstance(value, dict):
+        return {key: _typed(inner) for key, inner in value.items()}
+    return [_typed(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _typed(value: Any) -> Any:
+    if not isinstance(value, str):
+        return with_types(value)
+    try:
+        found = yaml.load(value, Loader=_Loader)  # noqa: S506, a SafeLoader
+    except yaml.YAMLError:
+        return value
+    return value if isinstance(found, dict | list) else found

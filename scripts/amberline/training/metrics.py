@@ -1,7 +1,7 @@
 """The curve of a run: a JSON line a step, and the same for TensorBoard and Weights & Biases.
 
 `metrics.jsonl` holds what is determined by the run, so that an interrupted run's file equals that of an uninterrupted
-one, bit for bit; `timings.jsonl` beside it holds what the machine makes of it.
+one, on CPUs bit for bit; `timings.jsonl` beside it holds what the machine makes of it.
 """
 
 import json
@@ -43,7 +43,8 @@ class Metrics:
         self._append(self._metrics, metrics)
         self._append(self._timings, timing)
         self._track({f"train/{key}": value for key, value in (metrics | timing).items()}, metrics["step"])
-        self._bar.set_postfix({key: f"{metrics[key]:.4g}" for key in ("loss", "rewards/margins") if key in metrics})
+        told: dict[str, object] = {key: f"{metrics[key]:.4g}" for key in ("loss", "rewards/margins") if key in metrics}
+        self._bar.set_postfix(told, refresh=False)  # lest every step is a line of the log
         self._bar.update()
 
     def heldout(self, metrics: Line) -> None:

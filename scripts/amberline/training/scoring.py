@@ -13,10 +13,12 @@ from tqdm import tqdm
 from amberline.batches.layout import lay_out
 from amberline.core.progress import progress
 from amberline.model.attention import choose_attention
+from amberline.model.files import read_config
 from amberline.model.forward import PackedLlama, document_logps, inference, token_logps
 from amberline.model.load import load_model
 from amberline.model.packed import PADDING_DOCUMENT, PackedBatch, pack
 from amberline.recipe.hardware import Hardware
+from amberline.training.determinism import settle_determinism
 from amberline.training.ranks import Ranks
 
 # Columns of token ids and labels: of a conversation, and of the two sides of a pair.
@@ -50,16 +52,18 @@ def load_frozen(folder: Path, hardware: Hardware, precision: str, ranks: Ranks, 
 
     `tf32` lets float32 matrix products on CUDA use tf32, from now on.
     """
+    settle_determinism(hardware, ranks.device)
     if tf32 and ranks.device.type == "cuda":
         torch.set_float32_matmul_precision("high")
-    attention, why = choose_attention(hardware.attention, ranks.device)
+    dtype = getattr(torch, precision)
+    attention, why = choose_attention(hardware.attention, ranks.device, dtype, read_config(folder))
     if ranks.first:
         tqdm.write(f"attention: {attention}, because {why}")
     model = load_model(
         folder,
         device=ranks.device,
         mesh=ranks.mesh,
-        compute_dtype=getattr(torch, precision),
+        compute_dtype=dtype,
         attention=attention,
         # Gathered parameters stay: there are no gradients and no optimizer that need the room.
         reshard_after_forward=hardware.reshard_after_forward is True,

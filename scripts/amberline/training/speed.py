@@ -27,11 +27,21 @@ COPY_BYTES = {"cpu": 64 * 2**20, "cuda": 512 * 2**20}
 MEASURED_SECONDS = 0.3
 SHORTEST_SECONDS = 0.1  # of a step for which an estimate holds: the demo's take four times as long as their products
 
+# Part of the estimate's speed that trainings reach on a GPU: waiting for other processes, for memory and for
+# operations to start is not in the estimate. From published speeds, as none was measured here yet
+# (benchmarks/first_light.py does). Causal attention counts half. A100, 7B, compiled: 68% MFU with full attention, so
+# 63%, where the estimate comes to 69 to 73% (pytorch.org/blog/maximizing-training-throughput). H100, 8B on 8,
+# compiled, selective checkpointing: 6,667 tokens a second, 35%, where it comes to 47% (torchtitan, arXiv 2410.06511,
+# table 1). H200: best published 46 to 51%, where it comes to 52 to 60%.
+EFFICIENCY = {"A100": 0.88, "H200": 0.85, "H100": 0.72}
+OTHER_GPUS = 0.75
+
 
 def expected_step_seconds(
     plan: BatchPlan, choices: Choices, settings: Training, config: LlamaConfig, ranks: Ranks
 ) -> float:
-    """Seconds of an average step, at the rates that this device reaches now with tensors of the model's own shapes.
+    """Seconds of an average step, at the rates that this device reaches now with tensors of the model's own shapes, and
+    on a GPU at the part of them that trainings are known to reach.
 
     Neither waiting for other processes is in it, nor evaluations and checkpoints, nor what it costs to start each
     operation, which tells in small models. An example counts as one document.
@@ -48,7 +58,15 @@ def expected_step_seconds(
     )
     update = estimates.optimizer_seconds(config, moments=moments(settings), ranks=ranks.world, rates=rates)
     examples = plan.examples_before(plan.steps) / plan.steps / ranks.world  # of a step, in this process
-    return passes / len(plan.lengths) * examples + update
+    return (passes / len(plan.lengths) * examples + update) / efficiency(ranks.device)
+
+
+def efficiency(device: torch.device) -> float:
+    """Part of the speed of the estimate that a training reaches on this device. On CPUs the estimate is fitted."""
+    if device.type != "cuda":
+        return 1
+    name = torch.cuda.get_device_name(device)
+    return next((share for part, share in EFFICIENCY.items() if part in name), OTHER_GPUS)
 
 
 def told_time(seconds: float, left: int) -> list[str]:
