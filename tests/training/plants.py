@@ -82,6 +82,11 @@ def error_on_rank_1(place: str, kind: str) -> None:
         PLACES[place](kind)
 
 
+def error_on_all_ranks(kind: str) -> None:
+    """The same error on each rank, such as of a folder that cannot be read."""
+    _after_a_while(lambda _: fail(kind))
+
+
 def error_nobody_notices(kind: str) -> None:
     """An error on rank 1, while rank 0 waits for what never comes, as it may in a collective of NCCL."""
     together.GRACE = 1.0

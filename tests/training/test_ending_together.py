@@ -84,6 +84,11 @@ def test_every_error_everywhere_ends_all(place: str, kind: str, world: World, tm
     ends(world, tmp_path, place, kind)
 
 
+def test_the_same_error_on_all_is_told_once(world: World, tmp_path: Path) -> None:
+    text = ended(train(world, tmp_path, "error_on_all_ranks:OSError"))
+    assert text.count("/planted: planted. Fix: ") == 1
+
+
 def test_a_process_that_does_not_notice_is_ended(world: World, tmp_path: Path) -> None:
     """It waits in what signals do not interrupt, and the process group tells it nothing."""
     started = train(world, tmp_path, "error_nobody_notices:ValueError")

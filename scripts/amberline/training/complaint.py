@@ -2,6 +2,7 @@
 
 import sys
 import traceback
+from collections.abc import Callable
 
 from amberline.core.ending import explain
 from amberline.hub.model_names import ModelError
@@ -14,9 +15,19 @@ LONELY = (CheckpointFailedHere, ModelError, OSError)
 
 
 def complain(
-    program: str, error: Exception, ranks: Ranks, expected: tuple[type[Exception], ...], *, is_first: bool
+    program: str,
+    error: Exception,
+    ranks: Ranks,
+    expected: tuple[type[Exception], ...],
+    *,
+    is_first: bool,
+    is_new: Callable[[str], bool],
 ) -> None:
-    """Print what ended a program. `is_first`: no other process has failed before this one."""
+    """Print what ended a program.
+
+    `is_first`: no other process has failed before this one. `is_new`: whether no other process has had a message, for
+    what befalls all of them one by one.
+    """
     here = f"{program}, process {ranks.rank}" if ranks.world > 1 else program
     if is_loss_of_process(error):
         # A process that has failed has told why, and is what the others have lost.
@@ -31,7 +42,9 @@ def complain(
         _say(here, _out_of_memory(error, ranks))
     elif isinstance(error, expected):
         if ranks.first or isinstance(error, LONELY):
-            _say(program if ranks.first else here, explain(error) if isinstance(error, OSError) else error)
+            what = explain(error) if isinstance(error, OSError) else str(error)
+            if is_new(what):
+                _say(program if ranks.first else here, what)
     else:
         if is_first:
             sys.stderr.write("".join(traceback.format_exception(error)))
@@ -48,5 +61,5 @@ def _out_of_memory(error: Exception, ranks: Ranks) -> str:
     return f"main memory is used up ({told(error)}). Fix: {fix}"
 
 
-def _say(who: str, what: object) -> None:
+def _say(who: str, what: str) -> None:
     print(f"{who}: {what}", file=sys.stderr)

@@ -1,5 +1,6 @@
 """How the processes of a program end: all of them soon, once one has failed."""
 
+import hashlib
 import os
 import sys
 import threading
@@ -34,7 +35,7 @@ def ending_together(program: str, ranks: Ranks, *expected: type[Exception]) -> I
         destroy_ranks()
         raise
     except Exception as error:
-        complain(program, error, ranks, expected, is_first=alarm.raise_())
+        complain(program, error, ranks, expected, is_first=alarm.raise_(), is_new=alarm.is_new)
         if ranks.world == 1:
             raise typer.Exit(1) from None
         _end()
@@ -54,8 +55,15 @@ class _Alarm:
 
     def raise_(self) -> bool:
         """Tell the others. Returns whether none of them has done so before."""
+        return self._is_first(FAILED)
+
+    def is_new(self, message: str) -> bool:
+        """Whether no other process has had this message."""
+        return self._is_first(f"{FAILED}/{hashlib.sha256(message.encode()).hexdigest()}")
+
+    def _is_first(self, key: str) -> bool:
         try:
-            return self._store is None or self._store.add(FAILED, 1) == 1
+            return self._store is None or self._store.add(key, 1) == 1
         except RuntimeError:  # the store has gone with the process that held it
             return True
 
