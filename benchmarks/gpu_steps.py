@@ -264,15 +264,19 @@ def most_layers(bench: Bench, layout: Layout, kind: str) -> int:
 
 
 def predicted_bytes(bench: Bench, config: LlamaConfig, layout: Layout, kind: str) -> float:
-    """Peak memory of the tensors of a process."""
+    """Peak memory of the tensors of a process. A step of pairs is one micro-batch, which accumulates nothing."""
     settings = layout.settings(kind)
-    width = compute_bytes(settings)
-    gathered = bench.world > 1 or layout.precision == "bfloat16"
-    needed = estimates.state_bytes(
-        config, moments=moments(settings), compute_bytes=width, ranks=bench.world, reshard=not gathered
-    )
-    return needed + estimates.working_bytes(
-        config, layout.checkpointing, width, bench.device.type, tokens=layout.tokens, softmaxes=0
+    return estimates.peak_bytes(
+        config,
+        layout.checkpointing,
+        moments=moments(settings),
+        compute_bytes=compute_bytes(settings),
+        ranks=bench.world,
+        reshard=False,
+        accumulated="nothing" if kind == "pairs" else "whole",
+        device=bench.device.type,
+        tokens=layout.tokens,
+        softmaxes=0,
     )
 
 
@@ -324,13 +328,15 @@ class Steps:
             loss = loss_of()
             loss.backward()
             total += loss.detach()
-        squares = torch.tensor([squared_gradients(self.model)], dtype=torch.float64)
+        loss, squares = torch.stack([total, squared_gradients(self.model)]).tolist()
         if self.bench.world > 1:
-            dist.all_reduce(squares)
-        clip(self.model, math.sqrt(squares.item()), self.settings.max_grad_norm)
+            both = torch.tensor([squares], dtype=torch.float64)
+            dist.all_reduce(both)
+            squares = both.item()
+        clip(self.model, math.sqrt(squares), self.settings.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.losses.append(total.item())
+        self.losses.append(loss)
 
 
 class ChatSteps(Steps):

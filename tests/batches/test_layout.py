@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amberline.batches.layout import lay_out
+from amberline.batches.layout import largest_share, lay_out
 
 
 @settings(derandomize=True, deadline=None, max_examples=200)
@@ -64,3 +64,12 @@ def test_micro_batches_are_as_few_as_can_be() -> None:
     lengths = rng.integers(20, 2048, 256).tolist()
     batches = sum(len(rank) for rank in lay_out(lengths, 16_384, 1))
     assert sum(lengths) / (batches * 16_384) > 0.9
+
+
+def test_with_the_largest_share_as_budget_every_step_is_one_micro_batch() -> None:
+    rng = np.random.default_rng(5)
+    steps = [rng.integers(1, 500, 32).tolist() for _ in range(50)]
+    share = largest_share(steps, 8)
+    laid = [lay_out(lengths, share, 8) for lengths in steps]
+    assert all(len(micro_batches) == 1 for step in laid for micro_batches in step)
+    assert any(len(lay_out(lengths, share - 1, 8)[0]) > 1 for lengths in steps)

@@ -17,6 +17,7 @@ from amberline.model.forward import inference, token_logps, weighted_loss
 from amberline.model.load import load_model
 from amberline.model.packed import pack
 from amberline.model.weights import CheckpointWeights
+from amberline.training.gradients import synchronise
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from load_memory import on_a_rank as load_and_measure
@@ -52,6 +53,16 @@ def two_steps(model, mine):
     return before
 
 
+def two_micro_batches(model, reduce_each):
+    """Gradients of a step, and whether those of the first micro-batch were reduced before the second one."""
+    reduced = []
+    for number, batch in enumerate(batches()):
+        synchronise(model, last=number == 1, keep_gathered=False, reduce_each=reduce_each)
+        weighted_loss(model, batch).backward()
+        reduced.append(all(each.grad is not None for each in model.parameters()))
+    return {"reduced": reduced, "of": {name: each.grad.full_tensor() for name, each in model.named_parameters()}}
+
+
 def on_a_rank(rank: int, folder: Path, results: Path) -> None:
     # First, for memory that has been used once is not given back.
     load_and_measure(rank, RANKS, results / "large", results)
@@ -67,6 +78,10 @@ def on_a_rank(rank: int, folder: Path, results: Path) -> None:
         if rank == 0:
             torch.save({"state": state, "before": before, "rows": rows}, results / f"{name}.pt")
     dcp.save(get_model_state_dict(model), checkpoint_id=results / "final")
+    for reduce_each in (False, True):
+        gradients = two_micro_batches(load_model(folder, device="cpu", mesh=mesh), reduce_each)
+        if rank == 0:
+            torch.save(gradients, results / f"gradients {reduce_each}.pt")
     dist.destroy_process_group()
 
 
@@ -93,6 +108,13 @@ def test_bitwise_equal_to_one_process(results, alone, variant):
     assert sharded["state"].keys() == alone["state"].keys()
     for name, tensor in alone["state"].items():
         assert torch.equal(sharded["state"][name], tensor), name
+
+
+def test_gradients_are_the_same_reduced_once_or_after_each_micro_batch(results):
+    once, each = (torch.load(results / f"gradients {reduce_each}.pt") for reduce_each in (False, True))
+    assert (once["reduced"], each["reduced"]) == ([False, True], [True, True])
+    for name, gradient in once["of"].items():
+        torch.testing.assert_close(each["of"][name], gradient, rtol=1e-5, atol=1e-8)
 
 
 def test_each_rank_holds_its_part(results, alone):

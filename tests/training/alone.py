@@ -62,6 +62,7 @@ def train_alone(
         heldout=None,
         micro_batch_tokens=micro_batch_tokens,
         keep_gathered=True,
+        reduce_each=False,
         checkpoints=Checkpoints(folder, 1, ["last"], plan.digest, ALONE, print),
         metrics=Metrics(folder, "test", tracking, 0, plan.steps),
         watch=Monitor(settings.monitors),

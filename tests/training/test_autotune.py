@@ -7,23 +7,28 @@ import torch
 from transformers import LlamaConfig
 from worlds import HARDWARE, RECIPE
 
+from amberline.hub.model_names import ModelError
 from amberline.model.estimates import parameters, training_flops
 from amberline.objectives.settings import Training
 from amberline.recipe.hardware import Hardware
-from amberline.training.autotune import Choices, choose, state_bytes
+from amberline.training.autotune import Choices, Load, choose
 from amberline.training.ranks import Ranks
 from amberline.training.speed import peak_flops
 
 AMBER = LlamaConfig(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32)
-CHAT, SFT = RECIPE.training("amberchat"), RECIPE.training("ambersafe-sft")
+CHAT, SFT, DPO = (RECIPE.training(name) for name in ("amberchat", "ambersafe-sft", "ambersafe"))
+# On eight processes: steps of 128 conversations and of 32 pairs.
+CONVERSATIONS, PAIRS = Load(20_000, 2048), Load(1_100, 512)
 AUTO = RECIPE.hardware("train", "amberchat")
 
 
-def on_gpus(monkeypatch: pytest.MonkeyPatch, gib: float, count: int, settings: Training, **changes: object) -> Choices:
+def on_gpus(
+    monkeypatch: pytest.MonkeyPatch, gib: float, count: int, settings: Training, load: Load, **changes: object
+) -> Choices:
     properties = SimpleNamespace(total_memory=gib * 2**30)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
     hardware = Hardware(**(AUTO.model_dump() | changes))
-    return choose(hardware, settings, AMBER, Ranks(0, count, torch.device("cuda", 0)))
+    return choose(hardware, settings, AMBER, Ranks(0, count, torch.device("cuda", 0)), load)
 
 
 def test_parameters_of_amber() -> None:
@@ -43,29 +48,61 @@ def test_the_cpu_has_no_known_peak() -> None:
     assert peak_flops(torch.device("cpu"), "float32", False) is None
 
 
-def test_memory_of_a_sharded_run() -> None:
-    """16 bytes a parameter for AdamW, 12 for RMSprop, shared by the processes."""
-    assert state_bytes(CHAT, AMBER, 1, reshard=True) == 16 * parameters(AMBER)[0]
-    assert state_bytes(SFT, AMBER, 1, reshard=True) == 12 * parameters(AMBER)[0]
+def layout(chosen: Choices) -> tuple[str, bool, str]:
+    return chosen.activation_checkpointing, chosen.reshard_after_forward, chosen.accumulated
 
 
 def test_published_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Eight A100 of 80 GB: bfloat16 leaves room to keep all; float32 has to recompute and to gather anew."""
-    chat = on_gpus(monkeypatch, 79.2, 8, CHAT)
-    assert (chat.activation_checkpointing, chat.reshard_after_forward) == ("none", False)
-    assert chat.micro_batch_tokens >= 4096
-    sft = on_gpus(monkeypatch, 79.2, 8, SFT)
-    assert (sft.activation_checkpointing, sft.reshard_after_forward) == ("selective", True)
-    assert any(note.startswith("micro_batch_tokens: ") and "GiB a GPU are left" in note for note in sft.notes)
+    """On eight A100 of 80 GB nothing has to be recomputed or gathered anew. A step of pairs is one micro-batch, for
+    which no gradients wait, and no more room is asked for than its tokens take."""
+    chat = on_gpus(monkeypatch, 79.2, 8, CHAT, CONVERSATIONS)
+    assert layout(chat) == ("none", False, "whole")
+    assert 4096 <= chat.micro_batch_tokens <= 8192
+    for settings in (SFT, DPO):
+        pairs = on_gpus(monkeypatch, 79.2, 8, settings, PAIRS)
+        assert layout(pairs) == ("none", False, "nothing")
+        assert pairs.micro_batch_tokens == 1280
+        assert pairs.attention == "efficient"
+    assert any("up to 20,000 tokens, and 71 GiB of its memory can be used" in note for note in chat.notes)
+
+
+def test_gradients_are_reduced_each_time_where_they_do_not_fit_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight A100 of 40 GB: micro-batches of a usable size, and said why."""
+    chosen = on_gpus(monkeypatch, 39.5, 8, CHAT, CONVERSATIONS)
+    assert chosen.accumulated == "shards"
+    assert chosen.micro_batch_tokens >= 4096
+    assert any(note.startswith("gradients are reduced after each micro-batch, because") for note in chosen.notes)
 
 
 def test_small_gpus_recompute_everything(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert on_gpus(monkeypatch, 44, 8, CHAT).activation_checkpointing == "full"
+    assert on_gpus(monkeypatch, 23.6, 8, CHAT, CONVERSATIONS).activation_checkpointing == "full"
+
+
+@pytest.mark.parametrize(("gib", "count", "least"), [(79.2, 1, 2), (39.5, 2, 4), (14, 8, 11)])
+def test_what_cannot_fit_is_refused_with_the_gpus_that_it_takes(
+    gib: float, count: int, least: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ModelError, match=rf"needs at least \d+ GiB .*are {count}\).* Fix: train on {least} of them"):
+        on_gpus(monkeypatch, gib, count, CHAT, CONVERSATIONS)
+    assert on_gpus(monkeypatch, gib, least, CHAT, CONVERSATIONS)
+
+
+def test_settings_that_cannot_fit_are_refused_where_auto_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ModelError, match=r"Fix: set micro_batch_tokens, .* under hardware to auto"):
+        on_gpus(monkeypatch, 79.2, 8, CHAT, CONVERSATIONS, micro_batch_tokens=16384, activation_checkpointing="none")
+
+
+@pytest.mark.parametrize(("level", "compiled"), [("none", True), ("selective", False), ("full", False)])
+def test_compile_is_never_lost_without_a_word(level: str, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {"attention": "sdpa", "activation_checkpointing": level, "compile": True}
+    chosen = on_gpus(monkeypatch, 79.2, 8, CHAT, CONVERSATIONS, **asked)
+    assert chosen.compile == compiled
+    assert compiled != any(note.startswith("compile: off, because") for note in chosen.notes)
 
 
 def test_what_is_asked_for_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = {"micro_batch_tokens": 777, "activation_checkpointing": "full", "reshard_after_forward": False}
-    chosen = on_gpus(monkeypatch, 44, 8, CHAT, **asked)
+    chosen = on_gpus(monkeypatch, 44, 8, CHAT, CONVERSATIONS, **asked)
     assert (chosen.micro_batch_tokens, chosen.activation_checkpointing, chosen.reshard_after_forward) == (
         777,
         "full",
@@ -76,6 +113,6 @@ def test_what_is_asked_for_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_cpu() -> None:
     hardware = Hardware(**(HARDWARE | {"micro_batch_tokens": "auto", "activation_checkpointing": "auto"}))
-    chosen = choose(hardware, CHAT, AMBER, Ranks(0, 2, torch.device("cpu")))
+    chosen = choose(hardware, CHAT, AMBER, Ranks(0, 2, torch.device("cpu")), CONVERSATIONS)
     assert (chosen.micro_batch_tokens, chosen.activation_checkpointing) == (4096, "none")
     assert chosen.notes[0].startswith("attention: sdpa, because on the CPU")

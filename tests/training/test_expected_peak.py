@@ -18,7 +18,7 @@ from amberline.model.load import load_model
 from amberline.model.packed import pack
 from amberline.objectives.sft import SFTSettings
 from amberline.recipe.hardware import Hardware
-from amberline.training.autotune import allocated_peak, choose, expected_peak
+from amberline.training.autotune import Load, allocated_peak, choose, expected_peak
 from amberline.training.optimizers import make_optimizer
 
 LENGTH = 512  # tokens of a document, all of them targets but the first
@@ -29,8 +29,9 @@ def two_steps(expect: Callable[..., float], folder: Path, level: str, documents:
     torch.set_num_threads(2)
     settings = SFTSettings(**PREFERRED) if log_probabilities else SFTSettings(**CHAT)
     config = read_config(folder)
-    choices = choose(Hardware(**(HARDWARE | {"activation_checkpointing": level})), settings, config, ALONE)
     tokens = documents * LENGTH
+    hardware = Hardware(**(HARDWARE | {"activation_checkpointing": level, "micro_batch_tokens": tokens}))
+    choices = choose(hardware, settings, config, ALONE, Load(2 * tokens, LENGTH))
     expected = expect(choices, settings, config, ALONE, tokens=tokens, softmaxes=tokens if log_probabilities else 0)
     model = load_model(folder, device="cpu", activation_checkpointing=choices.activation_checkpointing)
     optimizer = make_optimizer(model, settings.optimizer)

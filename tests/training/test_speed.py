@@ -13,7 +13,7 @@ from amberline.model.estimates import Rates, optimizer_seconds, passes_seconds
 from amberline.objectives.sft import SFTSettings
 from amberline.recipe.hardware import Hardware
 from amberline.training import speed
-from amberline.training.autotune import choose
+from amberline.training.autotune import Load, choose
 from amberline.training.ranks import Ranks
 
 MODEL = LlamaConfig(vocab_size=320, hidden_size=64, intermediate_size=172, num_hidden_layers=2, num_attention_heads=4)
@@ -39,7 +39,7 @@ def test_average_step(
         micro_batch_examples=1,
     )
     ranks = Ranks(0, world, torch.device("cpu"))
-    choices = choose(Hardware(**HARDWARE), settings, MODEL, ranks)
+    choices = choose(Hardware(**HARDWARE), settings, MODEL, ranks, Load(400, 100))
     one = passes_seconds(MODEL, "none", 4, "cpu", RATES, lengths=[100], targets=50)
     update = optimizer_seconds(MODEL, moments=2, ranks=world, rates=RATES)
     expected = speed.expected_step_seconds(plan, choices, settings, MODEL, ranks)
@@ -69,7 +69,7 @@ def test_the_estimate_is_divided_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
         micro_batch_examples=1,
     )
     ranks = Ranks(0, 1, torch.device("cpu"))
-    choices = choose(Hardware(**HARDWARE), settings, MODEL, ranks)
+    choices = choose(Hardware(**HARDWARE), settings, MODEL, ranks, Load(400, 100))
     told = []
     for share in (1, 0.5):
         monkeypatch.setattr(speed, "efficiency", lambda _, share=share: share)

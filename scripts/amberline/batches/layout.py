@@ -4,7 +4,7 @@ It decides how fast a step is and how much memory it takes, never what it comput
 """
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 def lay_out(lengths: Sequence[int], budget: int, ranks: int) -> list[list[list[int]]]:
@@ -36,6 +36,14 @@ def lay_out(lengths: Sequence[int], budget: int, ranks: int) -> list[list[list[i
         [sorted(each[rank] if number % 2 == 0 else each[-1 - rank]) for number, each in enumerate(rounds)]
         for rank in range(ranks)
     ]
+
+
+def largest_share(steps: Iterable[Sequence[int]], ranks: int) -> int:
+    """Tokens of the largest part of a step that falls to one process, over steps of these examples' tokens.
+
+    With a budget of so many, every step is one micro-batch on each process.
+    """
+    return max(max(sum(lengths[each] for each in part) for part in _balance(lengths, ranks)) for lengths in steps)
 
 
 def _balance(lengths: Sequence[int], bins: int) -> list[list[int]]:

@@ -3,13 +3,17 @@
 Activations are counted from the tensors that one decoder layer keeps for its backward pass, in multiples of
 width d, keys' width k and MLP width f:
 
-    none       the layer's input, both norms' inputs and results, query, key, value, attention's result twice (each
-               document's and all together), the first residual sum, and four of the MLP: 9d + 2k + 4f
+    none       the layer's input, both norms' results, query, key, value, attention's result, the first residual sum,
+               and four of the MLP: 6d + 2k + 4f; on the CPU, where norms are several operations and attention's result
+               is laid together from each document's, 9d + 2k + 4f
     selective  the layer's input, attention's result, every second matrix product (query, value, gate, down): 4d + k + f
     full       the layer's input: d
 
 The backward pass of a layer needs, for a moment, the gradients of its MLP beside: 3f + 3d; where the layer is
 recomputed, also what is computed again. Before it, the output head needs a chunk of logits and its matrix's gradient.
+
+A process is at its peak where one of three things happens: the last backward pass of a step begins, with all
+activations; it ends, with all gradients of this process; or the optimizer updates.
 
 Time is that of matrix products and, after it, that of what all other operations read and write, each at the rate that
 the device reaches. What it costs to start an operation is not in it.
@@ -17,12 +21,17 @@ the device reaches. What it costs to start an operation is not in it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from transformers import LlamaConfig
 
 from amberline.model.attention import head_width
 from amberline.model.checkpointing import Level
 from amberline.model.logps import CHUNK_BYTES, KEPT_BYTES
+
+# What a process holds of a step's gradients before its last backward pass: nothing where there is no micro-batch
+# before it; else all of them until they are reduced, or its shards of what is reduced already.
+Accumulated = Literal["nothing", "whole", "shards"]
 
 # Operations of forward and backward pass together, for each of the forward pass: three without recomputation.
 _PASSES: dict[Level, float] = {"none": 3, "selective": 3.5, "full": 4}
@@ -50,21 +59,76 @@ def parameters(config: LlamaConfig) -> tuple[int, int]:
     return matrices + width * config.vocab_size + (2 * layers + 1) * width, matrices
 
 
-def state_bytes(config: LlamaConfig, *, moments: int, compute_bytes: int, ranks: int, reshard: bool) -> float:
-    """Memory of one process apart from activations: weights, gradients and `moments` of the optimizer, in float32.
+def state_bytes(
+    config: LlamaConfig,
+    *,
+    moments: int,
+    compute_bytes: int,
+    ranks: int,
+    reshard: bool,
+    accumulated: Accumulated = "whole",
+) -> float:
+    """Memory of one process when the last backward pass of a step begins, apart from activations: weights, `moments`
+    of the optimizer, and the gradients of the step's micro-batches before, in float32.
 
     `compute_bytes` is the width of the compute dtype: gathered parameters are in it.
     """
     count = parameters(config)[0]
-    sharded = 4 * count * (2 + moments) / ranks
-    gathered = 0 if reshard else compute_bytes * count
-    accumulated = 4 * count * (1 - 1 / ranks)  # gradients of a step's micro-batches, until they are reduced
-    return sharded + gathered + accumulated
+    gradients = {"nothing": 0.0, "shards": 4 * count / ranks, "whole": 4 * count}[accumulated]
+    return 4 * count * (1 + moments) / ranks + _gathered(config, compute_bytes, ranks, reshard) + gradients
 
 
-def activation_bytes(config: LlamaConfig, level: Level, compute_bytes: int) -> float:
+def peak_bytes(
+    config: LlamaConfig,
+    level: Level,
+    *,
+    moments: int,
+    compute_bytes: int,
+    ranks: int,
+    reshard: bool,
+    accumulated: Accumulated,
+    device: str,
+    tokens: int,
+    softmaxes: int,
+) -> float:
+    """Memory of one process at the peak of a step whose largest micro-batch has so many tokens.
+
+    `softmaxes`: see `head_bytes`.
+    """
+    begin = state_bytes(
+        config,
+        moments=moments,
+        compute_bytes=compute_bytes,
+        ranks=ranks,
+        reshard=reshard,
+        accumulated=accumulated,
+    ) + working_bytes(config, level, compute_bytes, device, tokens=tokens, softmaxes=softmaxes)
+    updated = 4 * parameters(config)[0] * (2 + moments) / ranks
+    end = updated + _reduced(config, compute_bytes, ranks) + layer_bytes(config, compute_bytes, device) * tokens
+    # RMSprop, with one moment, takes the roots of all of them at once; AdamW is one kernel.
+    update = updated + (4 * parameters(config)[0] / ranks if moments == 1 else 0)
+    return max(begin, end, update)
+
+
+def _gathered(config: LlamaConfig, compute_bytes: int, ranks: int, reshard: bool) -> float:
+    """Parameters in the compute dtype: all of them, or those of two layers and of what belongs to none."""
+    if ranks == 1 and compute_bytes == 4:
+        return 0  # nothing is sharded: it computes with the weights themselves
+    count = 2 * _layer(config) + _outside(config) if reshard else parameters(config)[0]
+    return float(compute_bytes * count)
+
+
+def _reduced(config: LlamaConfig, compute_bytes: int, ranks: int) -> float:
+    """What the end of a backward pass holds beside shards: of parameters outside of layers themselves, their gradients,
+    and these in float32 to be reduced; and of the first layer the last."""
+    if ranks == 1 and compute_bytes == 4:
+        return 0
+    return float((2 * compute_bytes + 4) * _outside(config) + 4 * _layer(config))
+
+
+def activation_bytes(config: LlamaConfig, level: Level, compute_bytes: int, device: str) -> float:
     """Memory of one token's activations in all layers."""
-    return float(_kept(config, level) * config.num_hidden_layers * compute_bytes)
+    return float(_kept(config, level, device) * config.num_hidden_layers * compute_bytes)
 
 
 def working_bytes(
@@ -75,19 +139,19 @@ def working_bytes(
     `softmaxes`: see `head_bytes`.
     """
     head = head_bytes(config, device, softmaxes=softmaxes)
-    backward = backward_bytes(config, level, compute_bytes) * tokens
-    return activation_bytes(config, level, compute_bytes) * tokens + max(head, backward)
+    backward = backward_bytes(config, level, compute_bytes, device) * tokens
+    return activation_bytes(config, level, compute_bytes, device) * tokens + max(head, backward)
 
 
-def layer_bytes(config: LlamaConfig, compute_bytes: int) -> float:
+def layer_bytes(config: LlamaConfig, compute_bytes: int, device: str) -> float:
     """Memory of one token in forward and backward pass of one layer, everything that either makes."""
     gradients = 3 * config.intermediate_size + 3 * config.hidden_size
-    return float((_kept(config, "none") + gradients) * compute_bytes)
+    return float((_kept(config, "none", device) + gradients) * compute_bytes)
 
 
-def backward_bytes(config: LlamaConfig, level: Level, compute_bytes: int) -> float:
+def backward_bytes(config: LlamaConfig, level: Level, compute_bytes: int, device: str) -> float:
     """Memory of one token for the backward pass of one layer, beside all activations; freed before the next one."""
-    return layer_bytes(config, compute_bytes) - _kept(config, level) * compute_bytes
+    return layer_bytes(config, compute_bytes, device) - _kept(config, level, device) * compute_bytes
 
 
 def head_bytes(config: LlamaConfig, device: str, *, softmaxes: int) -> float:
@@ -127,7 +191,7 @@ def passes_seconds(
     attention = config.num_hidden_layers * _query(config) * float(sum(n * n for n in lengths))
     forward = 2 * (parameters(config)[1] - head) * tokens + 2 * _ATTENTION * attention
     of_layers, of_logits = _ACCESSES[device]
-    between = of_layers * config.num_hidden_layers * layer_bytes(config, compute_bytes) * tokens
+    between = of_layers * config.num_hidden_layers * layer_bytes(config, compute_bytes, device) * tokens
     in_layers = _PASSES[level] * (forward / rates.flops + between / 3 / rates.traffic)
     in_head = 6 * head * targets / rates.flops + of_logits * 4 * config.vocab_size * targets / rates.traffic
     return in_layers + in_head
@@ -140,15 +204,25 @@ def optimizer_seconds(config: LlamaConfig, *, moments: int, ranks: int, rates: R
     return 4 * parameters(config)[0] * accesses / ranks / rates.traffic
 
 
-def _kept(config: LlamaConfig, level: Level) -> int:
+def _kept(config: LlamaConfig, level: Level, device: str) -> int:
     """Elements that one layer keeps of one token."""
     width, keys, inner = config.hidden_size, _keys(config), config.intermediate_size
     elements: dict[Level, int] = {
-        "none": 9 * width + 2 * keys + 4 * inner,
+        "none": (9 if device == "cpu" else 6) * width + 2 * keys + 4 * inner,
         "selective": 4 * width + keys + inner,
         "full": width,
     }
     return elements[level]
+
+
+def _layer(config: LlamaConfig) -> int:
+    """Parameters of one layer."""
+    return (parameters(config)[0] - _outside(config)) // config.num_hidden_layers
+
+
+def _outside(config: LlamaConfig) -> int:
+    """Parameters outside of layers: embeddings, output matrix and the last norm."""
+    return (2 * config.vocab_size + 1) * config.hidden_size
 
 
 def _query(config: LlamaConfig) -> int:

@@ -1,14 +1,17 @@
 """What `auto` in the hardware settings comes to on this machine, and why."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import psutil
 import torch
 from transformers import LlamaConfig
 
+from amberline.hub.model_names import ModelError
 from amberline.model import estimates
 from amberline.model.attention import Kind, choose_attention
 from amberline.model.checkpointing import Level
+from amberline.model.estimates import Accumulated
 from amberline.objectives.settings import AdamW, Training
 from amberline.recipe.hardware import Hardware
 from amberline.training.ranks import Ranks
@@ -16,6 +19,9 @@ from amberline.training.ranks import Ranks
 CPU_TOKENS = 4096
 # Beyond this, a GPU's matrix products grow no faster; below the other, they are slow.
 MOST_TOKENS, FEWEST_TOKENS = 16384, 4096
+# More than anyone would be told to use.
+MOST_GPUS = 1024
+GIB = 2**30
 # Part of a GPU's memory that is planned with; the rest is for fragments and what libraries take.
 USABLE = 0.9
 # Bytes that lie idle in a CPU's heap, fitted to measured peaks: for each byte that one layer makes in forward and
@@ -32,52 +38,134 @@ class Choices:
     micro_batch_tokens: int
     activation_checkpointing: Level
     reshard_after_forward: bool
+    accumulated: Accumulated  # gradients of a step that wait for its last micro-batch
+    compile: bool
     notes: tuple[str, ...]  # each choice in a sentence
 
 
-def choose(hardware: Hardware, settings: Training, config: LlamaConfig, ranks: Ranks) -> Choices:
-    """Settle every `auto`."""
+@dataclass(frozen=True)
+class Load:
+    """What the steps of a training ask of a process."""
+
+    share: int  # tokens of the largest part of a step that falls to one process
+    longest: int  # tokens of the longest example: some micro-batch is at least as large
+
+
+@dataclass(frozen=True)
+class _Layout:
+    level: Level
+    reshard: bool
+    reduce_each: bool  # gradients of each micro-batch, instead of once a step
+
+    def accumulated(self, tokens: int, load: Load) -> Accumulated:
+        """What waits for the last of a step's micro-batches of so many tokens."""
+        if tokens >= load.share:
+            return "nothing"
+        return "shards" if self.reduce_each else "whole"
+
+
+def choose(hardware: Hardware, settings: Training, config: LlamaConfig, ranks: Ranks, load: Load) -> Choices:
+    """Settle every `auto`. Raises ModelError where the model cannot run here, or not in the memory that there is."""
     attention, why = choose_attention(hardware.attention, ranks.device, getattr(torch, settings.precision), config)
     notes = [f"attention: {attention}, because {why}"]
-    level, reshard, tokens, reason = _fit(hardware, settings, config, ranks)
+    if ranks.device.type == "cpu":
+        layout, reason = next(_layouts(hardware, ranks.world)), "main memory is plentiful on the CPU"
+        tokens = _asked(hardware) or CPU_TOKENS
+    else:
+        memory = torch.cuda.get_device_properties(ranks.device).total_memory * USABLE
+        layout, tokens = _fit(hardware, settings, config, ranks.world, load, memory)
+        reason = f"a step gives a GPU up to {load.share:,} tokens, and {memory / GIB:.0f} GiB of its memory can be used"
+    accumulated = layout.accumulated(tokens, load)
     for name, asked, chosen in (
-        ("activation_checkpointing", hardware.activation_checkpointing, level),
-        ("reshard_after_forward", hardware.reshard_after_forward, reshard),
+        ("activation_checkpointing", hardware.activation_checkpointing, layout.level),
+        ("reshard_after_forward", hardware.reshard_after_forward, layout.reshard),
         ("micro_batch_tokens", hardware.micro_batch_tokens, tokens),
     ):
         notes.append(f"{name}: {chosen}, because {reason if asked == 'auto' else 'the hardware settings say so'}")
-    return Choices(attention, tokens, level, reshard, tuple(notes))
+    if accumulated == "shards":
+        notes.append("gradients are reduced after each micro-batch, because whole ones do not fit until the last")
+    # A loop over documents breaks the graph, and what is recomputed is compiled whole or not at all.
+    lost = hardware.compile and attention == "sdpa" and layout.level != "none"
+    if lost:
+        notes.append(
+            f"compile: off, because layers with attention sdpa and checkpointing {layout.level} do not compile"
+        )
+    compiled = hardware.compile and not lost
+    return Choices(attention, tokens, layout.level, layout.reshard, accumulated, compiled, tuple(notes))
 
 
-def _fit(hardware: Hardware, settings: Training, config: LlamaConfig, ranks: Ranks) -> tuple[Level, bool, int, str]:
-    """The fastest of the layouts that fit: activations kept before recomputed, parameters kept before gathered anew."""
+def _asked(hardware: Hardware) -> int | None:
+    return None if hardware.micro_batch_tokens == "auto" else hardware.micro_batch_tokens
+
+
+def _layouts(hardware: Hardware, world: int) -> Iterator[_Layout]:
+    """The fastest first: activations kept before recomputed, and then the least traffic.
+
+    Of k micro-batches, reducing each one's gradients costs k - 1 reductions more, in float32; gathering parameters
+    anew for each backward pass costs 2k - 1 gatherings more, in the compute dtype.
+    """
     asked, kept = hardware.activation_checkpointing, hardware.reshard_after_forward
     levels: list[Level] = ["none", "selective", "full"] if asked == "auto" else [asked]
-    reshards = [False, True] if kept == "auto" else [kept]
-    fixed = None if hardware.micro_batch_tokens == "auto" else hardware.micro_batch_tokens
-    if ranks.device.type == "cpu":
-        return levels[0], reshards[0], fixed or CPU_TOKENS, "main memory is plentiful on the CPU"
-    memory = torch.cuda.get_device_properties(ranks.device).total_memory * USABLE
     for level in levels:
-        for reshard in reshards:
-            left = memory - state_bytes(settings, config, ranks.world, reshard)
-            room = _most_tokens(left, level, config, compute_bytes(settings))
-            if room >= (fixed or FEWEST_TOKENS):
-                break
-        else:
-            continue
-        break
-    tokens = fixed or max(256, min(MOST_TOKENS, room))
-    reason = f"about {max(0, left) / 2**30:.0f} GiB a GPU are left for activations and the output head"
-    return level, reshard, tokens, reason
+        for reshard in [False, True] if kept == "auto" else [kept]:
+            for reduce_each in [False, True] if world > 1 else [False]:
+                yield _Layout(level, reshard, reduce_each)
 
 
-def _most_tokens(memory: float, level: Level, config: LlamaConfig, compute_bytes: int) -> int:
-    """Tokens of a micro-batch that fits a GPU's memory, in 256s: `estimates.working_bytes` the other way round."""
-    kept = estimates.activation_bytes(config, level, compute_bytes)
-    at_the_head = (memory - estimates.head_bytes(config, "cuda", softmaxes=0)) / kept
-    in_a_layer = memory / (kept + estimates.backward_bytes(config, level, compute_bytes))
-    return int(min(at_the_head, in_a_layer)) // 256 * 256
+def _fit(
+    hardware: Hardware, settings: Training, config: LlamaConfig, world: int, load: Load, memory: float
+) -> tuple[_Layout, int]:
+    """The first layout with room for the tokens that are wanted, or the one with the most room; and its tokens."""
+    # A step's share is a micro-batch at most: room beyond it would be of no use.
+    most = min(MOST_TOKENS, -(-load.share // 256) * 256)
+    asked = _asked(hardware)
+    sizes = [asked] if asked else list(range(most, 0, -256))
+    wanted = asked or min(most, FEWEST_TOKENS)
+    found: tuple[_Layout, int] | None = None
+    for layout in _layouts(hardware, world):
+        room = next((size for size in sizes if _need(layout, size, settings, config, world, load) <= memory), 0)
+        if room > (found[1] if found else 0):
+            found = layout, room
+        if room >= wanted:
+            return layout, room
+    if found is None:
+        raise ModelError(_refusal(hardware, settings, config, world, load, memory))
+    return found
+
+
+def _need(layout: _Layout, tokens: int, settings: Training, config: LlamaConfig, world: int, load: Load) -> float:
+    """Memory of a GPU at the peak, with micro-batches of so many tokens."""
+    return estimates.peak_bytes(
+        config,
+        layout.level,
+        moments=moments(settings),
+        compute_bytes=compute_bytes(settings),
+        ranks=world,
+        reshard=layout.reshard,
+        accumulated=layout.accumulated(tokens, load),
+        device="cuda",
+        tokens=min(max(tokens, load.longest), load.share),
+        softmaxes=0,
+    )
+
+
+def _refusal(hardware: Hardware, settings: Training, config: LlamaConfig, world: int, load: Load, memory: float) -> str:
+    """Why nothing fits, and the nearest change that does."""
+    size = _asked(hardware) or 256
+    least = min(_need(layout, size, settings, config, world, load) for layout in _layouts(hardware, world))
+    said = (
+        f"the training needs at least {least / GIB:.0f} GiB of memory on each GPU (there are {world}), and "
+        f"{memory / GIB:.0f} GiB can be used"
+    )
+    free = {"micro_batch_tokens": "auto", "activation_checkpointing": "auto", "reshard_after_forward": "auto"}
+    automatic = hardware.model_copy(update=free)
+    if any(_need(each, 256, settings, config, world, load) <= memory for each in _layouts(automatic, world)):
+        return f"{said}. Fix: set {', '.join(free)} under hardware to auto"
+    for more in range(world + 1, MOST_GPUS + 1):
+        part = Load(max(load.longest, -(-load.share * world // more)), load.longest)
+        if any(_need(each, 256, settings, config, more, part) <= memory for each in _layouts(automatic, more)):
+            return f"{said}. Fix: train on {more} of them or more (nodes and ranks_per_node under hardware)"
+    return f"{said}. Fix: train on GPUs with more memory, or a smaller model"
 
 
 def expected_peak(
@@ -90,8 +178,8 @@ def expected_peak(
     """
     level, width, device = choices.activation_checkpointing, compute_bytes(settings), ranks.device.type
     for_layer, for_activations = IDLE[device]
-    idle = for_layer * estimates.layer_bytes(config, width)
-    idle += for_activations * estimates.activation_bytes(config, level, width)
+    idle = for_layer * estimates.layer_bytes(config, width, device)
+    idle += for_activations * estimates.activation_bytes(config, level, width, device)
     before = psutil.Process().memory_info().rss if device == "cpu" else 0
     allocated = allocated_peak(choices, settings, config, ranks, tokens=tokens, softmaxes=softmaxes)
     return before + allocated + idle * tokens
@@ -100,22 +188,22 @@ def expected_peak(
 def allocated_peak(
     choices: Choices, settings: Training, config: LlamaConfig, ranks: Ranks, *, tokens: int, softmaxes: int
 ) -> float:
-    """Bytes of all tensors of a process at its peak, in the backward pass of a step's last micro-batch.
+    """Bytes of all tensors of a process at its peak.
 
     `tokens` are those of the largest micro-batch; `softmaxes`, how many of its targets are predicted with the softmax
     kept, none where the objective needs no log-probabilities.
     """
-    level, width = choices.activation_checkpointing, compute_bytes(settings)
-    # A single process that computes in float32 is not sharded: its parameters are what it computes with.
-    copies = ranks.world > 1 or settings.precision == "bfloat16"
-    state = state_bytes(settings, config, ranks.world, choices.reshard_after_forward or not copies)
-    return state + estimates.working_bytes(config, level, width, ranks.device.type, tokens=tokens, softmaxes=softmaxes)
-
-
-def state_bytes(settings: Training, config: LlamaConfig, world: int, reshard: bool) -> float:
-    """Memory of one process apart from activations."""
-    return estimates.state_bytes(
-        config, moments=moments(settings), compute_bytes=compute_bytes(settings), ranks=world, reshard=reshard
+    return estimates.peak_bytes(
+        config,
+        choices.activation_checkpointing,
+        moments=moments(settings),
+        compute_bytes=compute_bytes(settings),
+        ranks=ranks.world,
+        reshard=choices.reshard_after_forward,
+        accumulated=choices.accumulated,
+        device=ranks.device.type,
+        tokens=tokens,
+        softmaxes=softmaxes,
     )
 
 

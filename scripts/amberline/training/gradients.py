@@ -6,24 +6,27 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 
-def synchronise(model: nn.Module, *, last: bool, keep_gathered: bool) -> None:
+def synchronise(model: nn.Module, *, last: bool, keep_gathered: bool, reduce_each: bool = False) -> None:
     """Before each micro-batch: gradients are reduced over processes once a step, in the last backward pass.
 
+    Until then each process holds them whole. With `reduce_each` every backward pass reduces them, to its shard.
     Parameters that are kept gathered after the forward pass need not be gathered anew for the next micro-batch either.
     """
     if isinstance(model, FSDPModule):
-        model.set_requires_gradient_sync(last)
+        model.set_requires_gradient_sync(last or reduce_each)
         model.set_reshard_after_backward(last or not keep_gathered)
 
 
-def squared_gradients(model: nn.Module) -> float:
+def squared_gradients(model: nn.Module) -> torch.Tensor:
     """The sum of the squares of this process's shard of all gradients. Their sum over processes is the squared norm.
 
     In float64, so that how parameters are cut into shards shows in no more than the last bits of the norm, and not in
-    the gradients that are clipped with it.
+    the gradients that are clipped with it. A scalar on the gradients' device: nothing waits for it here.
     """
-    norms = [torch.linalg.vector_norm(gradient, dtype=torch.float64) for gradient in _local_gradients(model)]
-    return float(torch.stack(norms).square().sum()) if norms else 0.0
+    gradients = _local_gradients(model)
+    if not gradients:
+        return torch.zeros((), dtype=torch.float64, device=next(model.parameters()).device)
+    return torch.stack(torch._foreach_norm(gradients, 2, torch.float64)).square().sum()
 
 
 def clip(model: nn.Module, norm: float, max_norm: float) -> None:

@@ -56,6 +56,7 @@ class Run:
     heldout: Heldout | None
     micro_batch_tokens: int
     keep_gathered: bool  # parameters between the micro-batches of a step
+    reduce_each: bool  # gradients of each micro-batch, instead of once a step
     checkpoints: Checkpoints
     metrics: Metrics | None  # on the first process only
     watch: Monitor
@@ -73,7 +74,7 @@ def train(run: Run, start: int) -> int:
         _evaluate_the_end(run)
         _sync_metrics(run)
         return start
-    with StopRequest() as stop, ThreadPoolExecutor(max_workers=1) as reader:
+    with StopRequest() as stop, ThreadPoolExecutor(1, initializer=_use_device, initargs=(run.ranks.device,)) as reader:
         # The next step's micro-batches are read and packed while this one is computed.
         reading = reader.submit(_micro_batches, run, start)
         for number in range(start, run.plan.steps):
@@ -86,9 +87,11 @@ def train(run: Run, start: int) -> int:
                 reading = reader.submit(_micro_batches, run, number + 1)
 
             sums = _forward_and_backward(run, micro_batches)
-            # One all-gather a step: loss, metrics, squared gradient norm, stop and failure flags.
+            # The one wait for the device in a step, and one all-gather: loss, metrics, squared gradient norm, stop and
+            # failure flags.
+            found = torch.cat([sums, squared_gradients(run.model)[None]]).tolist()
             loss, *metrics, squares, stops, failures = run.ranks.add(
-                [*sums, squared_gradients(run.model), stop.received is not None, _has_failed(run)]
+                [*found, stop.received is not None, _has_failed(run)]
             )
             norm = math.sqrt(squares)
             if not is_sound(loss, norm):
@@ -142,10 +145,18 @@ def _checkpoint_due(run: Run, done: int) -> bool:
     return done % run.settings.checkpoints.every_steps == 0
 
 
+def _use_device(device: torch.device) -> None:
+    """What a thread pins memory for: without a word it would be the first GPU, whichever is this process's."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+
 def _micro_batches(run: Run, number: int) -> tuple[Step, list[MicroBatch]]:
-    """A step, and this process's micro-batches of it."""
+    """A step, and this process's micro-batches of it, ready to be copied to the device."""
     step = run.plan.step(number)
-    return step, list(_lay_out(run, run.objective, step, run.plan.lengths[step.examples].tolist()))
+    micro_batches = _lay_out(run, run.objective, step, run.plan.lengths[step.examples].tolist())
+    on_gpu = run.ranks.device.type == "cuda"
+    return step, [each.pinned() if on_gpu else each for each in micro_batches]
 
 
 def _lay_out(run: Run, objective: Objective, step: Step, lengths: list[int]) -> Iterator[MicroBatch]:
@@ -153,17 +164,24 @@ def _lay_out(run: Run, objective: Objective, step: Step, lengths: list[int]) -> 
         yield objective.micro_batch(step.examples[positions].tolist(), step.weights[positions].tolist(), step)
 
 
-def _forward_and_backward(run: Run, micro_batches: list[MicroBatch]) -> list[float]:
-    """Accumulate gradients. Returns the sums of this process: the loss, then the objective's metrics."""
+def _forward_and_backward(run: Run, micro_batches: list[MicroBatch]) -> torch.Tensor:
+    """Accumulate gradients. Returns the sums of this process: the loss, then the objective's metrics.
+
+    Nothing here waits for the device, which has the next micro-batch's work before it has done this one's.
+    """
     sums = torch.zeros(1 + len(run.objective.metrics), dtype=torch.float64, device=run.ranks.device)
     for number, micro_batch in enumerate(micro_batches):
-        synchronise(run.model, last=number + 1 == len(micro_batches), keep_gathered=run.keep_gathered)
+        synchronise(
+            run.model,
+            last=number + 1 == len(micro_batches),
+            keep_gathered=run.keep_gathered,
+            reduce_each=run.reduce_each,
+        )
         contribution = run.objective(run.model, micro_batch.to(run.ranks.device))
         contribution.loss.backward()
         values = [contribution.loss.detach(), *(contribution.metrics[name] for name in run.objective.metrics)]
         sums += torch.stack([value.double() for value in values])
-    totals: list[float] = sums.tolist()
-    return totals
+    return sums
 
 
 @torch.no_grad()

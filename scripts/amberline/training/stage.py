@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from amberline.batches.layout import lay_out
+from amberline.batches.layout import largest_share, lay_out
 from amberline.batches.plan import BatchPlan, PlanError, Step, plan_batches, target_weights
 from amberline.core.files import whole_file
 from amberline.core.locks import LockError
@@ -27,7 +27,7 @@ from amberline.objectives.base import Objective, ObjectiveError
 from amberline.objectives.settings import Training
 from amberline.recipe.hardware import Hardware
 from amberline.recipe.tracking import Tracking
-from amberline.training.autotune import choose, expected_peak
+from amberline.training.autotune import Load, choose, expected_peak
 from amberline.training.checkpoint_files import complete, read_marker, verified
 from amberline.training.checkpoints import CheckpointError, Checkpoints
 from amberline.training.curve import CurveError, check_curve, read_metrics
@@ -136,7 +136,7 @@ def _train(stage: Stage, ranks: Ranks) -> bool:
     if settings.tf32 and ranks.device.type == "cuda":
         torch.set_float32_matmul_precision("high")
     config = read_config(stage.model)
-    choices = choose(stage.hardware, settings, config, ranks)
+    choices = choose(stage.hardware, settings, config, ranks, _load(plan, ranks.world))
     say(ranks, f"{ranks.world} processes on {ranks.device.type}", *choices.notes)
     tokens, micro_targets = _largest_micro_batch(plan, choices.micro_batch_tokens, ranks.world)
     softmaxes = micro_targets if stage.objective.log_probabilities else 0
@@ -150,7 +150,7 @@ def _train(stage: Stage, ranks: Ranks) -> bool:
         attention=choices.attention,
         activation_checkpointing=choices.activation_checkpointing,
         reshard_after_forward=choices.reshard_after_forward,
-        compile=stage.hardware.compile,
+        compile=choices.compile,
     )
     optimizer = make_optimizer(model, settings.optimizer)
     checkpoints = Checkpoints(
@@ -180,6 +180,7 @@ def _train(stage: Stage, ranks: Ranks) -> bool:
         heldout=_heldout(stage),
         micro_batch_tokens=choices.micro_batch_tokens,
         keep_gathered=not choices.reshard_after_forward,
+        reduce_each=choices.accumulated == "shards",
         checkpoints=checkpoints,
         metrics=metrics,
         watch=_watch(stage, ranks, start),
@@ -216,6 +217,12 @@ def _check_export(stage: Stage, export: str, steps: int) -> None:
         fault = "best: there are no held-out examples to evaluate on"
     if fault:
         raise CheckpointError(f"export: {fault}. Nothing was started")
+
+
+def _load(plan: BatchPlan, world: int) -> Load:
+    """What the plan's steps ask of a process."""
+    steps = (plan.lengths[plan.examples(step)].tolist() for step in range(plan.steps))
+    return Load(largest_share(steps, world), int(plan.lengths.max()))
 
 
 def _largest_micro_batch(plan: BatchPlan, budget: int, world: int) -> tuple[int, int]:
