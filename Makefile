@@ -29,7 +29,7 @@ demo: $(STAMP)  ## the whole pipeline at small scale on the CPU
 test: $(STAMP)  ## every test, and the checks of form
 	@$(MAKE) --no-print-directory check
 	@echo "== Tests"
-	@$(BIN)/pytest -n 2 --dist loadfile -m "not (slurm or slurm_long or fuzz_long or errors_long or gpu_memory_long)"
+	@$(BIN)/pytest -n 2 --dist loadfile -m "not (slurm or slurm_long or sweep)"
 	@echo "== Tests on two real Slurm clusters of two nodes each, on this machine"
 	@$(BIN)/pytest -n 2 --dist loadfile -m slurm tests/slurm
 

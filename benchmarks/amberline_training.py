@@ -12,11 +12,10 @@ import tempfile
 from pathlib import Path
 
 import torch
+from token_folders import split, write_conversations, write_manifest_of_model, write_pairs
 
 import score_reference
 import train
-from amberline.core.manifests import write_manifest
-from amberline.data.tokens import PAIRS, SEQUENCES, token_files, write_tokens
 from amberline.recipe.check import check_recipe
 from amberline.recipe.files import PUBLISHED, read_recipe
 from amberline.training import stage
@@ -25,35 +24,6 @@ from report import Report
 
 RECIPE = check_recipe(read_recipe([PUBLISHED]), files=False)
 COMMON = {"epochs": 1, "precision": "float32", "tf32": False, "evaluation": {"every_examples": 0, "examples": 0}}
-
-
-def split(settings: dict) -> dict[str, str]:
-    """Settings as the programs take them: what determines the weights, and the rest."""
-    kept = {name: settings[name] for name in ("checkpoints", "evaluation", "monitors")}
-    rest = {name: value for name, value in settings.items() if name not in kept}
-    tracking = {"wandb_project": None, "wandb_mode": "offline"}
-    return {
-        "settings": json.dumps(rest),
-        "runtime": json.dumps({"training": kept, "tracking": tracking, "exports": ["last"], "stale": "retrain"}),
-    }
-
-
-def write_conversations(rows: list[dict], folder: Path) -> None:
-    with write_tokens(folder, SEQUENCES) as writer:
-        for number, row in enumerate(rows):
-            writer.write({"id": str(number), **row, "length": len(row["input_ids"])})
-
-
-def write_pairs(rows: list[dict], folder: Path) -> None:
-    with write_tokens(folder, PAIRS) as writer:
-        for number, row in enumerate(rows):
-            prompt, length = row["prompt"], 0
-            columns = {"id": str(number), "prompt_length": len(prompt)}
-            for side in ("chosen", "rejected"):
-                ids = prompt + row[side]
-                columns |= {f"{side}_input_ids": ids, f"{side}_labels": [-100] * len(prompt) + row[side]}
-                length += len(ids)
-            writer.write({**columns, "length": length})
 
 
 def average_step(tokens: list[int], seconds: list[float]) -> float:
@@ -112,9 +82,8 @@ def main() -> None:
         model.mkdir()
         for file in Path(options.model).iterdir():
             (model / file.name).symlink_to(file.resolve())
-        write_manifest(model, kind="model", files=list(model.iterdir()), inputs={}, settings={}, facts={})
+        write_manifest_of_model(model)
         (write_conversations if options.stage == "sft" else write_pairs)(rows, tokens)
-        write_manifest(tokens, kind="tokens", files=token_files(tokens), inputs={}, settings={}, facts={})
         common = {
             "model": model,
             "tokens": tokens,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import plots
+from first_light import is_right
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -175,36 +176,52 @@ def head(found: dict[str, Any]) -> str:
 
 
 def gpu(found: dict[str, Any]) -> str:
-    rows = [
-        [
-            str(each["tokens"]),
-            each["checkpointing"],
-            str(each["compile"]),
-            *(
-                [each["failed"], "", "", "", ""]
-                if "failed" in each
-                else [
-                    f"{each['tokens_per_second_per_gpu']:,.0f}",
-                    f"{each['predicted_step_seconds'] / each['step_seconds']:.2f}",
-                    f"{each['strict_mfu']:.1%}" if each["strict_mfu"] else "–",
-                    f"{each['peak_bytes'] / 2**30:.1f}",
-                    f"{each['predicted_bytes'] / 2**30:.1f}",
-                ]
-            ),
-        ]
-        for each in found["chat"]
-    ]
-    pairs = [each.get("failed") or f"{each['pairs_per_second']:.1f} pairs/s" for each in found["pairs"]]
-    columns = ["tokens", "checkpointing", "compiled"]
     ceilings, agreement = found["ceilings"], found.get("agreement", {"failed": "not measured"})
     apart = agreement.get("failed") or f"at most {agreement['loss_apart']:.1e} in {agreement['steps']} steps"
     return (
         f"{found['machine']['device']}, {found['machine']['processes']} processes, torch {found['versions']['torch']}; "
-        f"ceilings: {ceilings['matmul_flops'] / 1e12:.0f} TFLOP/s, {ceilings['copy_bytes'] / 1e9:,.0f} GB/s. "
-        "Strict MFU: (6 · parameters in matrix products, input embeddings excluded, + causal attention) / peak.\n\n"
-        + table([*columns, "tokens/s/GPU", "predicted time / measured", "MFU", "peak GiB", "predicted GiB"], rows)
-        + f"\n\nDPO steps of 32 pairs: {', '.join(pairs) or 'not measured'}. "
-        f"Losses of the fastest layout against those with plain settings, relative: {apart}."
+        f"{found['layers']} layers; ceilings: {rates(ceilings)}. {STRICT_MFU}\n\n"
+        + steps_of_gpu([*found["chat"], *found["pairs"]])
+        + f"\n\nLosses of the fastest layout against those with plain settings, relative: {apart}."
+    )
+
+
+STRICT_MFU = "Strict MFU: (6 · parameters in matrix products, input embeddings excluded, + causal attention) / peak."
+
+
+def rates(found: dict[str, float]) -> str:
+    return f"{found['matmul_flops'] / 1e12:.0f} TFLOP/s, {found['copy_bytes'] / 1e9:,.0f} GB/s"
+
+
+def steps_of_gpu(measured: list[dict[str, Any]]) -> str:
+    """A line for each layout: conversations, and pairs."""
+    rows = []
+    for each in measured:
+        layout = [f"{each['tokens']:,}", each["precision"], each["checkpointing"], "yes" if each["compile"] else "no"]
+        if "failed" in each:
+            rows.append([*layout, each["failed"], *[""] * 6])
+            continue
+        memory = (f"{each[part] / 2**30:.1f}" for part in ("peak_bytes", "reserved_bytes", "predicted_bytes"))
+        pairs = f"{each['pairs_per_second']:.1f}" if "pairs_per_second" in each else ""
+        mfu = f"{each['strict_mfu']:.1%}" if each["strict_mfu"] else "–"
+        speed = (f"{each['tokens_per_second_per_gpu']:,.0f}", pairs, mfu, f"{each['efficiency']:.2f}")
+        rows.append([*layout, *speed, *memory])
+    columns = ["tokens", "precision", "checkpointing", "compiled", "tokens/s/GPU", "pairs/s", "MFU"]
+    return table([*columns, "predicted time / measured", "peak GiB", "reserved GiB", "predicted GiB"], rows)
+
+
+def first_light(found: dict[str, Any]) -> str:
+    """One card: what it is, which steps went well, and the figures of trainings."""
+    steps, card = found["steps"], found["steps"]["card"]["figures"]["card"]
+    ended = ", ".join(
+        f"{name} {'right' if is_right(step) else 'WRONG'} ({step['ended']})" for name, step in steps.items()
+    )
+    measured = [each for name in ("sft", "pairs") for each in steps.get(name, {"figures": {}})["figures"].values()]
+    price = steps.get("deterministic", {"figures": {}})["figures"].get("chat", {}).get("times_as_long")
+    return (
+        f"{found['card']}, {card['memory_bytes'] / 2**30:.0f} GiB for tensors, torch {card['torch']}, {card['layers']} "
+        f"layers; {rates(card)}. {STRICT_MFU} Steps: {ended}.\n\n{steps_of_gpu(measured)}\n\n"
+        f"`deterministic`: {f'{price:.2f} times as long' if price else 'not measured'}."
     )
 
 
@@ -231,19 +248,24 @@ CHAPTERS = (
 )
 
 
+def first_lights() -> list[tuple[str, str, Any]]:
+    """A chapter for each card that was tried; one that says how, where none was."""
+    found = sorted(path.stem for path in RESULTS.glob("first_light-*.json")) or ["first_light"]
+    return [("First light on a GPU", name, first_light) for name in found]
+
+
 def main() -> None:
     """Write the page."""
     parts = [
         "# Benchmark results",
         "Written by `write_results.py` from `results/*.json`; each program says how it measures.",
     ]
-    for title, name, render in CHAPTERS:
+    for title, name, render in (*CHAPTERS[:-2], *first_lights(), *CHAPTERS[-2:]):
         path = RESULTS / f"{name}.json"
         parts.append(f"## {title}")
         if path.is_file():
-            parts.append(
-                f"`{name.removesuffix('_scaling')}.py`. {render(json.loads(path.read_text(encoding='utf-8')))}"
-            )
+            program = name.removesuffix("_scaling").partition("-")[0]
+            parts.append(f"`{program}.py`. {render(json.loads(path.read_text(encoding='utf-8')))}")
         else:
             parts.append(f"Not measured yet: run `python benchmarks/{name}.py`.")
     (HERE / "RESULTS.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")

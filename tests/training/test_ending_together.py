@@ -77,7 +77,7 @@ def test_an_error_on_one_process_ends_all(place: str, kind: str, world: World, t
     assert f"continuing after step {10 if place == 'final' else 6}" in finishes(train(world, tmp_path))
 
 
-@pytest.mark.errors_long
+@pytest.mark.sweep
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("kind", ERRORS)
 def test_every_error_everywhere_ends_all(place: str, kind: str, world: World, tmp_path: Path) -> None:

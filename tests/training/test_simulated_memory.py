@@ -68,7 +68,7 @@ def test_memory_of_preference_training_on_eight_gpus(tmp_path: Path) -> None:
     check(tmp_path, AS_AUTO_CHOOSES)
 
 
-@pytest.mark.gpu_memory_long
+@pytest.mark.sweep
 @pytest.mark.parametrize("row", ROWS, ids=str)
 def test_memory_of_other_layouts(row: tuple[Any, ...], tmp_path: Path) -> None:
     check(tmp_path, row)

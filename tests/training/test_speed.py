@@ -69,7 +69,7 @@ def test_the_estimate_is_divided_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
         micro_batch_examples=1,
     )
     ranks = Ranks(0, 1, torch.device("cpu"))
-    choices = choose(Hardware(**HARDWARE), settings, MODEL, ranks)
+    choices = choose(Hardware(**HARDWARE), settings, MODEL, ranks, Load(400, 100))
     told = []
     for share in (1, 0.5):
         monkeypatch.setattr(speed, "efficiency", lambda _, share=share: share)
