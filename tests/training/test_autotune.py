@@ -11,6 +11,7 @@ from amberline.hub.model_names import ModelError
 from amberline.model.estimates import parameters, training_flops
 from amberline.objectives.settings import Training
 from amberline.recipe.hardware import Hardware
+from amberline.training import scoring
 from amberline.training.autotune import Choices, Load, choose
 from amberline.training.ranks import Ranks
 from amberline.training.speed import peak_flops
@@ -116,3 +117,21 @@ def test_cpu() -> None:
     chosen = choose(hardware, CHAT, AMBER, Ranks(0, 2, torch.device("cpu")), CONVERSATIONS)
     assert (chosen.micro_batch_tokens, chosen.activation_checkpointing) == (4096, "none")
     assert chosen.notes[0].startswith("attention: sdpa, because on the CPU")
+
+
+@pytest.mark.parametrize(
+    ("gib", "count", "layout"),
+    [(79.2, 8, (False, 16384)), (39.5, 8, (False, 16384)), (23.6, 8, (True, 16384)), (39.5, 1, (False, 16384))],
+)
+def test_scoring_keeps_parameters_gathered_where_there_is_room(
+    gib: float, count: int, layout: tuple[bool, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=gib * 2**30))
+    ranks = Ranks(0, count, torch.device("cuda", 0))
+    assert scoring._layout(RECIPE.hardware("score_reference"), AMBER, 4, ranks) == layout
+
+
+def test_a_model_that_has_no_room_to_be_scored_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=23.6 * 2**30))
+    with pytest.raises(ModelError, match=r"needs \d+ GiB .* 21 GiB can be used. Fix: use more GPUs"):
+        scoring._layout(RECIPE.hardware("score_reference"), AMBER, 4, Ranks(0, 1, torch.device("cuda", 0)))

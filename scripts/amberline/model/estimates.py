@@ -110,6 +110,15 @@ def peak_bytes(
     return max(begin, end, update)
 
 
+def frozen_bytes(
+    config: LlamaConfig, *, compute_bytes: int, ranks: int, reshard: bool, device: str, tokens: int
+) -> float:
+    """Memory of one process that asks a model for log-probabilities of so many tokens at once, and never trains it."""
+    weights = 4 * parameters(config)[0] / ranks + _gathered(config, compute_bytes, ranks, reshard)
+    in_a_layer = _kept(config, "none", device) * compute_bytes * tokens
+    return weights + CHUNK_BYTES[device] + in_a_layer
+
+
 def _gathered(config: LlamaConfig, compute_bytes: int, ranks: int, reshard: bool) -> float:
     """Parameters in the compute dtype: all of them, or those of two layers and of what belongs to none."""
     if ranks == 1 and compute_bytes == 4:

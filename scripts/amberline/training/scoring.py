@@ -9,15 +9,19 @@ import numpy.typing as npt
 import torch
 from datasets import Dataset
 from tqdm import tqdm
+from transformers import LlamaConfig
 
 from amberline.batches.layout import lay_out
 from amberline.core.progress import progress
+from amberline.hub.model_names import ModelError
+from amberline.model import estimates
 from amberline.model.attention import choose_attention
 from amberline.model.files import read_config
 from amberline.model.forward import PackedLlama, document_logps, inference, token_logps
 from amberline.model.load import load_model
 from amberline.model.packed import PADDING_DOCUMENT, PackedBatch, pack
 from amberline.recipe.hardware import Hardware
+from amberline.training.autotune import FEWEST_TOKENS, GIB, USABLE
 from amberline.training.determinism import settle_determinism
 from amberline.training.ranks import Ranks
 
@@ -29,8 +33,6 @@ PAIR = (("chosen_input_ids", "chosen_labels"), ("rejected_input_ids", "rejected_
 WINDOW = 512
 # Tokens computed at once when that is `auto`. No activations are kept, so a GPU takes more than in training.
 AUTO_TOKENS = {"cpu": 4096, "cuda": 16384}
-
-# For a process that has no rows left while others have: sharded models need all of them.
 
 
 class ScoringError(Exception):
@@ -55,8 +57,9 @@ def load_frozen(folder: Path, hardware: Hardware, precision: str, ranks: Ranks, 
     settle_determinism(hardware, ranks.device)
     if tf32 and ranks.device.type == "cuda":
         torch.set_float32_matmul_precision("high")
-    dtype = getattr(torch, precision)
-    attention, why = choose_attention(hardware.attention, ranks.device, dtype, read_config(folder))
+    dtype, config = getattr(torch, precision), read_config(folder)
+    attention, why = choose_attention(hardware.attention, ranks.device, dtype, config)
+    reshard, budget = _layout(hardware, config, dtype.itemsize, ranks)
     if ranks.first:
         tqdm.write(f"attention: {attention}, because {why}")
     model = load_model(
@@ -65,12 +68,36 @@ def load_frozen(folder: Path, hardware: Hardware, precision: str, ranks: Ranks, 
         mesh=ranks.mesh,
         compute_dtype=dtype,
         attention=attention,
-        # Gathered parameters stay: there are no gradients and no optimizer that need the room.
-        reshard_after_forward=hardware.reshard_after_forward is True,
+        reshard_after_forward=reshard,
         compile=hardware.compile,
     )
-    asked = hardware.micro_batch_tokens
-    return Frozen(model, attention, AUTO_TOKENS[ranks.device.type] if asked == "auto" else asked, ranks)
+    return Frozen(model, attention, budget, ranks)
+
+
+def _layout(hardware: Hardware, config: LlamaConfig, compute_bytes: int, ranks: Ranks) -> tuple[bool, int]:
+    """Whether parameters are gathered anew for each forward pass, and the tokens that are computed at once.
+
+    Gathered parameters stay where there is room: no gradients and no optimizer need it. Raises ModelError where the
+    model has no room at all.
+    """
+    kept, asked, device = hardware.reshard_after_forward, hardware.micro_batch_tokens, ranks.device.type
+    reshards = [False, True] if kept == "auto" else [kept]
+    most = AUTO_TOKENS[device] if asked == "auto" else asked
+    if device == "cpu":
+        return reshards[0], most
+    memory = torch.cuda.get_device_properties(ranks.device).total_memory * USABLE
+    for tokens in [most] if asked != "auto" else [most, FEWEST_TOKENS, 1024]:
+        for reshard in reshards:
+            needed = estimates.frozen_bytes(
+                config, compute_bytes=compute_bytes, ranks=ranks.world, reshard=reshard, device=device, tokens=tokens
+            )
+            if needed <= memory:
+                return reshard, tokens
+    raise ModelError(
+        f"the model needs {needed / GIB:.0f} GiB of memory on each GPU (there are {ranks.world}) to be run, and "
+        f"{memory / GIB:.0f} GiB can be used. Fix: use more GPUs (nodes and ranks_per_node under hardware), or set "
+        "micro_batch_tokens and reshard_after_forward to auto"
+    )
 
 
 def score(frozen: Frozen, rows: Dataset, sides: Sequence[tuple[str, str]]) -> npt.NDArray[np.float64]:
