@@ -14,13 +14,13 @@ from slurm.pipelines import RUN, Pipeline, on_cluster
 
 
 def pair_tokens() -> str:
-    """The name of the demo's token folder of test pairs."""
+    """The name of the demo's token folder of pairs that are trained on."""
     demo = check_recipe(read_recipe([ROOT / "demo/config.yaml"]), files=False)
-    return demo.tokens("ambersafe", "heldout").name
+    return demo.tokens("ambersafe").name
 
 
 # Beside AmberChat's line: it needs neither of them.
-PAIRS = "results/demo/data/safe-pairs-test.json.manifest.json"
+PAIRS = "results/demo/data/safe-pairs-train.json.manifest.json"
 PAIR_TOKENS = f"results/demo/tokens/{pair_tokens()}/manifest.json"
 
 # More than the gigabyte that a job is given first; and a fault such as no second attempt can fix.

@@ -92,7 +92,7 @@ def test_memory_grows_and_errors_are_explained(first, cluster):
 
     assert "ran out of memory" in printed
     assert (first.project.root / PAIRS).exists(), printed
-    assert asked_memory(cluster, "select_pairs_wildcards_safe-pairs_test") == ["1000M", "1500M"]
+    assert asked_memory(cluster, "select_pairs_wildcards_safe-pairs_train") == ["1000M", "1500M"]
 
     assert asked_memory(cluster, f"tokenize_wildcards_{pair_tokens()}") == ["1000M"]  # submitted once
     message = printed[printed.index("Error in rule tokenize") :]
