@@ -1,19 +1,14 @@
 """CPU stand-ins for CUDA's attention kernels, so that the path of a GPU can be walked, and compiled, without one.
 
-They take and give what the kernels do, and refuse what those refuse. Importing this registers them with torch.
+They take and give what the kernels do, and refuse what those refuse.
 """
 
 import math
-import sys
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import contextmanager
+from functools import cache
 
 import torch
-from torch.nn.attention import varlen
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
-
-from kernels_on_cpu import efficient_attention_on_cpu
 
 Tensor = torch.Tensor
 
@@ -50,7 +45,18 @@ def attend_backward(
     return tuple(torch.cat(each).to(query.dtype) for each in zip(*found, strict=True))
 
 
-@varlen._varlen_attn.register_kernel("cpu")
+@cache
+def register() -> object:
+    """Have all of them for as long as this process runs. Returns what must be kept for that, as the cache does."""
+    from torch.nn.attention import varlen
+
+    varlen._varlen_attn.register_kernel("cpu")(_varlen)
+    varlen._varlen_attn_backward.register_kernel("cpu")(_varlen_backward)
+    efficient = efficient_attention_on_cpu()
+    efficient.__enter__()
+    return efficient
+
+
 def _varlen(query, key, value, borders, _borders, longest, _longest, is_causal=False, scale=None, window_size=None, *_):
     if query.dtype not in {torch.float16, torch.bfloat16}:
         raise RuntimeError("FlashAttention only support fp16 and bf16 data type")
@@ -60,7 +66,6 @@ def _varlen(query, key, value, borders, _borders, longest, _longest, is_causal=F
     return attend(query, key, value, borders, scale), normalisers, torch.zeros(2, dtype=torch.uint64)
 
 
-@varlen._varlen_attn_backward.register_kernel("cpu")
 def _varlen_backward(
     grad, query, key, value, _out, _lse, borders, _borders, _longest, _longest2, is_causal, _random, scale=None, *_
 ):
@@ -68,6 +73,45 @@ def _varlen_backward(
     return attend_backward(grad, query, key, value, borders, scale)
 
 
-# Kept for as long as this process runs.
-_efficient = efficient_attention_on_cpu()
-_efficient.__enter__()
+@contextmanager
+def efficient_attention_on_cpu() -> Iterator[dict[str, int]]:
+    """torch's memory-efficient attention with borders on the CPU. Asserts what CUDA's kernel asks for; counts calls."""
+    calls = {"forward": 0, "backward": 0}
+
+    def forward(query, key, value, bias, cu_q, cu_k, max_q, max_k, dropout, mask, log_sums=False, *, scale, **_):
+        calls["forward"] += 1
+        _check(query, key, value, cu_q, cu_k)
+        assert bias is None and dropout == 0.0 and log_sums and mask == 1, "causal from the first token of a document"
+        assert max_q == max_k == int(cu_q.diff().max())
+        sums = query.new_zeros(cu_q.numel() - 1, query.shape[2], -(-max_q // 32) * 32)
+        nothing = torch.zeros((), dtype=torch.long)
+        output = attend(query[0], key[0], value[0], cu_q, scale)[None]
+        return output, sums, nothing, nothing, max_q, max_k
+
+    def backward(
+        slope, query, key, value, _bias, _out, cu_q, cu_k, _max_q, _max_k, _sums, _dropout, _seed, _offset, mask,
+        of_bias, *, scale, **_,
+    ):  # fmt: skip
+        calls["backward"] += 1
+        _check(query, key, value, cu_q, cu_k)
+        assert slope.stride(-1) == 1 and mask == 1 and not of_bias
+        found = attend_backward(slope[0], query[0], key[0], value[0], cu_q, scale)
+        return *(each[None] for each in found), torch.empty(0)
+
+    library = torch.library.Library("aten", "IMPL")
+    library.impl("_efficient_attention_forward", forward, "CPU")
+    library.impl("_efficient_attention_backward", backward, "CPU")
+    try:
+        yield calls
+    finally:
+        library._destroy()
+
+
+def _check(query: Tensor, key: Tensor, value: Tensor, cu_q: Tensor, cu_k: Tensor) -> None:
+    assert query.shape == key.shape == value.shape, "every query head has its own keys"
+    assert query.ndim == 4 and len(query) == 1
+    for each in (query, key, value):
+        assert each.stride(-1) == 1
+        assert all(each.stride(place) * each.itemsize % 16 == 0 for place in (1, 2))
+    for borders in (cu_q, cu_k):
+        assert borders.dtype == torch.int32 and borders.is_contiguous()

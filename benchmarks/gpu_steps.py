@@ -165,7 +165,9 @@ class Bench:
         self.mesh = init_device_mesh(self.device.type, (self.world,))
         self.name = torch.cuda.get_device_name(self.device) if self.cuda else "CPU"
         if check:
-            import cpu_kernels  # noqa: F401
+            from cpu_kernels import register
+
+            register()
 
     @property
     def shape(self) -> dict[str, int]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from cpu_kernels import efficient_attention_on_cpu
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import LlamaConfig
 
@@ -14,7 +15,6 @@ from amberline.model.attention import choose_attention, document_attention
 from amberline.model.forward import token_logps, weighted_loss
 from amberline.model.load import load_model
 from amberline.model.packed import pack
-from kernels_on_cpu import efficient_attention_on_cpu
 
 SCRIPTS = str(Path(__file__).parents[2] / "scripts")
 BF16, F32, F64 = torch.bfloat16, torch.float32, torch.float64
@@ -33,6 +33,20 @@ def dense(query, key, value, lengths, scaling):
     return F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, scale=scaling).transpose(1, 2)
 
 
+def attend(query, key, value, borders, longest, kind):
+    return document_attention(
+        torch.nn.Module(),
+        query,
+        key,
+        value,
+        None,
+        scaling=0.3,
+        cu_seqlens=borders,
+        max_length=longest,
+        kind=kind,
+    )
+
+
 @pytest.mark.parametrize("key_heads", [4, 2, 1])
 @pytest.mark.parametrize("lengths", [[1], [1, 1], [7], [3, 1, 12, 3, 40, 1], [9] * 5])
 def test_is_masked_attention(lengths, key_heads):
@@ -42,17 +56,7 @@ def test_is_masked_attention(lengths, key_heads):
     key = torch.randn(1, key_heads, tokens, 8, dtype=torch.float64, requires_grad=True)
     value = torch.randn(1, key_heads, tokens, 8, dtype=torch.float64, requires_grad=True)
     borders = torch.tensor([0, *torch.tensor(lengths).cumsum(0)], dtype=torch.int32)
-    ours, weights = document_attention(
-        torch.nn.Module(),
-        query,
-        key,
-        value,
-        None,
-        scaling=0.3,
-        cu_seqlens=borders,
-        max_length=max(lengths),
-        kind="sdpa",
-    )
+    ours, weights = attend(query, key, value, borders, max(lengths), "sdpa")
     assert weights is None
     theirs = dense(query, key, value, lengths, 0.3)
     assert (ours - theirs).abs().max() < 1e-14
@@ -147,7 +151,7 @@ def test_shapes_of_the_efficient_kernel(grouped):
         query = torch.randn(1, 4, 40, 16, requires_grad=True)
         key, value = (torch.randn(1, 2 if grouped else 4, 40, 16, requires_grad=True) for _ in range(2))
         borders = torch.empty(4, dtype=torch.int32)
-        output = attend(query, key, value, borders, 20, "efficient")
+        output, _ = attend(query, key, value, borders, 20, "efficient")
         gradients = torch.autograd.grad(output.sum(), (query, key, value))
     assert output.shape == (1, 40, 4, 16)
     assert output.dtype == torch.float32
@@ -172,20 +176,6 @@ def test_the_efficient_kernel_is_called_as_torch_declares_it():
     ]
 
 
-def attend(query, key, value, borders, longest, kind):
-    return document_attention(
-        torch.nn.Module(),
-        query,
-        key,
-        value,
-        None,
-        scaling=0.3,
-        cu_seqlens=borders,
-        max_length=longest,
-        kind=kind,
-    )[0]
-
-
 @pytest.mark.parametrize("key_heads", [4, 1])
 def test_the_efficient_call_is_sdpa_document_by_document(key_heads):
     """With a kernel on the CPU in the place of CUDA's: borders, causality, scale, grouped keys and layout are right."""
@@ -199,7 +189,7 @@ def test_the_efficient_call_is_sdpa_document_by_document(key_heads):
     found = {}
     with efficient_attention_on_cpu() as calls:
         for kind in ("efficient", "sdpa"):
-            output = attend(query, key, value, borders, max(lengths), kind)
+            output, _ = attend(query, key, value, borders, max(lengths), kind)
             found[kind] = [output, *torch.autograd.grad(output, (query, key, value), slope)]
     assert calls == {"forward": 1, "backward": 1}
     for mine, other in zip(*found.values(), strict=True):

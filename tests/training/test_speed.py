@@ -8,7 +8,7 @@ import torch
 from transformers import LlamaConfig
 from worlds import CHAT, HARDWARE
 
-from amberline.batches.plan import plan_batches
+from amberline.batches.plan import BatchPlan, plan_batches
 from amberline.model.estimates import Rates, optimizer_seconds, passes_seconds
 from amberline.objectives.sft import SFTSettings
 from amberline.recipe.hardware import Hardware
@@ -20,6 +20,19 @@ MODEL = LlamaConfig(vocab_size=320, hidden_size=64, intermediate_size=172, num_h
 RATES = Rates(1e9, 1e8)
 
 
+def steps_of_four(examples: int, *, epochs: int, partial_batch: Literal["keep", "drop"]) -> BatchPlan:
+    return plan_batches(
+        [100] * examples,
+        [50] * examples,
+        seed=0,
+        epochs=epochs,
+        global_batch=4,
+        partial_batch=partial_batch,
+        loss_normalization="token_mean",
+        micro_batch_examples=1,
+    )
+
+
 @pytest.mark.parametrize("world", [1, 2])
 @pytest.mark.parametrize(("partial_batch", "examples"), [("keep", 5 / 2), ("drop", 4)])
 def test_average_step(
@@ -28,16 +41,7 @@ def test_average_step(
     """Five examples in steps of four: one step and a small one, or one alone."""
     monkeypatch.setattr(speed, "measure_rates", lambda *_: RATES)
     settings = SFTSettings(**CHAT)
-    plan = plan_batches(
-        [100] * 5,
-        [50] * 5,
-        seed=0,
-        epochs=3,
-        global_batch=4,
-        partial_batch=partial_batch,
-        loss_normalization="token_mean",
-        micro_batch_examples=1,
-    )
+    plan = steps_of_four(5, epochs=3, partial_batch=partial_batch)
     ranks = Ranks(0, world, torch.device("cpu"))
     choices = choose(Hardware(**HARDWARE), settings, MODEL, ranks, Load(400, 100))
     one = passes_seconds(MODEL, "none", 4, "cpu", RATES, lengths=[100], targets=50)
@@ -58,16 +62,7 @@ def test_gpus_reach_a_part_of_the_estimate(name: str, share: float, monkeypatch:
 def test_the_estimate_is_divided_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "measure_rates", lambda *_: RATES)
     settings = SFTSettings(**CHAT)
-    plan = plan_batches(
-        [100] * 4,
-        [50] * 4,
-        seed=0,
-        epochs=1,
-        global_batch=4,
-        partial_batch="keep",
-        loss_normalization="token_mean",
-        micro_batch_examples=1,
-    )
+    plan = steps_of_four(4, epochs=1, partial_batch="keep")
     ranks = Ranks(0, 1, torch.device("cpu"))
     choices = choose(Hardware(**HARDWARE), settings, MODEL, ranks, Load(400, 100))
     told = []

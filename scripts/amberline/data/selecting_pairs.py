@@ -17,7 +17,7 @@ from amberline.core.files import whole_file
 from amberline.core.funnel import Funnel, Reject, RejectsWriter, write_rejects
 from amberline.core.progress import progress
 from amberline.data.conversations import SPECIAL_TOKENS, BadRecord, LeftOut, WrongFile, keys_left_out
-from amberline.data.preferences import Pair, Preference
+from amberline.data.preferences import Pair, Preference, read_grouped
 from amberline.data.streams import BadFile, read_records
 from amberline.recipe.data import Pairs
 
@@ -70,7 +70,7 @@ def select_pairs(
     # The kept pairs are held in memory: the published data is 330,000 rows, some 200 MB.
     grouped: dict[str, list[Pair]] = {}
     seen: set[Pair] = set()
-    trained = _prompts(trained_on) if trained_on else ()
+    trained: Container[str] = read_grouped(trained_on) if trained_on else ()
     with write_rejects(rejects) as rejected:
         for path, reader in sources:
             for number, pair in _pairs(path, reader, settings.select, funnel, rejected):
@@ -87,13 +87,6 @@ def select_pairs(
             _write_grouped(grouped, pairs_partial)
             _write_lines(grouped, jsonl_partial)
     return funnel
-
-
-def _prompts(pairs: Path) -> Container[str]:
-    try:
-        return frozenset(orjson.loads(pairs.read_bytes()))
-    except (orjson.JSONDecodeError, TypeError) as error:
-        raise BadFile(pairs, 0, f"it is no JSON object of prompts ({error})", "Make the pairs again.") from None
 
 
 def _write_grouped(grouped: dict[str, list[Pair]], path: Path) -> None:

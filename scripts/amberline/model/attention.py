@@ -137,48 +137,24 @@ def document_attention(
         return _sdpa(query, key, value, cu_seqlens, scaling), None
     # All kernels take [T, heads, width], one of them in a batch of one.
     query, key, value = (each.squeeze(0).transpose(0, 1) for each in (query, key, value))
+    borders = (cu_seqlens, cu_seqlens, max_length, max_length)
+    output: Any
     if kind == "flash":
-        return _flash(query, key, value, cu_seqlens, max_length, scaling).unsqueeze(0), None
+        from flash_attn import flash_attn_varlen_func
+
+        output = flash_attn_varlen_func(query, key, value, *borders, softmax_scale=scaling, causal=True)
+        return output.unsqueeze(0), None
     # The other two know no grouped queries (varlen since torch 2.12): every query head gets its own keys and values.
     groups = query.shape[1] // key.shape[1]
     key, value = (each.repeat_interleave(groups, dim=1) if groups > 1 else each for each in (key, value))
     if kind == "varlen":
-        return _varlen(query, key, value, cu_seqlens, max_length, scaling).unsqueeze(0), None
-    return efficient_attention(query[None], key[None], value[None], cu_seqlens, max_length, scaling), None
+        from torch.nn.attention.varlen import varlen_attn
 
-
-def _varlen(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    cu_seqlens: torch.Tensor,
-    max_length: int,
-    scaling: float,
-) -> torch.Tensor:
-    from torch.nn.attention.varlen import varlen_attn
-
-    # A window of everything to the left and nothing to the right is causal attention.
-    output: Any = varlen_attn(
-        query, key, value, cu_seqlens, cu_seqlens, max_length, max_length, scale=scaling, window_size=(-1, 0)
-    )
-    result: torch.Tensor = output
-    return result
-
-
-def _flash(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    cu_seqlens: torch.Tensor,
-    max_length: int,
-    scaling: float,
-) -> torch.Tensor:
-    from flash_attn import flash_attn_varlen_func
-
-    output: torch.Tensor = flash_attn_varlen_func(
-        query, key, value, cu_seqlens, cu_seqlens, max_length, max_length, softmax_scale=scaling, causal=True
-    )
-    return output
+        # A window of everything to the left and nothing to the right is causal attention.
+        output = varlen_attn(query, key, value, *borders, scale=scaling, window_size=(-1, 0))
+        return output.unsqueeze(0), None
+    output, _sums = efficient_attention(query[None], key[None], value[None], cu_seqlens, max_length, scaling)
+    return output, None
 
 
 # A loop over documents: compiling it would make a new graph for every batch.

@@ -13,7 +13,7 @@ _CAUSAL = 1
 
 
 @torch.library.custom_op("amberline::efficient_attention", mutates_args=())
-def _forward(
+def efficient_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -21,13 +21,17 @@ def _forward(
     max_length: int,
     scaling: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """Causal attention inside each document, and the logarithms of the softmaxes' sums, for the backward pass.
+
+    `query`, `key` and `value` are [1, T, heads, width], as is the result.
+    """
     output, sums, *_ = torch.ops.aten._efficient_attention_forward(
         query, key, value, None, cu_seqlens, cu_seqlens, max_length, max_length, 0.0, _CAUSAL, True, scale=scaling
     )
     return output, sums
 
 
-@_forward.register_fake
+@efficient_attention.register_fake
 def _(
     query: torch.Tensor,
     key: torch.Tensor,  # noqa: ARG001
@@ -36,7 +40,7 @@ def _(
     max_length: int,
     scaling: float,  # noqa: ARG001
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    # The logarithms of the softmaxes' sums, by document and head; the kernel rounds their number up.
+    # The sums are by document and head; the kernel rounds their number up.
     shape = (cu_seqlens.numel() - 1, query.shape[2], (max_length + 31) // 32 * 32)
     return query.new_empty(query.shape), query.new_empty(shape, dtype=torch.float32)
 
@@ -82,17 +86,4 @@ def _gradients(ctx: Any, slope: torch.Tensor, _: torch.Tensor) -> tuple[torch.Te
     return *found, None, None, None
 
 
-_forward.register_autograd(_gradients, setup_context=_remember)
-
-
-def efficient_attention(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    cu_seqlens: torch.Tensor,
-    max_length: int,
-    scaling: float,
-) -> torch.Tensor:
-    """Causal attention inside each document. `query`, `key` and `value` are [1, T, heads, width], as is the result."""
-    output: torch.Tensor = _forward(query, key, value, cu_seqlens, max_length, scaling)[0]
-    return output
+efficient_attention.register_autograd(_gradients, setup_context=_remember)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 import pyarrow as pa
 
 from amberline.core.funnel import Funnel, Reject
+from amberline.data.preferences import GROUPED_FIX, read_grouped
 from amberline.data.streams import BadFile
 from amberline.data.tokens import PAIRS, SEQUENCES
 from amberline.recipe.data import PreferenceTokens
@@ -20,7 +20,6 @@ from amberline.text.preferences import Sequences, encode_prompt_and_responses, j
 from amberline.text.tokenizers import Ids, Tokenizer, remembered_tokenizer
 
 BATCH_PROMPTS = 1000
-FIX = 'It should be {prompt: {"responses": [...], "pairs": [[chosen, rejected], ...], "sft_target": ...}}.'
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +50,8 @@ class PromptBatch:
 
 
 def read_prompts(path: Path) -> list[Prompt]:
-    """Read a file of pairs grouped by prompt, whole: the published one is 200 MB. Raises BadFile."""
-    try:
-        grouped = orjson.loads(path.read_bytes())
-    except (OSError, orjson.JSONDecodeError) as error:
-        raise BadFile(path, 0, f"it cannot be read as JSON ({error})", "Make the pairs again.") from None
-    if not isinstance(grouped, dict) or not grouped:
-        raise BadFile(path, 0, "it is not a JSON object of prompts", FIX)
-    return [_prompt(path, index, text, value) for index, (text, value) in enumerate(grouped.items())]
+    """The prompts of a file of pairs. Raises BadFile."""
+    return [_prompt(path, index, text, value) for index, (text, value) in enumerate(read_grouped(path).items())]
 
 
 def _prompt(path: Path, index: int, text: str, value: Any) -> Prompt:
@@ -70,7 +63,7 @@ def _prompt(path: Path, index: int, text: str, value: Any) -> Prompt:
             return Prompt(index, text, responses, pairs, target)
     except (KeyError, TypeError, ValueError):
         pass
-    raise BadFile(path, index + 1, "the prompt's responses, pairs and sft_target are not whole", FIX)
+    raise BadFile(path, index + 1, "the prompt's responses, pairs and sft_target are not whole", GROUPED_FIX)
 
 
 def batches(prompts: Sequence[Prompt]) -> Iterator[list[Prompt]]:

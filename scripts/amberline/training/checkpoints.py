@@ -32,7 +32,7 @@ from torch.distributed.tensor import DTensor
 from amberline.core.digests import file_digest
 from amberline.core.files import free_bytes, whole_file
 from amberline.training.checkpoint_files import MARKER, Checkpoint, complete, find_faults
-from amberline.training.errors import is_out_of_memory, told
+from amberline.training.errors import first_line, is_out_of_memory, told
 from amberline.training.exportable import spared_steps
 from amberline.training.ranks import Ranks, is_loss_of_process
 
@@ -105,7 +105,7 @@ class Checkpoints:
                 no_dist=self._ranks.world == 1,
             )
         except (CheckpointException, OSError, RuntimeError) as error:
-            cause = _first_line(_first_failure(error, self._ranks.rank)[1])
+            cause = _cause(_first_failure(error, self._ranks.rank)[1])
             raise CheckpointError(f"{checkpoint.folder} cannot be read: {cause}") from None
         set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
         if "random" in state:
@@ -191,7 +191,7 @@ class Checkpoints:
         """What went wrong, on which process, and the fix. The traceback of a fault is printed."""
         process, cause = _first_failure(error, self._ranks.rank)
         if isinstance(cause, OSError) or "inline_container" in str(cause):
-            what, fix = f"{_first_line(cause)}{self._free()}", MAKE_ROOM
+            what, fix = f"{_cause(cause)}{self._free()}", MAKE_ROOM
         elif is_out_of_memory(cause):
             what, fix = f"main memory is used up ({told(cause)})", MORE_MEMORY
         else:
@@ -305,9 +305,8 @@ def _first_failure(error: BaseException, process: int) -> tuple[int, BaseExcepti
     return process, error
 
 
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    if lines and "inline_container" in lines[0]:
-        # What torch's own writer says when the system takes no more bytes.
-        return "a file could not be written to its end, which is what a full disk does"
-    return lines[0] if lines else type(error).__name__
+def _cause(error: BaseException) -> str:
+    line = first_line(error)
+    # What torch's own writer says when the system takes no more bytes.
+    full = "inline_container" in line
+    return "a file could not be written to its end, which is what a full disk does" if full else line

@@ -14,5 +14,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def told(error: BaseException) -> str:
     """An error's class and the first line of what it says."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    name = type(error).__name__
+    return f"{name}: {first_line(error)}" if str(error).strip() else name
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says; its class if it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -9,6 +9,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from amberline.recipe.tracking import Tracking
+from amberline.training.errors import first_line
 
 Mode = Literal["online", "offline"]
 
@@ -58,7 +59,7 @@ class Trackers:
         except Exception as error:  # whatever it is: the training does not need it
             self._open.pop(name, None)
             _warn(
-                f"{name} fails ({_first_line(error)}) and is left out: the training goes on, and metrics.jsonl has all"
+                f"{name} fails ({first_line(error)}) and is left out: the training goes on, and metrics.jsonl has all"
             )
 
 
@@ -82,7 +83,7 @@ class _WandB:
             if mode == "offline":
                 raise
             _warn(
-                f"Weights & Biases cannot be used online ({_first_line(error)}): the training goes on, the curve "
+                f"Weights & Biases cannot be used online ({first_line(error)}): the training goes on, the curve "
                 f"is kept on disk. To send it later: wandb sync {folder / 'wandb'}/offline-run-*"
             )
             self._run = _init_wandb(folder, name, project, "offline")
@@ -107,10 +108,6 @@ def _init_wandb(folder: Path, name: str, project: str, mode: Mode) -> Any:
         # Its service holds the run's name until it is ended.
         wandb.teardown()
         raise
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _warn(sentence: str) -> None:
