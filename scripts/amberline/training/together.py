@@ -4,6 +4,7 @@ import hashlib
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,6 +17,7 @@ from amberline.training.ranks import Ranks, destroy_ranks
 FAILED = "amberline/failed"  # the store's key for how many processes have failed
 LOOK = 1.0  # seconds between two looks at that
 GRACE = 10.0  # seconds for the others to end by themselves
+LINGER = 3.0  # seconds for the others to ask the store what was told already: it may end with the first process
 
 
 @contextmanager
@@ -38,6 +40,8 @@ def ending_together(program: str, ranks: Ranks, *expected: type[Exception]) -> I
         complain(program, error, ranks, expected, is_first=alarm.raise_(), is_new=alarm.is_new)
         if ranks.world == 1:
             raise typer.Exit(1) from None
+        if ranks.first:
+            time.sleep(LINGER)
         _end()
     alarm.stop()
     destroy_ranks()
