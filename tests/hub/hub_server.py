@@ -148,8 +148,9 @@ def _store(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             if hub.cuts:
                 part = part[: hub.cuts.pop(0)]
                 self.close_connection = True
-            self.wfile.write(part)
+            # Before they are sent: whoever has read the last byte may ask at once.
             hub.sent_bytes += len(part)
+            self.wfile.write(part)
 
     return Store
 
