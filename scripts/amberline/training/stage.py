@@ -137,7 +137,7 @@ def _train(stage: Stage, ranks: Ranks) -> bool:
     model = load_model(
         stage.model,
         device=ranks.device,
-        mesh=ranks.mesh,
+        mesh=ranks.mesh(choices.shards),
         compute_dtype=getattr(torch, settings.precision),
         attention=choices.attention,
         activation_checkpointing=choices.activation_checkpointing,
