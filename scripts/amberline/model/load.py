@@ -28,6 +28,7 @@ def load_model(
     activation_checkpointing: Level = "none",
     reshard_after_forward: bool = False,
     compile: bool = False,
+    one_shape: bool = False,
 ) -> PackedLlama:
     """Load a Llama from a Hugging Face folder.
 
@@ -37,6 +38,8 @@ def load_model(
     step. Without a mesh this is the only process; if
     it computes in bfloat16 it uses FSDP2 all the same, which keeps the float32 parameters beside.
 
+    `one_shape` promises that all batches have the same tokens and `max_length`, and compiles for those alone.
+
     Raises ModelError when the folder is no Llama, or its files lack a weight, have one too many or of another shape.
     """
     device = torch.device(device)
@@ -45,13 +48,13 @@ def load_model(
     config = read_config(folder)
     config._attn_implementation = NAME
     with torch.device("meta"):
-        model = PackedLlama(config, attention)
+        model = PackedLlama(config, attention, one_shape=compile and one_shape)
     nn.Module.to(model, torch.promote_types(compute_dtype, torch.float32))
     _use_exact_norms(model, config)
     checkpoint_activations(model.model.layers, activation_checkpointing)
     if compile:
         for layer in model.model.layers:
-            layer.forward = torch.compile(layer.forward, dynamic=True)
+            layer.forward = torch.compile(layer.forward, dynamic=not one_shape)
     if mesh is not None:
         _shard(model, mesh, compute_dtype, reshard_after_forward)
     model.to_empty(device=device)
