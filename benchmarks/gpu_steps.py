@@ -273,7 +273,7 @@ def predicted_bytes(bench: Bench, config: LlamaConfig, layout: Layout, kind: str
         layout.checkpointing,
         moments=moments(settings),
         compute_bytes=compute_bytes(settings),
-        ranks=bench.world,
+        shards=bench.world,
         reshard=False,
         accumulated="nothing" if kind == "pairs" else "whole",
         device=bench.device.type,
@@ -296,7 +296,7 @@ def predicted_seconds(
         lengths=lengths,
         targets=targets,
     )
-    return seconds + estimates.optimizer_seconds(config, moments=moments(settings), ranks=bench.world, rates=rates)
+    return seconds + estimates.optimizer_seconds(config, moments=moments(settings), shards=bench.world, rates=rates)
 
 
 class Steps:

@@ -236,6 +236,34 @@ def test_layers_with_the_efficient_kernel_are_compiled_whole(level, grouped_fold
     assert losses[True] == pytest.approx(losses[False], rel=1e-6)
 
 
+@pytest.mark.parametrize("level", ["none", "selective"])
+def test_padded_micro_batches_are_one_shape_to_the_compiler(level, grouped_folder, examples, monkeypatch):
+    """One graph for all layers and any number of documents; losses and gradients are the same to rounding."""
+    batches = [pack(examples[:count]) for count in (8, 5, 3, 1)]
+    shapes = []
+
+    def backend(graph, inputs):
+        shapes.append({tuple(each.shape) for each in inputs if isinstance(each, torch.Tensor) and each.ndim == 3})
+        return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
+
+    compile = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda *given, **options: compile(*given, backend=backend, **options))
+    found = {}
+    for padded in (False, True):
+        torch._dynamo.reset()
+        options = {"attention": "efficient", "activation_checkpointing": level}
+        with efficient_attention_on_cpu():
+            model = load_model(grouped_folder, device="cpu", compile=padded, one_shape=True, **options)
+            losses = [weighted_loss(model, batch.padded(300, 70) if padded else batch) for batch in batches]
+            sum(losses).backward()
+        found[padded] = [each.item() for each in losses], [each.grad for each in model.parameters()]
+    assert len(shapes) == 1
+    assert {tokens for _, tokens, _ in shapes[0]} == {300}
+    assert found[True][0] == pytest.approx(found[False][0], rel=1e-6)
+    for mine, other in zip(found[True][1], found[False][1], strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-7)
+
+
 def test_selective_checkpointing_keeps_every_kernel_from_the_first_layer_on():
     """varlen's operator is there once its module was imported, which is elsewhere done in the first forward pass."""
     program = (

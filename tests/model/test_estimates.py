@@ -69,9 +69,9 @@ def test_published_figures_of_the_7b_model():
     for length, gigaflops in ((512, 40.05), (2048, 41.25), (4096, 42.86)):
         assert estimates.training_flops(AMBER, [length]) / length / 1e9 == pytest.approx(gigaflops, rel=1e-3)
     # 16 bytes a parameter with AdamW, on 8 GPUs and on one, and what is gathered.
-    for ranks, gib in ((8, 12.6), (1, 100.4)):
+    for shards, gib in ((8, 12.6), (1, 100.4)):
         held = estimates.state_bytes(
-            AMBER, moments=2, compute_bytes=2, ranks=ranks, reshard=False, accumulated="shards"
+            AMBER, moments=2, compute_bytes=2, shards=shards, reshard=False, accumulated="shards"
         )
         assert (held - 2 * 6.738e9) / 2**30 == pytest.approx(gib, rel=5e-3)
     assert estimates.activation_bytes(AMBER, "full", 2, "cuda") == pytest.approx(0.26e6, rel=0.02)
@@ -105,5 +105,5 @@ def test_time_of_what_is_between_products():
 
 def test_time_of_the_optimizer():
     """AdamW reads and writes 40 bytes a parameter, each process those of its own."""
-    seconds = estimates.optimizer_seconds(AMBER, moments=2, ranks=8, rates=Rates(math.inf, 4e12))
+    seconds = estimates.optimizer_seconds(AMBER, moments=2, shards=8, rates=Rates(math.inf, 4e12))
     assert seconds == pytest.approx(40 * estimates.parameters(AMBER)[0] / 8 / 4e12)

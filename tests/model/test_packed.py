@@ -71,3 +71,29 @@ def test_dtypes_and_one_weight_for_all():
 def test_refuses_what_is_no_document(bad):
     with pytest.raises(ValueError, match="document"):
         pack(bad)
+
+
+def test_padding_is_behind_all_documents_and_no_part_of_the_loss(examples):
+    batch = pack(examples)
+    tokens = batch.input_ids.numel()
+    padded = batch.padded(tokens + 150, 70)
+    assert padded.input_ids.numel() == padded.position_ids.numel() == tokens + 150
+    assert padded.cu_seqlens.dtype == torch.int32
+    assert padded.cu_seqlens.diff().tolist() == [*batch.cu_seqlens.diff().tolist(), 70, 70, 10]
+    assert padded.position_ids[tokens:].tolist() == [*range(70), *range(70), *range(10)]
+    assert (padded.max_length, padded.documents, padded.padding) == (70, batch.documents, 3)
+    for name in ("target_positions", "targets", "target_weights", "target_documents"):
+        assert getattr(padded, name) is getattr(batch, name)
+    for name in ("input_ids", "position_ids", "cu_seqlens"):
+        kept = getattr(batch, name)
+        assert torch.equal(getattr(padded, name)[: len(kept)], kept)
+
+
+def test_a_full_batch_takes_no_padding(examples):
+    batch = pack(examples)
+    full = batch.padded(batch.input_ids.numel(), batch.max_length)
+    assert full.padding == 0
+    assert torch.equal(full.cu_seqlens, batch.cu_seqlens)
+    for tokens, longest in ((-1, 0), (0, -1)):
+        with pytest.raises(ValueError, match="no room for padding"):
+            batch.padded(batch.input_ids.numel() + tokens, batch.max_length + longest)

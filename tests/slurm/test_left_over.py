@@ -60,7 +60,7 @@ def test_a_program_by_itself_is_one_process(name: str, monkeypatch: pytest.Monke
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv(name, LEFT[name])
     ranks = init_ranks("cpu", torch.get_num_threads())
-    assert (ranks.rank, ranks.world, ranks.mesh) == (0, 1, None)
+    assert (ranks.rank, ranks.world, ranks.nodes, ranks.mesh(1)) == (0, 1, 1, None)
     destroy_ranks()
 
 

@@ -21,6 +21,7 @@ from amberline.training.monitors import Monitor
 from amberline.training.optimizers import make_optimizer
 from amberline.training.ranks import Ranks
 from amberline.training.run_directory import Identity, RunDirectory
+from amberline.training.shapes import Shape
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
@@ -33,6 +34,7 @@ def train_alone(
     *,
     orders: Sequence[Sequence[int]] | None = None,
     micro_batch_tokens: int = 512,
+    shape: Shape | None = None,
 ) -> tuple[list[dict[str, Any]], torch.nn.Module]:
     """Train in `folder` from the start. Returns the curve and the model."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,6 +63,7 @@ def train_alone(
         plan=plan,
         heldout=None,
         micro_batch_tokens=micro_batch_tokens,
+        shape=shape,
         keep_gathered=True,
         reduce_each=False,
         checkpoints=Checkpoints(folder, 1, ["last"], plan.digest, ALONE, print),

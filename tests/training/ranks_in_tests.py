@@ -56,9 +56,12 @@ class Launch:
 
 
 def launch(
-    ranks: int, arguments: dict[str, Any], log: Path, plant: str | None = None, program: str = "train"
+    ranks: int, arguments: dict[str, Any], log: Path, plant: str | None = None, program: str = "train", nodes: int = 1
 ) -> Launch:
-    """Start `ranks` processes of a program. `plant` is "module:function:arguments", called in each before it."""
+    """Start `ranks` processes of a program, as if on so many nodes.
+
+    `plant` is "module:function:arguments", called in each before it.
+    """
     _start_server()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -66,6 +69,7 @@ def launch(
     environment = {
         "TORCHELASTIC_RUN_ID": "test",
         "WORLD_SIZE": str(ranks),
+        "GROUP_WORLD_SIZE": str(nodes),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }

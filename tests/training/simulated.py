@@ -17,7 +17,6 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.distributed.device_mesh import init_device_mesh
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -32,6 +31,7 @@ from amberline.training.autotune import Choices
 from amberline.training.gradients import clip, squared_gradients
 from amberline.training.loop import _forward_and_backward
 from amberline.training.optimizers import make_optimizer
+from amberline.training.ranks import Ranks
 
 
 class Held(TorchDispatchMode):
@@ -130,18 +130,22 @@ def simulated_peak(
     config: LlamaConfig,
     settings: Training,
     choices: Choices,
-    world: int,
+    nodes: int,
     lengths: Sequence[int],
     micro_batches: int,
     *,
     preferences: bool,
 ) -> int:
-    """Bytes at the peak of two steps. A step has micro-batches of documents of these lengths."""
+    """Bytes at the peak of two steps. A step has micro-batches of documents of these lengths.
+
+    Parameters are sharded over each of the nodes, or over all processes if there is one.
+    """
     config.save_pretrained(folder)
+    world = nodes * choices.shards
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=world)  # type: ignore[no-untyped-call]
     held = Held()
     try:
-        mesh = init_device_mesh("cpu", (world,)) if world > 1 else None
+        mesh = Ranks(0, world, torch.device("cpu"), nodes).mesh(choices.shards)
         batch, mode = random_batch(config.vocab_size, lengths), FakeTensorMode(allow_non_fake_inputs=True)
         to_empty = nn.Module.to_empty
 

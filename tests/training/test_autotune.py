@@ -24,12 +24,18 @@ AUTO = RECIPE.hardware("train", "amberchat")
 
 
 def on_gpus(
-    monkeypatch: pytest.MonkeyPatch, gib: float, count: int, settings: Training, load: Load, **changes: object
+    monkeypatch: pytest.MonkeyPatch,
+    gib: float,
+    count: int,
+    settings: Training,
+    load: Load,
+    nodes: int = 1,
+    **changes: object,
 ) -> Choices:
     properties = SimpleNamespace(total_memory=gib * 2**30)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
     hardware = Hardware(**(AUTO.model_dump() | changes))
-    return choose(hardware, settings, AMBER, Ranks(0, count, torch.device("cuda", 0)), load)
+    return choose(hardware, settings, AMBER, Ranks(0, count, torch.device("cuda", 0), nodes), load)
 
 
 def test_parameters_of_amber() -> None:
@@ -79,6 +85,28 @@ def test_small_gpus_recompute_everything(monkeypatch: pytest.MonkeyPatch) -> Non
     assert on_gpus(monkeypatch, 23.6, 8, CHAT, CONVERSATIONS).activation_checkpointing == "full"
 
 
+def test_two_nodes_shard_over_one_and_replicate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only gradients go between nodes. A node's processes have the same layout as if there were no other node."""
+    chosen = on_gpus(monkeypatch, 79.2, 16, CHAT, CONVERSATIONS, nodes=2)
+    assert chosen.shards == 8
+    assert any("over the 8 processes of a node and replicated on 2 nodes, because" in note for note in chosen.notes)
+    one = on_gpus(monkeypatch, 79.2, 8, CHAT, CONVERSATIONS)
+    assert layout(chosen) == layout(one)
+    assert not any("nodes" in note for note in one.notes)
+
+
+@pytest.mark.parametrize(
+    ("gib", "count", "nodes", "why"),
+    [(16, 16, 2, "sharded over a node they leave too little room"), (79.2, 4, 4, "a node has one")],
+)
+def test_nodes_that_have_too_little_room_share_one_copy(
+    gib: float, count: int, nodes: int, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = on_gpus(monkeypatch, gib, count, CHAT, CONVERSATIONS, nodes=nodes)
+    assert chosen.shards == count
+    assert any(note == f"parameters: sharded over all {count} processes, because {why}" for note in chosen.notes)
+
+
 @pytest.mark.parametrize(("gib", "count", "least"), [(79.2, 1, 2), (39.5, 2, 4), (14, 8, 11)])
 def test_what_cannot_fit_is_refused_with_the_gpus_that_it_takes(
     gib: float, count: int, least: int, monkeypatch: pytest.MonkeyPatch
@@ -120,14 +148,21 @@ def test_cpu() -> None:
 
 
 @pytest.mark.parametrize(
-    ("gib", "count", "layout"),
-    [(79.2, 8, (False, 16384)), (39.5, 8, (False, 16384)), (23.6, 8, (True, 16384)), (39.5, 1, (False, 16384))],
+    ("gib", "count", "nodes", "layout"),
+    [
+        (79.2, 8, 1, (8, False, 16384)),
+        (39.5, 8, 1, (8, False, 16384)),
+        (23.6, 8, 1, (8, True, 16384)),
+        (39.5, 1, 1, (1, False, 16384)),
+        (39.5, 16, 2, (8, False, 16384)),
+        (8, 16, 4, (16, True, 4096)),
+    ],
 )
 def test_scoring_keeps_parameters_gathered_where_there_is_room(
-    gib: float, count: int, layout: tuple[bool, int], monkeypatch: pytest.MonkeyPatch
+    gib: float, count: int, nodes: int, layout: tuple[int, bool, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=gib * 2**30))
-    ranks = Ranks(0, count, torch.device("cuda", 0))
+    ranks = Ranks(0, count, torch.device("cuda", 0), nodes)
     assert scoring._layout(RECIPE.hardware("score_reference"), AMBER, 4, ranks) == layout
 
 

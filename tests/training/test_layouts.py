@@ -29,8 +29,11 @@ def final_weights(folder: Path) -> dict[str, torch.Tensor]:
     return weights.read(weights.shapes())
 
 
-def trained(program: str, ranks: int, world: World, folder: Path, **hardware: Any) -> dict[str, torch.Tensor]:
-    started = launch(ranks, world.arguments(program, folder, STEPS_20[program], **hardware), folder / "log")
+def trained(
+    program: str, ranks: int, world: World, folder: Path, nodes: int = 1, **hardware: Any
+) -> dict[str, torch.Tensor]:
+    arguments = world.arguments(program, folder, STEPS_20[program], **hardware)
+    started = launch(ranks, arguments, folder / "log", nodes=nodes)
     assert started.wait() == [0] * ranks, started.text()
     summary = json.loads((folder / "run.json").read_text())
     assert summary["steps"] == 20
@@ -60,6 +63,14 @@ def test_same_weights(
     difference = largest_difference(weights, chat_alone)
     print(f"largest difference {difference:.2g}")
     assert difference < 3e-6  # 2.2e-6 was seen; it depends on the kind of processor
+
+
+@pytest.mark.parametrize("micro_batch_tokens", [512, 8192])
+def test_two_nodes(micro_batch_tokens: int, world: World, chat_alone: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    """Sharded over the two processes of each node, and replicated."""
+    weights = trained("chat", 4, world, tmp_path, nodes=2, micro_batch_tokens=micro_batch_tokens)
+    assert "sharded over the 2 processes of a node and replicated on 2 nodes" in (tmp_path / "log").read_text()
+    assert largest_difference(weights, chat_alone) < 3e-6
 
 
 def test_two_processes_are_bitwise_one_at_equal_micro_batches(world: World, tmp_path: Path) -> None:

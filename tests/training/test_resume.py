@@ -123,14 +123,24 @@ def test_ten_kills(
     assert_same_state(tmp_path, uninterrupted(program, ranks))
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 3)])
+@pytest.mark.parametrize(
+    ("before", "nodes_before", "after", "nodes_after"),
+    [(2, 1, 1, 1), (1, 1, 3, 1), (4, 2, 1, 1), (4, 2, 2, 1), (2, 1, 4, 2)],
+)
 def test_another_number_of_processes(
-    before: int, after: int, world: World, tmp_path: Path, uninterrupted: Callable[[str, int], Path]
+    before: int,
+    nodes_before: int,
+    after: int,
+    nodes_after: int,
+    world: World,
+    tmp_path: Path,
+    uninterrupted: Callable[[str, int], Path],
 ) -> None:
-    started = launch(before, arguments("chat", world, tmp_path), tmp_path / "log")
+    """And of nodes, over each of which the parameters are sharded."""
+    started = launch(before, arguments("chat", world, tmp_path), tmp_path / "log", nodes=nodes_before)
     wait_until(lambda: steps_done(tmp_path) >= 10)
     started.kill()
-    started = launch(after, arguments("chat", world, tmp_path), tmp_path / "log")
+    started = launch(after, arguments("chat", world, tmp_path), tmp_path / "log", nodes=nodes_after)
     assert started.wait() == [0] * after, started.text()
     assert "continuing after step" in started.text()
     whole = state(directory(uninterrupted("chat", 2)) / "final")

@@ -24,7 +24,8 @@ AMBER = LlamaConfig(
     tie_word_embeddings=False,
 )
 K = [1024]
-# Training, processes, level, reshard, lengths of documents in a micro-batch, micro-batches, and gradients that wait.
+# Training, processes (or nodes and processes of each), level, reshard, lengths of documents in a micro-batch,
+# micro-batches, and gradients that wait.
 AS_AUTO_CHOOSES = ("ambersafe", 8, "none", False, [83] * 8, 1, "nothing")
 ROWS: list[tuple[Any, ...]] = [
     ("amberchat", 8, "none", False, K * 4 + [256], 2, "whole"),
@@ -36,6 +37,10 @@ ROWS: list[tuple[Any, ...]] = [
     ("amberchat", 1, "full", False, K * 16, 2, "whole"),
     ("ambersafe", 8, "selective", True, [83] * 8, 1, "nothing"),
     ("ambersafe", 1, "none", False, [79] * 64, 1, "nothing"),
+    # Two nodes of eight, sharded over one: gradients reduced once, and in the node after each micro-batch.
+    ("amberchat", (2, 8), "none", False, K * 5, 2, "whole"),
+    ("amberchat", (2, 8), "none", True, K * 4, 4, "shards"),
+    ("ambersafe", (2, 8), "none", False, [83] * 4, 1, "nothing"),
     # On eight GPUs of 40 GB, and of 24.
     ("amberchat", 8, "none", True, K * 4 + [256], 4, "shards"),
     ("amberchat", 8, "full", True, K * 8, 2, "shards"),
@@ -43,14 +48,15 @@ ROWS: list[tuple[Any, ...]] = [
 
 
 def predicted_and_simulated(folder: Path, row: tuple[Any, ...]) -> tuple[float, int]:
-    name, world, level, reshard, lengths, micro_batches, accumulated = row
+    name, processes, level, reshard, lengths, micro_batches, accumulated = row
+    nodes, shards = processes if isinstance(processes, tuple) else (1, processes)
     settings = RECIPE.training(name)
     attention: Any = "varlen" if settings.precision == "bfloat16" else "efficient"
-    choices = Choices(attention, sum(lengths), level, reshard, accumulated, False, ())
-    ranks = Ranks(0, world, torch.device("cuda"))
+    choices = Choices(attention, sum(lengths), level, reshard, shards, accumulated, False, ())
+    ranks = Ranks(0, nodes * shards, torch.device("cuda"), nodes)
     predicted = allocated_peak(choices, settings, AMBER, ranks, tokens=sum(lengths), softmaxes=0)
     preferences = name == "ambersafe"
-    found = simulated_peak(folder, AMBER, settings, choices, world, lengths, micro_batches, preferences=preferences)
+    found = simulated_peak(folder, AMBER, settings, choices, nodes, lengths, micro_batches, preferences=preferences)
     return predicted, found
 
 

@@ -45,7 +45,7 @@ def test_average_step(
     ranks = Ranks(0, world, torch.device("cpu"))
     choices = choose(Hardware(**HARDWARE), settings, MODEL, ranks, Load(400, 100))
     one = passes_seconds(MODEL, "none", 4, "cpu", RATES, lengths=[100], targets=50)
-    update = optimizer_seconds(MODEL, moments=2, ranks=world, rates=RATES)
+    update = optimizer_seconds(MODEL, moments=2, shards=world, rates=RATES)
     expected = speed.expected_step_seconds(plan, choices, settings, MODEL, ranks)
     assert expected == pytest.approx(one * examples / world + update)
 

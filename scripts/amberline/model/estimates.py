@@ -64,18 +64,19 @@ def state_bytes(
     *,
     moments: int,
     compute_bytes: int,
-    ranks: int,
+    shards: int,
     reshard: bool,
     accumulated: Accumulated = "whole",
 ) -> float:
     """Memory of one process when the last backward pass of a step begins, apart from activations: weights, `moments`
     of the optimizer, and the gradients of the step's micro-batches before, in float32.
 
-    `compute_bytes` is the width of the compute dtype: gathered parameters are in it.
+    `compute_bytes` is the width of the compute dtype: gathered parameters are in it. `shards`, here and below, is over
+    how many processes parameters are sharded: all of them, or those of a node.
     """
     count = parameters(config)[0]
-    gradients = {"nothing": 0.0, "shards": 4 * count / ranks, "whole": 4 * count}[accumulated]
-    return 4 * count * (1 + moments) / ranks + _gathered(config, compute_bytes, ranks, reshard) + gradients
+    gradients = {"nothing": 0.0, "shards": 4 * count / shards, "whole": 4 * count}[accumulated]
+    return 4 * count * (1 + moments) / shards + _gathered(config, compute_bytes, shards, reshard) + gradients
 
 
 def peak_bytes(
@@ -84,7 +85,7 @@ def peak_bytes(
     *,
     moments: int,
     compute_bytes: int,
-    ranks: int,
+    shards: int,
     reshard: bool,
     accumulated: Accumulated,
     device: str,
@@ -99,38 +100,38 @@ def peak_bytes(
         config,
         moments=moments,
         compute_bytes=compute_bytes,
-        ranks=ranks,
+        shards=shards,
         reshard=reshard,
         accumulated=accumulated,
     ) + working_bytes(config, level, compute_bytes, device, tokens=tokens, softmaxes=softmaxes)
-    updated = 4 * parameters(config)[0] * (2 + moments) / ranks
-    end = updated + _reduced(config, compute_bytes, ranks) + layer_bytes(config, compute_bytes, device) * tokens
+    updated = 4 * parameters(config)[0] * (2 + moments) / shards
+    end = updated + _reduced(config, compute_bytes, shards) + layer_bytes(config, compute_bytes, device) * tokens
     # RMSprop, with one moment, takes the roots of all of them at once; AdamW is one kernel.
-    update = updated + (4 * parameters(config)[0] / ranks if moments == 1 else 0)
+    update = updated + (4 * parameters(config)[0] / shards if moments == 1 else 0)
     return max(begin, end, update)
 
 
 def frozen_bytes(
-    config: LlamaConfig, *, compute_bytes: int, ranks: int, reshard: bool, device: str, tokens: int
+    config: LlamaConfig, *, compute_bytes: int, shards: int, reshard: bool, device: str, tokens: int
 ) -> float:
     """Memory of one process that asks a model for log-probabilities of so many tokens at once, and never trains it."""
-    weights = 4 * parameters(config)[0] / ranks + _gathered(config, compute_bytes, ranks, reshard)
+    weights = 4 * parameters(config)[0] / shards + _gathered(config, compute_bytes, shards, reshard)
     in_a_layer = _kept(config, "none", device) * compute_bytes * tokens
     return weights + CHUNK_BYTES[device] + in_a_layer
 
 
-def _gathered(config: LlamaConfig, compute_bytes: int, ranks: int, reshard: bool) -> float:
+def _gathered(config: LlamaConfig, compute_bytes: int, shards: int, reshard: bool) -> float:
     """Parameters in the compute dtype: all of them, or those of two layers and of what belongs to none."""
-    if ranks == 1 and compute_bytes == 4:
+    if shards == 1 and compute_bytes == 4:
         return 0  # nothing is sharded: it computes with the weights themselves
     count = 2 * _layer(config) + _outside(config) if reshard else parameters(config)[0]
     return float(compute_bytes * count)
 
 
-def _reduced(config: LlamaConfig, compute_bytes: int, ranks: int) -> float:
+def _reduced(config: LlamaConfig, compute_bytes: int, shards: int) -> float:
     """What the end of a backward pass holds beside shards: of parameters outside of layers themselves, their gradients,
     and these in float32 to be reduced; and of the first layer the last."""
-    if ranks == 1 and compute_bytes == 4:
+    if shards == 1 and compute_bytes == 4:
         return 0
     return float((2 * compute_bytes + 4) * _outside(config) + 4 * _layer(config))
 
@@ -206,11 +207,11 @@ def passes_seconds(
     return in_layers + in_head
 
 
-def optimizer_seconds(config: LlamaConfig, *, moments: int, ranks: int, rates: Rates) -> float:
+def optimizer_seconds(config: LlamaConfig, *, moments: int, shards: int, rates: Rates) -> float:
     """Seconds of one process to clip a step's gradients and to update its weights with `moments` each, in float32."""
     # The norm reads gradients, clipping reads and writes them, the update reads them; and reads and writes the rest.
     accesses = 4 + 2 * (1 + moments)
-    return 4 * parameters(config)[0] * accesses / ranks / rates.traffic
+    return 4 * parameters(config)[0] * accesses / shards / rates.traffic
 
 
 def _kept(config: LlamaConfig, level: Level, device: str) -> int:

@@ -22,14 +22,17 @@ class PackedLlama(LlamaForCausalLM):
     The loss is computed inside `forward`, because only there does FSDP hold the output matrix whole.
     """
 
-    def __init__(self, config: LlamaConfig, attention: Kind) -> None:
+    def __init__(self, config: LlamaConfig, attention: Kind, *, one_shape: bool = False) -> None:
         super().__init__(config)
         self.attention = attention
+        self.one_shape = one_shape  # that layers are compiled for; only the number of documents differs
 
     def forward(self, batch: PackedBatch, output: Output) -> torch.Tensor:
         """One of hidden states [T, width], log-probabilities of the targets [L], and the weighted loss, a scalar."""
         hidden: torch.Tensor = self.model.embed_tokens(batch.input_ids)[None]
         rotary = self.model.rotary_emb(hidden, batch.position_ids[None])
+        if self.one_shape:
+            torch._dynamo.mark_dynamic(batch.cu_seqlens, 0)
         for layer in self.model.layers:
             hidden = layer(
                 hidden,

@@ -28,13 +28,17 @@ def load_model(
     activation_checkpointing: Level = "none",
     reshard_after_forward: bool = False,
     compile: bool = False,
+    one_shape: bool = False,
 ) -> PackedLlama:
     """Load a Llama from a Hugging Face folder.
 
-    Parameters are float32 whatever the files hold (float64 if `compute_dtype` is). With a one-dimensional `mesh` they
-    are sharded over it with FSDP2, each decoder layer by itself and the rest together; gradients are then summed over
-    ranks, not averaged, because loss weights are those of the whole step. Without a mesh this is the only process; if
+    Parameters are float32 whatever the files hold (float64 if `compute_dtype` is). With a `mesh` they are sharded over
+    its last dimension with FSDP2, each decoder layer by itself and the rest together, and replicated over the first of
+    two (HSDP); gradients are then summed over all ranks, not averaged, because loss weights are those of the whole
+    step. Without a mesh this is the only process; if
     it computes in bfloat16 it uses FSDP2 all the same, which keeps the float32 parameters beside.
+
+    `one_shape` promises that all batches have the same tokens and `max_length`, and compiles for those alone.
 
     Raises ModelError when the folder is no Llama, or its files lack a weight, have one too many or of another shape.
     """
@@ -44,13 +48,13 @@ def load_model(
     config = read_config(folder)
     config._attn_implementation = NAME
     with torch.device("meta"):
-        model = PackedLlama(config, attention)
+        model = PackedLlama(config, attention, one_shape=compile and one_shape)
     nn.Module.to(model, torch.promote_types(compute_dtype, torch.float32))
     _use_exact_norms(model, config)
     checkpoint_activations(model.model.layers, activation_checkpointing)
     if compile:
         for layer in model.model.layers:
-            layer.forward = torch.compile(layer.forward, dynamic=True)
+            layer.forward = torch.compile(layer.forward, dynamic=not one_shape)
     if mesh is not None:
         _shard(model, mesh, compute_dtype, reshard_after_forward)
     model.to_empty(device=device)
@@ -113,7 +117,8 @@ def _fill(model: nn.Module, files: WeightFiles) -> None:
         if isinstance(parameter, DTensor):
             # FSDP2 cuts the rows into equal pieces, rounded up; the last ranks may have fewer, or none.
             local, mesh = parameter.to_local(), parameter.device_mesh
-            start = mesh.get_local_rank() * -(-len(parameter) // mesh.size())
+            last = mesh.ndim - 1  # a dimension before it has replicas
+            start = mesh.get_local_rank(last) * -(-len(parameter) // mesh.size(last))
             rows = slice(start, start + len(local))
         else:
             local, rows = parameter, slice(None)

@@ -15,21 +15,46 @@ PADDING_DOCUMENT = ([0, 0], [IGNORED, 0], 0.0)
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """D documents of T tokens together, of which L are targets. Documents never see each other."""
+    """D documents of T tokens together, of which L are targets. Documents never see each other.
+
+    Behind them may come documents of padding, whose tokens are counted in T, and which nothing else knows of.
+    """
 
     input_ids: torch.Tensor  # [T] int64
     position_ids: torch.Tensor  # [T] int64, from 0 in each document
-    cu_seqlens: torch.Tensor  # [D + 1] int32, borders: document d is tokens cu_seqlens[d] to cu_seqlens[d + 1]
+    cu_seqlens: torch.Tensor  # [D + 1 + padding] int32: document d is tokens cu_seqlens[d] to cu_seqlens[d + 1]
     max_length: int  # tokens of the longest document
     target_positions: torch.Tensor  # [L] int64, the token whose hidden state predicts the target: the one before it
     targets: torch.Tensor  # [L] int64, token ids
     target_weights: torch.Tensor  # [L] float64, weight of each target's -log p in the loss of the whole step
     target_documents: torch.Tensor  # [L] int64, index of each target's document
+    padding: int = 0  # documents of padding
 
     @property
     def documents(self) -> int:
         """D, the number of documents."""
-        return self.cu_seqlens.numel() - 1
+        return self.cu_seqlens.numel() - 1 - self.padding
+
+    def padded(self, tokens: int, longest: int) -> "PackedBatch":
+        """The same batch with so many tokens, and with documents of up to `longest` for all who ask.
+
+        No token of padding is a target, so neither losses nor gradients change, but for rounding: products of other
+        sizes are added up in another order. Raises ValueError where the batch is larger already.
+        """
+        missing = tokens - self.input_ids.numel()
+        if missing < 0 or self.max_length > longest:
+            raise ValueError(f"{self.input_ids.numel()} tokens, {self.max_length} in a document: no room for padding")
+        # In pieces, for attention's work grows with the square of a document's length.
+        pieces = [min(longest, missing - start) for start in range(0, missing, longest)]
+        ends = torch.from_numpy(tokens - missing + np.cumsum(pieces, dtype=np.int32))
+        return replace(
+            self,
+            input_ids=torch.cat([self.input_ids, self.input_ids.new_zeros(missing)]),
+            position_ids=torch.cat([self.position_ids, *(torch.arange(piece) for piece in pieces)]),
+            cu_seqlens=torch.cat([self.cu_seqlens, ends.int()]),
+            max_length=longest,
+            padding=self.padding + len(pieces),
+        )
 
     def to(self, device: torch.device | str) -> "PackedBatch":
         """The same batch on another device."""

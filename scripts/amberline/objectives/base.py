@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -43,6 +43,10 @@ class MicroBatch:
         """The same micro-batch on another device."""
         columns = {name: column.to(device, non_blocking=True) for name, column in self.columns.items()}
         return MicroBatch(self.examples, self.documents.to(device), columns)
+
+    def padded(self, tokens: int, longest: int) -> MicroBatch:
+        """The same micro-batch of so many tokens: see `PackedBatch.padded`."""
+        return replace(self, documents=self.documents.padded(tokens, longest))
 
     def pinned(self) -> MicroBatch:
         """The same micro-batch in memory that a GPU reads by itself: the host need not wait for the copy."""

@@ -1,7 +1,8 @@
 """What `auto` in the hardware settings comes to on this machine, and why."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import psutil
 import torch
@@ -38,6 +39,7 @@ class Choices:
     micro_batch_tokens: int
     activation_checkpointing: Level
     reshard_after_forward: bool
+    shards: int  # processes that parameters are sharded over; others hold replicas
     accumulated: Accumulated  # gradients of a step that wait for its last micro-batch
     compile: bool
     notes: tuple[str, ...]  # each choice in a sentence
@@ -54,6 +56,7 @@ class Load:
 @dataclass(frozen=True)
 class _Layout:
     level: Level
+    shards: int
     reshard: bool
     reduce_each: bool  # gradients of each micro-batch, instead of once a step
 
@@ -69,11 +72,11 @@ def choose(hardware: Hardware, settings: Training, config: LlamaConfig, ranks: R
     attention, why = choose_attention(hardware.attention, ranks.device, getattr(torch, settings.precision), config)
     notes = [f"attention: {attention}, because {why}"]
     if ranks.device.type == "cpu":
-        layout, reason = next(_layouts(hardware, ranks.world)), "main memory is plentiful on the CPU"
+        layout, reason = next(_layouts(hardware, ranks.shardings)), "main memory is plentiful on the CPU"
         tokens = _asked(hardware) or CPU_TOKENS
     else:
         memory = torch.cuda.get_device_properties(ranks.device).total_memory * USABLE
-        layout, tokens = _fit(hardware, settings, config, ranks.world, load, memory)
+        layout, tokens = _fit(hardware, settings, config, ranks, load, memory)
         reason = f"a step gives a GPU up to {load.share:,} tokens, and {memory / GIB:.0f} GiB of its memory can be used"
     accumulated = layout.accumulated(tokens, load)
     for name, asked, chosen in (
@@ -82,6 +85,7 @@ def choose(hardware: Hardware, settings: Training, config: LlamaConfig, ranks: R
         ("micro_batch_tokens", hardware.micro_batch_tokens, tokens),
     ):
         notes.append(f"{name}: {chosen}, because {reason if asked == 'auto' else 'the hardware settings say so'}")
+    notes += _sharding(layout.shards, ranks)
     if accumulated == "shards":
         notes.append("gradients are reduced after each micro-batch, because whole ones do not fit until the last")
     # A loop over documents breaks the graph, and what is recomputed is compiled whole or not at all.
@@ -91,29 +95,43 @@ def choose(hardware: Hardware, settings: Training, config: LlamaConfig, ranks: R
             f"compile: off, because layers with attention sdpa and checkpointing {layout.level} do not compile"
         )
     compiled = hardware.compile and not lost
-    return Choices(attention, tokens, layout.level, layout.reshard, accumulated, compiled, tuple(notes))
+    return Choices(attention, tokens, layout.level, layout.reshard, layout.shards, accumulated, compiled, tuple(notes))
 
 
 def _asked(hardware: Hardware) -> int | None:
     return None if hardware.micro_batch_tokens == "auto" else hardware.micro_batch_tokens
 
 
-def _layouts(hardware: Hardware, world: int) -> Iterator[_Layout]:
-    """The fastest first: activations kept before recomputed, and then the least traffic.
+def _sharding(shards: int, ranks: Ranks) -> list[str]:
+    """How parameters are laid over several nodes, and why."""
+    if ranks.nodes == 1:
+        return []
+    if shards < ranks.world:
+        return [
+            f"parameters: sharded over the {shards} processes of a node and replicated on {ranks.nodes} nodes, because "
+            "they fit, and only gradients then go from node to node"
+        ]
+    why = "a node has one" if ranks.world == ranks.nodes else "sharded over a node they leave too little room"
+    return [f"parameters: sharded over all {shards} processes, because {why}"]
 
-    Of k micro-batches, reducing each one's gradients costs k - 1 reductions more, in float32; gathering parameters
-    anew for each backward pass costs 2k - 1 gatherings more, in the compute dtype.
+
+def _layouts(hardware: Hardware, shardings: Sequence[int]) -> Iterator[_Layout]:
+    """The fastest first: activations kept before recomputed, and then the least traffic, between nodes before others.
+
+    Sharded over one node, gradients are reduced in it, and a node's share of them between nodes, once a step. Of k
+    micro-batches, reducing each one's gradients costs k - 1 reductions more, in float32; gathering parameters anew for
+    each backward pass costs 2k - 1 gatherings more, in the compute dtype.
     """
     asked, kept = hardware.activation_checkpointing, hardware.reshard_after_forward
     levels: list[Level] = ["none", "selective", "full"] if asked == "auto" else [asked]
     for level in levels:
-        for reshard in [False, True] if kept == "auto" else [kept]:
-            for reduce_each in [False, True] if world > 1 else [False]:
-                yield _Layout(level, reshard, reduce_each)
+        for shards, reshard in product(shardings, [False, True] if kept == "auto" else [kept]):
+            for reduce_each in [False, True] if shards > 1 else [False]:
+                yield _Layout(level, shards, reshard, reduce_each)
 
 
 def _fit(
-    hardware: Hardware, settings: Training, config: LlamaConfig, world: int, load: Load, memory: float
+    hardware: Hardware, settings: Training, config: LlamaConfig, ranks: Ranks, load: Load, memory: float
 ) -> tuple[_Layout, int]:
     """The first layout with room for the tokens that are wanted, or the one with the most room; and its tokens."""
     # A step's share is a micro-batch at most: room beyond it would be of no use.
@@ -122,25 +140,25 @@ def _fit(
     sizes = [asked] if asked else list(range(most, 0, -256))
     wanted = asked or min(most, FEWEST_TOKENS)
     found: tuple[_Layout, int] | None = None
-    for layout in _layouts(hardware, world):
-        room = next((size for size in sizes if _need(layout, size, settings, config, world, load) <= memory), 0)
+    for layout in _layouts(hardware, ranks.shardings):
+        room = next((size for size in sizes if _need(layout, size, settings, config, load) <= memory), 0)
         if room > (found[1] if found else 0):
             found = layout, room
         if room >= wanted:
             return layout, room
     if found is None:
-        raise ModelError(_refusal(hardware, settings, config, world, load, memory))
+        raise ModelError(_refusal(hardware, settings, config, ranks.world, load, memory))
     return found
 
 
-def _need(layout: _Layout, tokens: int, settings: Training, config: LlamaConfig, world: int, load: Load) -> float:
+def _need(layout: _Layout, tokens: int, settings: Training, config: LlamaConfig, load: Load) -> float:
     """Memory of a GPU at the peak, with micro-batches of so many tokens."""
     return estimates.peak_bytes(
         config,
         layout.level,
         moments=moments(settings),
         compute_bytes=compute_bytes(settings),
-        ranks=world,
+        shards=layout.shards,
         reshard=layout.reshard,
         accumulated=layout.accumulated(tokens, load),
         device="cuda",
@@ -152,18 +170,18 @@ def _need(layout: _Layout, tokens: int, settings: Training, config: LlamaConfig,
 def _refusal(hardware: Hardware, settings: Training, config: LlamaConfig, world: int, load: Load, memory: float) -> str:
     """Why nothing fits, and the nearest change that does."""
     size = _asked(hardware) or 256
-    least = min(_need(layout, size, settings, config, world, load) for layout in _layouts(hardware, world))
+    least = min(_need(layout, size, settings, config, load) for layout in _layouts(hardware, [world]))
     said = (
         f"the training needs at least {least / GIB:.0f} GiB of memory on each GPU (there are {world}), and "
         f"{memory / GIB:.0f} GiB can be used"
     )
     free = {"micro_batch_tokens": "auto", "activation_checkpointing": "auto", "reshard_after_forward": "auto"}
     automatic = hardware.model_copy(update=free)
-    if any(_need(each, 256, settings, config, world, load) <= memory for each in _layouts(automatic, world)):
+    if any(_need(each, 256, settings, config, load) <= memory for each in _layouts(automatic, [world])):
         return f"{said}. Fix: set {', '.join(free)} under hardware to auto"
     for more in range(world + 1, MOST_GPUS + 1):
         part = Load(max(load.longest, -(-load.share * world // more)), load.longest)
-        if any(_need(each, 256, settings, config, more, part) <= memory for each in _layouts(automatic, more)):
+        if any(_need(each, 256, settings, config, part) <= memory for each in _layouts(automatic, [more])):
             return f"{said}. Fix: train on {more} of them or more (nodes and ranks_per_node under hardware)"
     return f"{said}. Fix: train on GPUs with more memory, or a smaller model"
 
@@ -198,7 +216,7 @@ def allocated_peak(
         choices.activation_checkpointing,
         moments=moments(settings),
         compute_bytes=compute_bytes(settings),
-        ranks=ranks.world,
+        shards=choices.shards,
         reshard=choices.reshard_after_forward,
         accumulated=choices.accumulated,
         device=ranks.device.type,

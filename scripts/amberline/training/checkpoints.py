@@ -27,7 +27,6 @@ from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.metadata import StorageMeta
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_state_dict, set_state_dict
-from torch.distributed.tensor import DTensor
 
 from amberline.core.digests import file_digest
 from amberline.core.files import free_bytes, whole_file
@@ -222,8 +221,8 @@ class Checkpoints:
         return [value for value, _ in everyone]
 
     def _check_room(self, state: dict[str, Any]) -> None:
-        """Raise OSError where there is too little room for a checkpoint: all processes write as much."""
-        needed, free = _bytes_of(state) * self._ranks.world, free_bytes(self._folder)
+        """Raise OSError where there is too little room for a checkpoint."""
+        needed, free = _bytes_of(state), free_bytes(self._folder)
         if needed > free:
             raise OSError(f"it needs about {needed / 2**20:,.0f} MiB")
 
@@ -278,11 +277,11 @@ def _staged(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _bytes_of(state: Any) -> int:
-    """Bytes of all tensors of a state that are on this process."""
+    """Bytes of all tensors of a state: of sharded ones the shards of all processes, and replicas once, as they are
+    written. The random states of other processes, some KB each, are not counted."""
     if isinstance(state, dict):
         return sum(_bytes_of(each) for each in state.values())
-    local = state.to_local() if isinstance(state, DTensor) else state
-    return local.nbytes if isinstance(local, torch.Tensor) else 0
+    return state.numel() * state.element_size() if isinstance(state, torch.Tensor) else 0
 
 
 def _random() -> dict[str, torch.Tensor]:

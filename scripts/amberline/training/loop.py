@@ -27,6 +27,7 @@ from amberline.training.monitors import Monitor, TrainingStopped, is_sound
 from amberline.training.optimizers import learning_rates, set_learning_rate
 from amberline.training.ranks import Ranks
 from amberline.training.run_directory import RunDirectory
+from amberline.training.shapes import Shape
 from amberline.training.signals import StopRequest
 from amberline.training.speed import peak_flops
 
@@ -55,6 +56,7 @@ class Run:
     plan: BatchPlan
     heldout: Heldout | None
     micro_batch_tokens: int
+    shape: Shape | None  # that all micro-batches are padded to
     keep_gathered: bool  # parameters between the micro-batches of a step
     reduce_each: bool  # gradients of each micro-batch, instead of once a step
     checkpoints: Checkpoints
@@ -159,7 +161,8 @@ def _micro_batches(run: Run, number: int) -> tuple[Step, list[MicroBatch]]:
 
 def _lay_out(run: Run, objective: Objective, step: Step, lengths: list[int]) -> Iterator[MicroBatch]:
     for positions in lay_out(lengths, run.micro_batch_tokens, run.ranks.world)[run.ranks.rank]:
-        yield objective.micro_batch(step.examples[positions].tolist(), step.weights[positions].tolist(), step)
+        found = objective.micro_batch(step.examples[positions].tolist(), step.weights[positions].tolist(), step)
+        yield found.padded(run.shape.tokens, run.shape.longest) if run.shape else found
 
 
 def _forward_and_backward(run: Run, micro_batches: list[MicroBatch]) -> torch.Tensor:

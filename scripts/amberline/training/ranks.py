@@ -26,12 +26,12 @@ def is_loss_of_process(error: Exception) -> bool:
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among all. A single process has no groups and no mesh."""
+    """This process among all. A single process has no groups."""
 
     rank: int
     world: int
     device: torch.device
-    mesh: DeviceMesh | None = None
+    nodes: int = 1  # machines, with as many processes each
     control: dist.ProcessGroup | None = None  # gloo: small agreements between the main threads
     saving: dist.ProcessGroup | None = None  # gloo: the threads that write checkpoints
     store: Store | None = None  # what the processes have found each other with
@@ -40,6 +40,26 @@ class Ranks:
     def first(self) -> bool:
         """Whether this process is the one that logs and writes."""
         return self.rank == 0
+
+    @property
+    def shardings(self) -> list[int]:
+        """Over how many processes parameters can be sharded, those with the least traffic between nodes first.
+
+        Sharded over one node, they are replicated on every node: only gradients go from node to node.
+        """
+        per_node = self.world // self.nodes
+        return [per_node, self.world] if 1 < per_node < self.world else [self.world]
+
+    def mesh(self, shards: int) -> DeviceMesh | None:
+        """The processes, for parameters sharded over so many of them; None for a single process.
+
+        One-dimensional where that is all of them, else [replicas, shards]. All processes have to ask for it.
+        """
+        if self.world == 1:
+            return None
+        if shards == self.world:
+            return init_device_mesh(self.device.type, (self.world,))
+        return init_device_mesh(self.device.type, (self.world // shards, shards), mesh_dim_names=("replicate", "shard"))
 
     def add(self, values: list[float]) -> list[float]:
         """Element-wise sums over all processes, in the order of ranks, so that every run adds alike."""
@@ -85,7 +105,10 @@ def init_ranks(device: str, threads: int) -> Ranks:
     """Initialise the process group that torchrun has prepared, or none for a single process. `device`: cuda or cpu."""
     # Without torchrun, such variables are left over from something else: this is one process, started by itself.
     given = os.environ if dist.is_torchelastic_launched() else {}
-    rank, world = int(given.get("RANK", "0")), int(given.get("WORLD_SIZE", "1"))
+    rank, world, nodes = (
+        int(given.get(name, default))
+        for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"), ("GROUP_WORLD_SIZE", "1"))
+    )
     torch.set_num_threads(threads)
     if device == "cuda":
         torch.cuda.set_device(int(given.get("LOCAL_RANK", "0")))
@@ -104,7 +127,7 @@ def init_ranks(device: str, threads: int) -> Ranks:
         rank,
         world,
         here,
-        init_device_mesh(device, (world,)),
+        nodes,
         dist.new_group(backend="gloo"),
         dist.new_group(backend="gloo"),
         store,

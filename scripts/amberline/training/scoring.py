@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -59,13 +60,13 @@ def load_frozen(folder: Path, hardware: Hardware, precision: str, ranks: Ranks, 
         torch.set_float32_matmul_precision("high")
     dtype, config = getattr(torch, precision), read_config(folder)
     attention, why = choose_attention(hardware.attention, ranks.device, dtype, config)
-    reshard, budget = _layout(hardware, config, dtype.itemsize, ranks)
+    shards, reshard, budget = _layout(hardware, config, dtype.itemsize, ranks)
     if ranks.first:
         tqdm.write(f"attention: {attention}, because {why}")
     model = load_model(
         folder,
         device=ranks.device,
-        mesh=ranks.mesh,
+        mesh=ranks.mesh(shards),
         compute_dtype=dtype,
         attention=attention,
         reshard_after_forward=reshard,
@@ -74,25 +75,27 @@ def load_frozen(folder: Path, hardware: Hardware, precision: str, ranks: Ranks, 
     return Frozen(model, attention, budget, ranks)
 
 
-def _layout(hardware: Hardware, config: LlamaConfig, compute_bytes: int, ranks: Ranks) -> tuple[bool, int]:
-    """Whether parameters are gathered anew for each forward pass, and the tokens that are computed at once.
+def _layout(hardware: Hardware, config: LlamaConfig, compute_bytes: int, ranks: Ranks) -> tuple[int, bool, int]:
+    """Over how many processes parameters are sharded, whether they are gathered anew for each forward pass, and the
+    tokens that are computed at once.
 
-    Gathered parameters stay where there is room: no gradients and no optimizer need it. Raises ModelError where the
+    Gathered parameters stay where there is room: no gradients and no optimizer need it. They are gathered within a node
+    where they fit into it. Raises ModelError where the
     model has no room at all.
     """
     kept, asked, device = hardware.reshard_after_forward, hardware.micro_batch_tokens, ranks.device.type
     reshards = [False, True] if kept == "auto" else [kept]
     most = AUTO_TOKENS[device] if asked == "auto" else asked
     if device == "cpu":
-        return reshards[0], most
+        return ranks.shardings[0], reshards[0], most
     memory = torch.cuda.get_device_properties(ranks.device).total_memory * USABLE
     for tokens in [most] if asked != "auto" else [most, FEWEST_TOKENS, 1024]:
-        for reshard in reshards:
+        for shards, reshard in product(ranks.shardings, reshards):
             needed = estimates.frozen_bytes(
-                config, compute_bytes=compute_bytes, ranks=ranks.world, reshard=reshard, device=device, tokens=tokens
+                config, compute_bytes=compute_bytes, shards=shards, reshard=reshard, device=device, tokens=tokens
             )
             if needed <= memory:
-                return reshard, tokens
+                return shards, reshard, tokens
     raise ModelError(
         f"the model needs {needed / GIB:.0f} GiB of memory on each GPU (there are {ranks.world}) to be run, and "
         f"{memory / GIB:.0f} GiB can be used. Fix: use more GPUs (nodes and ranks_per_node under hardware), or set "

@@ -31,8 +31,10 @@ SHORTEST_SECONDS = 0.1  # of a step for which an estimate holds: the demo's take
 # operations to start is not in the estimate. From published speeds, as none was measured here yet
 # (benchmarks/first_light.py does). Causal attention counts half. A100, 7B, compiled: 68% MFU with full attention, so
 # 63%, where the estimate comes to 69 to 73% (pytorch.org/blog/maximizing-training-throughput). H100, 8B on 8,
-# compiled, selective checkpointing: 6,667 tokens a second, 35%, where it comes to 47% (torchtitan, arXiv 2410.06511,
-# table 1). H200: best published 46 to 51%, where it comes to 52 to 60%.
+# compiled, selective checkpointing: 6,667 tokens a second, 35%, where it comes to 47% (github.com/pytorch/torchtitan,
+# benchmarks/llama3_h100_202412_torchtitan.md, table 1; its H100s take 500 W, so that others may be faster). H200, 8B on
+# one to four, compiled, full checkpointing: 9,364 to 10,471 tokens a second, 46 to 51%, where it comes to 52 to 60%
+# (github.com/KempnerInstitute/KempnerForge, benchmarks/mfu_scaling/mfu_scaling_2026-04-05.md).
 EFFICIENCY = {"A100": 0.88, "H200": 0.85, "H100": 0.72}
 OTHER_GPUS = 0.75
 
@@ -56,7 +58,7 @@ def expected_step_seconds(
         lengths=plan.lengths.tolist(),
         targets=int(plan.targets.sum()),
     )
-    update = estimates.optimizer_seconds(config, moments=moments(settings), ranks=ranks.world, rates=rates)
+    update = estimates.optimizer_seconds(config, moments=moments(settings), shards=choices.shards, rates=rates)
     examples = plan.examples_before(plan.steps) / plan.steps / ranks.world  # of a step, in this process
     return (passes / len(plan.lengths) * examples + update) / efficiency(ranks.device)
 

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from amberline.objectives.base import Objective, ObjectiveError
 from amberline.objectives.settings import Training
 from amberline.recipe.hardware import Hardware
 from amberline.recipe.tracking import Tracking
-from amberline.training.autotune import Load, choose, expected_peak
+from amberline.training.autotune import Choices, Load, choose, expected_peak
 from amberline.training.checkpoint_files import complete, read_marker, verified
 from amberline.training.checkpoints import CheckpointError, Checkpoints
 from amberline.training.curve import CurveError, check_curve, read_metrics
@@ -39,6 +39,7 @@ from amberline.training.monitors import Monitor, TrainingStopped
 from amberline.training.optimizers import make_optimizer
 from amberline.training.ranks import FirstRankFailed, Ranks
 from amberline.training.run_directory import RunDirectory, RunDirectoryError, enter, release
+from amberline.training.shapes import Shape, settle_shape
 from amberline.training.speed import expected_step_seconds, told_time
 
 # What a program reports as one message: see `complain`.
@@ -130,19 +131,24 @@ def _train(stage: Stage, ranks: Ranks) -> bool:
     config = read_config(stage.model)
     choices = choose(stage.hardware, settings, config, ranks, _load(plan, ranks.world))
     say(ranks, f"{ranks.world} processes on {ranks.device.type}", *choices.notes)
+    heldout = _heldout(stage)
+    shape = _shape(plan, heldout, choices, ranks)
     tokens, micro_targets = _largest_micro_batch(plan, choices.micro_batch_tokens, ranks.world)
+    if shape:
+        tokens = shape.tokens
     softmaxes = micro_targets if stage.objective.log_probabilities else 0
     peak = expected_peak(choices, settings, config, ranks, tokens=tokens, softmaxes=softmaxes)
     say(ranks, f"memory: about {peak / 1e9:.2f} GB a process at its peak, in micro-batches of up to {tokens:,} tokens")
     model = load_model(
         stage.model,
         device=ranks.device,
-        mesh=ranks.mesh,
+        mesh=ranks.mesh(choices.shards),
         compute_dtype=getattr(torch, settings.precision),
         attention=choices.attention,
         activation_checkpointing=choices.activation_checkpointing,
         reshard_after_forward=choices.reshard_after_forward,
         compile=choices.compile,
+        one_shape=shape is not None,
     )
     optimizer = make_optimizer(model, settings.optimizer)
     checkpoints = Checkpoints(
@@ -169,8 +175,9 @@ def _train(stage: Stage, ranks: Ranks) -> bool:
         optimizer=optimizer,
         objective=stage.objective,
         plan=plan,
-        heldout=_heldout(stage),
+        heldout=heldout,
         micro_batch_tokens=choices.micro_batch_tokens,
+        shape=shape,
         keep_gathered=not choices.reshard_after_forward,
         reduce_each=choices.accumulated == "shards",
         checkpoints=checkpoints,
@@ -213,8 +220,22 @@ def _check_export(stage: Stage, export: str, steps: int) -> None:
 
 def _load(plan: BatchPlan, world: int) -> Load:
     """What the plan's steps ask of a process."""
-    steps = (plan.lengths[plan.examples(step)].tolist() for step in range(plan.steps))
-    return Load(largest_share(steps, world), int(plan.lengths.max()))
+    return Load(largest_share(_lengths(plan), world), int(plan.lengths.max()))
+
+
+def _lengths(plan: BatchPlan) -> Iterator[list[int]]:
+    """Tokens of the examples of each step."""
+    return (plan.lengths[plan.examples(step)].tolist() for step in range(plan.steps))
+
+
+def _shape(plan: BatchPlan, heldout: Heldout | None, choices: Choices, ranks: Ranks) -> Shape | None:
+    """The shape that all micro-batches are padded to, where layers are compiled on a GPU and it pays."""
+    if not choices.compile or ranks.device.type == "cpu":
+        return None
+    watched = heldout.lengths if heldout else []
+    shape, why = settle_shape(_lengths(plan), watched, choices.micro_batch_tokens, ranks.world)
+    say(ranks, f"layers: {why}")
+    return shape
 
 
 def _largest_micro_batch(plan: BatchPlan, budget: int, world: int) -> tuple[int, int]:
