@@ -243,7 +243,7 @@ def run_pairs(raw, tmp_path: Path, content: bytes) -> Run:
 def run_acquire(tmp_path: Path, format_name: str, content: bytes) -> Run:
     file = tmp_path / "copy"
     file.write_bytes(content)
-    nowhere = dict.fromkeys(("repository", "revision", "file", "bytes", "sha256", "rows"))
+    nowhere = dict.fromkeys(("repository", "revision", "file", "files", "bytes", "sha256", "rows"))
     source = json.dumps({"format": format_name, "path": str(file), **nowhere, "licence": None})
     output = tmp_path / "made" / "raw.json"
     return Run(file, {"raw": output}, lambda: acquire.main("any", source, output))

@@ -58,7 +58,7 @@ def programs(raw, tmp_path: Path) -> dict:
     pair = {"prompt": "p", "response_0": "a", "response_1": "b", "better_response_id": 0, "safer_response_id": 0}
     pairs = raw("pairs.json", [{**pair, "is_response_0_safe": True, "is_response_1_safe": False}])
     made = {name: tmp_path / "made" / name for name in ("funnel", "rejects")}
-    nothing = dict.fromkeys(("repository", "revision", "file", "bytes", "sha256", "rows", "licence"))
+    nothing = dict.fromkeys(("repository", "revision", "file", "files", "bytes", "sha256", "rows", "licence"))
     return {
         "acquire": lambda: acquire.main(
             "own", json.dumps({"format": "sharegpt", "path": str(own), **nothing}), tmp_path / "made" / "raw.json"

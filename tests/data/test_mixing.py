@@ -312,6 +312,6 @@ def test_sources_and_formats_must_fit(tmp_path: Path, raw) -> None:
         return str(stop.value)
 
     assert "2 files, but 1 formats" in refusal(rows, "sharegpt")
-    assert "there is no format 'shargpt'; there are: evol_instruct, " in refusal(rows, "shargpt", "sharegpt")
+    assert "there is no format 'shargpt'; there are: alpaca, " in refusal(rows, "shargpt", "sharegpt")
     assert "pku_saferlhf_v0 holds preferences, but conversations" in refusal(rows, "pku_saferlhf_v0", "sharegpt")
     assert "given twice" in refusal([rows[0], rows[0]], "sharegpt", "sharegpt")

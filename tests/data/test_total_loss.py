@@ -92,7 +92,7 @@ def test_labels_that_cannot_be_read_are_told_from_pairs_that_are_none(raw, tmp_p
 def test_acquire_tells_the_commonest_reason(tmp_path: Path) -> None:
     bad = ["x", {"id": "b", "conversations": []}, {"id": "c", "conversations": []}]
     (tmp_path / "rows.json").write_text(json.dumps(bad))
-    nothing = dict.fromkeys(("repository", "revision", "file", "bytes", "sha256", "rows", "licence"))
+    nothing = dict.fromkeys(("repository", "revision", "file", "files", "bytes", "sha256", "rows", "licence"))
     source = {"format": "sharegpt", "path": str(tmp_path / "rows.json"), **nothing}
     with pytest.raises(SystemExit, match=r"\(2 times\) because of conversations_empty, first in row 2"):
         acquire.main("own", json.dumps(source), tmp_path / "raw.json")

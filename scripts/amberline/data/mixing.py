@@ -55,6 +55,7 @@ class Reader(Protocol):
     id_key: str | None
     part: re.Pattern[str] | None
     keys: frozenset[str] | None
+    turns: tuple[str, frozenset[str]] | None
 
     def conversation(self, row: Any) -> Conversation:
         """A row as a conversation. Raises BadRecord or WrongFile."""
@@ -173,7 +174,7 @@ def _take(
         funnel.add("turns", into=len(conversation.turns), out=len(conversation.turns))
         funnel.observe("turns in a conversation", len(conversation.turns))
         funnel.observe("characters in a conversation", sum(len(turn.text) for turn in conversation.turns))
-        for kind, key in keys_left_out(value, reader.keys):
+        for kind, key in keys_left_out(value, reader):
             left_out.note(funnel, kind, key)
             if kind == "system_prompt_left_out":
                 rejected.write(Reject(path.name, number, conversation.id, kind, f"under the key {key!r}", kept=True))

@@ -5,6 +5,7 @@ download starts again from nothing when it is interrupted for good (a killed job
 """
 
 import os
+import shutil
 import ssl
 import sys
 import time
@@ -15,7 +16,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import httpx2
-from huggingface_hub import HfFileMetadata, get_hf_file_metadata, get_session, hf_hub_url
+from huggingface_hub import HfApi, HfFileMetadata, get_hf_file_metadata, get_session, hf_hub_url
 from huggingface_hub.errors import (
     FileMetadataError,
     GatedRepoError,
@@ -89,6 +90,23 @@ def download(wanted: HubFile, target: Path) -> str:
             retrying(lambda: _size(target))(_fetch_rest, wanted, target, metadata.size, bar)
     _check_digest(wanted, target, metadata)
     return metadata.commit_hash or wanted.revision
+
+
+def list_files(wanted: HubFile) -> tuple[str, list[str]]:
+    """The commit of a repository's revision, and the names of its files there. Raises HubError."""
+    hub = HfApi(endpoint=endpoint())
+    ask = hub.dataset_info if wanted.kind == "dataset" else hub.model_info
+    with explained(wanted):
+        info = retrying(lambda: 0)(ask, wanted.repository, revision=wanted.revision)
+    return info.sha or wanted.revision, [file.rfilename for file in info.siblings or ()]
+
+
+def put(downloaded: Path, target: Path) -> None:
+    """A second name for a downloaded file where that is possible, a copy elsewhere."""
+    try:
+        os.link(downloaded, target)
+    except OSError:
+        shutil.copyfile(downloaded, target)
 
 
 def _metadata(wanted: HubFile) -> HfFileMetadata:

@@ -9,13 +9,19 @@ from amberline.core.settings import Count, DescriptionSettings, Flag, PositiveCo
 
 
 class Source(DescriptionSettings):
-    """One raw file: where it is, and what it must be. `null` is not checked, and the manifest says so."""
+    """Raw rows: where they are, and what they must be. `null` is not checked, and the manifest says so."""
 
     format: str = Field(description="how its rows are read: a file of scripts/amberline/formats")
-    path: str | None = Field(description="a local copy to use instead of downloading; verified all the same")
+    path: str | None = Field(
+        description="a local copy to use instead of downloading; verified all the same; with files, a folder"
+    )
     repository: str | None = Field(description="dataset id on the hub")
     revision: str | None = Field(description="commit of that repository")
     file: str | None = Field(description="file inside that repository")
+    files: str | None = Field(
+        description="several files inside that repository or folder, as a pattern, read in sorted order as one; "
+        "null: one file"
+    )
     bytes: Count | None = Field(description="size of the file in bytes")
     sha256: Sha256 | None = Field(description="content of the file")
     rows: Count | None = Field(description="rows in the file")
@@ -23,8 +29,14 @@ class Source(DescriptionSettings):
 
     @model_validator(mode="after")
     def _is_somewhere(self) -> "Source":
-        if self.path is None and not (self.repository and self.revision and self.file):
-            raise ValueError("say where the file is: either path, or all of repository, revision and file")
+        if self.path is None and not (self.repository and self.revision and (self.file or self.files)):
+            raise ValueError("say where the file is: either path, or all of repository, revision and file (or files)")
+        if self.path is None and self.file and self.files:
+            raise ValueError("it has both file and files: set one of them to null")
+        if self.files and (self.bytes is not None or self.sha256 is not None):
+            raise ValueError(
+                "bytes and sha256 are of one file: set them to null where files names several (sources.lock has theirs)"
+            )
         return self
 
 
@@ -124,8 +136,9 @@ class ConversationTokens(ResultSettings):
 class Pairs(ResultSettings):
     """Preference pairs chosen from rows of a prompt with two responses."""
 
-    select: Literal["exactly_one_safe"] = Field(
-        description="which rows give a pair; exactly_one_safe: the safe response is preferred to the unsafe one"
+    select: Literal["exactly_one_safe", "chosen"] = Field(
+        description="which rows give a pair; exactly_one_safe: the safe response is preferred to the unsafe one; "
+        "chosen: every row, which says itself which response is preferred"
     )
     formats: list[str] = Field(min_length=1, description="formats of the sources, in their order")
 

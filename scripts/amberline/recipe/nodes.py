@@ -60,8 +60,9 @@ class Pairs(ResultSettings):
     """Preference pairs of a train and a test split."""
 
     pairs: Split = Field(description="preference pairs, and where their rows come from")
-    select: Literal["exactly_one_safe"] = Field(
-        description="which rows give a pair; exactly_one_safe: the safe response is preferred to the unsafe one"
+    select: Literal["exactly_one_safe", "chosen"] = Field(
+        description="which rows give a pair; exactly_one_safe: the safe response is preferred to the unsafe one; "
+        "chosen: every row, which says itself which response is preferred"
     )
 
 
