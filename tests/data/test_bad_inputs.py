@@ -16,6 +16,7 @@ import pytest
 import acquire
 import mix
 import select_pairs
+from data.conftest import mix_settings
 
 GOOD = {"id": "good_0", "conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}]}
 EVOL = {"idx": "evol", "conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}]}
@@ -223,7 +224,7 @@ class Run:
         assert listed[0]["detail"]
 
 
-MIX = json.dumps({"seed": 0, "heldout": 0, "formats": ["sharegpt", "evol_instruct"]})
+MIX = json.dumps(mix_settings("sharegpt", "evol_instruct"))
 SELECTION = json.dumps({"select": "exactly_one_safe", "formats": ["pku_saferlhf_v0"]})
 
 

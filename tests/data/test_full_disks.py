@@ -13,6 +13,7 @@ from amberline.core import files
 from amberline.core.ending import explain, one_message
 from amberline.core.files import whole_file, whole_folder
 from amberline.data import mixing
+from data.conftest import mix_settings
 
 ROWS = [{"id": "r", "conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}]
 
@@ -65,7 +66,7 @@ def programs(raw, tmp_path: Path) -> dict:
         ),
         "mix": lambda: mix.main(
             source=[own],
-            settings=json.dumps({"seed": 0, "heldout": 0, "formats": ["sharegpt"]}),
+            settings=json.dumps(mix_settings("sharegpt")),
             mix_file=tmp_path / "made" / "mix",
             heldout=tmp_path / "made" / "heldout",
             **made,

@@ -9,6 +9,7 @@ import acquire
 import make_tiny_model
 import mix
 import select_pairs
+from data.conftest import mix_settings
 
 QUESTION, ANSWER = {"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}
 
@@ -33,7 +34,7 @@ def pair(first_safe: object, second_safe: object) -> dict:
 def run_mix(folder: Path, *sources: Path, heldout: int = 0) -> dict[str, Path]:
     made = {name: folder / "made" / name for name in ("mix_file", "heldout", "funnel", "rejects")}
     formats = ["sharegpt", "evol_instruct"][: len(sources)]
-    settings = json.dumps({"seed": 0, "heldout": heldout, "formats": formats})
+    settings = json.dumps(mix_settings(*formats, heldout=heldout))
     mix.main(source=list(sources), settings=settings, **made)
     return made
 

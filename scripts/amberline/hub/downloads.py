@@ -27,6 +27,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.hf_api import DatasetInfo, ModelInfo
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random
 from tqdm import tqdm
@@ -94,11 +95,16 @@ def download(wanted: HubFile, target: Path) -> str:
 
 def list_files(wanted: HubFile) -> tuple[str, list[str]]:
     """The commit of a repository's revision, and the names of its files there. Raises HubError."""
-    hub = HfApi(endpoint=endpoint())
-    ask = hub.dataset_info if wanted.kind == "dataset" else hub.model_info
     with explained(wanted):
-        info = retrying(lambda: 0)(ask, wanted.repository, revision=wanted.revision)
+        info = retrying(lambda: 0)(_info, wanted)
     return info.sha or wanted.revision, [file.rfilename for file in info.siblings or ()]
+
+
+def _info(wanted: HubFile) -> DatasetInfo | ModelInfo:
+    hub = HfApi(endpoint=endpoint())
+    if wanted.kind == "dataset":
+        return hub.dataset_info(wanted.repository, revision=wanted.revision)
+    return hub.model_info(wanted.repository, revision=wanted.revision)
 
 
 def put(downloaded: Path, target: Path) -> None:

@@ -21,8 +21,8 @@ from amberline.core.digests import value_digest
 from amberline.core.files import whole_file
 
 HEAD = """\
-# What was found of sources whose sha256 the recipe does not say; they are held to it from then on. Commit this file with
-# the recipe. To take another content, delete the entry of the source.
+# What was found of sources whose sha256 the recipe does not say; they are held to it from then on. Commit this file
+# with the recipe. To take another content, delete the entry of the source.
 """
 
 Contents = Mapping[str, Mapping[str, Any]]  # bytes and sha256 of each file of a source, by its name

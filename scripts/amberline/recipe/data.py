@@ -1,11 +1,13 @@
 """What goes in: raw files and pretrained models, and how rows become conversations, pairs and tokens."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from amberline.core.settings import Count, DescriptionSettings, Flag, PositiveCount, ResultSettings, Sha256
+
+PartOfRows = Annotated[float, Field(gt=0, le=1)]
 
 
 class Source(DescriptionSettings):
@@ -95,14 +97,31 @@ class Tiny(ResultSettings):
     )
 
 
+class Share(ResultSettings):
+    """How much of a source goes into a mix."""
+
+    take: PositiveCount | None = Field(description="rows that are taken at most; null: all")
+    fraction: PartOfRows | None = Field(description="part of the rows that is taken; null: all")
+    repeat: PositiveCount = Field(description="how often each row stands in the mix; held-out rows never stand in it")
+
+
 class Mix(ResultSettings):
-    """Conversations of any number of sources, shuffled into one file."""
+    """Settings of `mix.py`; the rules fill it in."""
 
     seed: Count = Field(description="seed of the shuffle; the published script had none")
     heldout: Count = Field(
         description="conversations withheld from training to measure perplexity; published: 0, all are trained on"
     )
     formats: list[str] = Field(min_length=1, description="formats of the sources, in their order")
+    shares: list[Share] = Field(description="how much of each source, in their order")
+
+    @model_validator(mode="after")
+    def _a_share_for_each(self) -> "Mix":
+        if len(self.shares) != len(self.formats):
+            raise ValueError(
+                f"there are {len(self.formats)} formats, but {len(self.shares)} shares: give each source one"
+            )
+        return self
 
 
 class Chunk(ResultSettings):

@@ -76,6 +76,11 @@ def _dataset(nodes: Nodes, where: str, node: Any) -> Iterator[str]:
         yield from _holding(nodes, f"{where}.mix", node.mix, "conversations")
         if len(set(node.mix)) < len(node.mix):
             yield f"{where}.mix: a source stands in it twice; name each once"
+        for key in kinds.SHARES:
+            for name in getattr(node, key).keys() - set(node.mix):
+                yield unknown(f"{where}.{key}", name, node.mix, "source in this mix")
+        for name in sorted(node.take.keys() & node.fraction.keys()):
+            yield f"{where}.fraction: {name} has a take, too; remove one of them"
     elif isinstance(node, kinds.Pairs):
         for part in ("train", "test"):
             sources = node.pairs.sources(part)

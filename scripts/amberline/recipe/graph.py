@@ -146,7 +146,8 @@ class Recipe:
     def mix_settings(self, dataset: str) -> MixSettings:
         """What determines a mix, beside its sources."""
         node = self.nodes.datasets[dataset]
-        return MixSettings(seed=node.seed, heldout=node.heldout, formats=self.formats(node.mix))
+        shares = [node.share(source) for source in node.mix]
+        return MixSettings(seed=node.seed, heldout=node.heldout, formats=self.formats(node.mix), shares=shares)
 
     def chunk_settings(self, dataset: str) -> ChunkSettings:
         """What determines how a dataset is cut."""
