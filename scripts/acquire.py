@@ -1,4 +1,4 @@
-"""Get one raw file, from the hub or from a local path, and verify it."""
+"""Get the raw file or files of a source, from the hub or from a local path, and verify them."""
 
 import sys
 from pathlib import Path
@@ -7,38 +7,54 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
-from amberline.core.digests import sampled_digest
 from amberline.core.ending import one_message
 from amberline.core.manifests import write_manifest
-from amberline.data.streams import BadFile
+from amberline.data.streams import BadFile, files_of
 from amberline.formats.registry import FormatError
 from amberline.hub.acquisition import SourceError, acquire
 from amberline.hub.downloads import HubError
-from amberline.hub.origins import origin
+from amberline.hub.origins import origin, sampled
+from amberline.hub.sources_lock import SourcesLock, SourcesLockError
 from amberline.recipe.data import Source
 
 
 def main(
     name: Annotated[str, typer.Option(help="name of the source in the configuration")],
     source: Annotated[str, typer.Option(help="its entry in sources of the configuration, as JSON")],
-    output: Annotated[Path, typer.Option(help="file to write")],
+    output: Annotated[Path, typer.Option(help="file to write; of a source of several files, their folder")],
+    sources_lock: Annotated[
+        Path | None,
+        typer.Option(help="file that holds a source without sha256 to what is found first; without it, nothing does"),
+    ] = None,
 ) -> None:
-    """Get one raw file, from the hub or from a local path, and verify it."""
-    with one_message("acquire", ValidationError, FormatError, SourceError, HubError, BadFile):
+    """Get the raw file or files of a source, from the hub or from a local path, and verify them."""
+    with one_message("acquire", ValidationError, FormatError, SourceError, SourcesLockError, HubError, BadFile):
         wanted = Source.model_validate_json(source)
-        findings = acquire(name, wanted, output)
+        lock = SourcesLock(sources_lock) if sources_lock else None
+        findings = acquire(name, wanted, output, lock)
+        held_by = "recipe" if wanted.sha256 is not None else "sources.lock" if lock else None
         write_manifest(
             output,
             kind="raw",
-            files=[output],
+            files=files_of(output),
             inputs={},
             settings={"name": name, "format": wanted.format},
-            facts={**findings.facts(), "sampled": sampled_digest(output), "origin": origin(wanted)},
+            facts={
+                **findings.facts(),
+                "sampled": sampled(output, wanted.files),
+                "origin": origin(wanted),
+                "held_by": held_by,
+            },
         )
     if unchecked := [what for what, done in findings.checks.items() if done != "verified"]:
         print(f"{name}: not verified, for the configuration does not say: {', '.join(unchecked)}", file=sys.stderr)
+    if held_by == "sources.lock":
+        print(f"{name}: {sources_lock} holds it to what was found when it was first used", file=sys.stderr)
     other_shape = findings.rows_of_other_shape
-    print(f"{name}: {findings.rows:,} rows, {other_shape:,} of them of another shape", file=sys.stderr)
+    print(
+        f"{name}: {findings.rows:,} rows read as {wanted.format}, {other_shape:,} of them of another shape",
+        file=sys.stderr,
+    )
 
 
 if __name__ == "__main__":

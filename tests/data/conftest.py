@@ -1,5 +1,5 @@
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -26,3 +26,10 @@ def raw(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+def mix_settings(*formats: str, seed: int = 0, heldout: int = 0, shares: Sequence[dict] = ()) -> dict:
+    """Settings of `mix.py`, as JSON; all of each source where `shares` does not say otherwise."""
+    all_of_it = {"take": None, "fraction": None, "repeat": 1}
+    given = [all_of_it | share for share in shares] or [all_of_it] * len(formats)
+    return {"seed": seed, "heldout": heldout, "formats": list(formats), "shares": given}

@@ -16,6 +16,7 @@ import pytest
 import acquire
 import mix
 import select_pairs
+from data.conftest import mix_settings
 
 GOOD = {"id": "good_0", "conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}]}
 EVOL = {"idx": "evol", "conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}]}
@@ -223,7 +224,7 @@ class Run:
         assert listed[0]["detail"]
 
 
-MIX = json.dumps({"seed": 0, "heldout": 0, "formats": ["sharegpt", "evol_instruct"]})
+MIX = json.dumps(mix_settings("sharegpt", "evol_instruct"))
 SELECTION = json.dumps({"select": "exactly_one_safe", "formats": ["pku_saferlhf_v0"]})
 
 
@@ -243,7 +244,7 @@ def run_pairs(raw, tmp_path: Path, content: bytes) -> Run:
 def run_acquire(tmp_path: Path, format_name: str, content: bytes) -> Run:
     file = tmp_path / "copy"
     file.write_bytes(content)
-    nowhere = dict.fromkeys(("repository", "revision", "file", "bytes", "sha256", "rows"))
+    nowhere = dict.fromkeys(("repository", "revision", "file", "files", "bytes", "sha256", "rows"))
     source = json.dumps({"format": format_name, "path": str(file), **nowhere, "licence": None})
     output = tmp_path / "made" / "raw.json"
     return Run(file, {"raw": output}, lambda: acquire.main("any", source, output))

@@ -13,6 +13,7 @@ from amberline.core import files
 from amberline.core.ending import explain, one_message
 from amberline.core.files import whole_file, whole_folder
 from amberline.data import mixing
+from data.conftest import mix_settings
 
 ROWS = [{"id": "r", "conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}]
 
@@ -58,14 +59,14 @@ def programs(raw, tmp_path: Path) -> dict:
     pair = {"prompt": "p", "response_0": "a", "response_1": "b", "better_response_id": 0, "safer_response_id": 0}
     pairs = raw("pairs.json", [{**pair, "is_response_0_safe": True, "is_response_1_safe": False}])
     made = {name: tmp_path / "made" / name for name in ("funnel", "rejects")}
-    nothing = dict.fromkeys(("repository", "revision", "file", "bytes", "sha256", "rows", "licence"))
+    nothing = dict.fromkeys(("repository", "revision", "file", "files", "bytes", "sha256", "rows", "licence"))
     return {
         "acquire": lambda: acquire.main(
             "own", json.dumps({"format": "sharegpt", "path": str(own), **nothing}), tmp_path / "made" / "raw.json"
         ),
         "mix": lambda: mix.main(
             source=[own],
-            settings=json.dumps({"seed": 0, "heldout": 0, "formats": ["sharegpt"]}),
+            settings=json.dumps(mix_settings("sharegpt")),
             mix_file=tmp_path / "made" / "mix",
             heldout=tmp_path / "made" / "heldout",
             **made,

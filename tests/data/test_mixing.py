@@ -2,6 +2,7 @@ import hashlib
 import json
 import tracemalloc
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from amberline.data.mixing import MixError
 from amberline.data.streams import pieces, read_piece
 from amberline.formats.registry import load_format
 from amberline.recipe.data import Mix
+from data.conftest import mix_settings
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 turns = st.lists(st.fixed_dictionaries({"from": texts, "value": texts}), min_size=1, max_size=4)
@@ -34,14 +36,16 @@ def run(folder: Path, sharegpt: list, evol: list, seed: int = 0, heldout: int = 
     return run_parts(folder, parts, seed, heldout)
 
 
-def run_parts(folder: Path, parts: list[tuple[str, str, list]], seed: int = 0, heldout: int = 0) -> tuple:
+def run_parts(
+    folder: Path, parts: list[tuple[str, str, list]], seed: int = 0, heldout: int = 0, shares: Sequence[dict] = ()
+) -> tuple:
     """Mix rows of any sources, given as file, format and rows."""
     for name, _, rows in parts:
         (folder / name).write_text(json.dumps(rows), encoding="utf-8")
     made = {name: folder / f"{name}.json" for name in ("mix", "heldout")}
     funnel = mixing.mix(
         [(folder / name, load_format(format_name)) for name, format_name, _ in parts],
-        Mix(seed=seed, heldout=heldout, formats=[format_name for _, format_name, _ in parts]),
+        Mix(**mix_settings(*(format_name for _, format_name, _ in parts), seed=seed, heldout=heldout, shares=shares)),
         made=made["mix"],
         heldout=made["heldout"],
         rejects=folder / "rejects.jsonl",
@@ -267,7 +271,7 @@ def test_memory_does_not_hold_the_rows(tmp_path: Path) -> None:
         tracemalloc.start()
         made = {name: tmp_path / f"{name}.json" for name in ("made", "heldout", "rejects")}
         names = {"sharegpt.json": "sharegpt", "evol.json": "evol_instruct"}
-        settings = Mix(seed=0, heldout=2, formats=list(names.values()))
+        settings = Mix(**mix_settings(*names.values(), heldout=2))
         mixing.mix([(tmp_path / file, load_format(name)) for file, name in names.items()], settings, **made)
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
@@ -284,7 +288,7 @@ def test_program_describes_what_it_made(tmp_path: Path, raw) -> None:
         raw("evol_instruct.json", [conversation("e", key="idx", text="e")]),
     ]
     made = {name: tmp_path / "data" / f"{name}.json" for name in ("mix_file", "heldout", "funnel", "rejects")}
-    settings = {"seed": 0, "heldout": 1, "formats": ["sharegpt", "evol_instruct"]}
+    settings = mix_settings("sharegpt", "evol_instruct", heldout=1)
     mix.main(source=sources, settings=json.dumps(settings), **made)
     for name, rows in (("mix_file", 2), ("heldout", 1)):
         manifest = verify(made[name])
@@ -307,11 +311,11 @@ def test_sources_and_formats_must_fit(tmp_path: Path, raw) -> None:
 
     def refusal(source: list[Path], *formats: str) -> str:
         with pytest.raises(SystemExit) as stop:
-            mix.main(source=source, settings=json.dumps({"seed": 0, "heldout": 0, "formats": formats}), **made)
+            mix.main(source=source, settings=json.dumps(mix_settings(*formats)), **made)
         assert not (tmp_path / "data").exists()
         return str(stop.value)
 
     assert "2 files, but 1 formats" in refusal(rows, "sharegpt")
-    assert "there is no format 'shargpt'; there are: evol_instruct, " in refusal(rows, "shargpt", "sharegpt")
+    assert "there is no format 'shargpt'; there are: alpaca, " in refusal(rows, "shargpt", "sharegpt")
     assert "pku_saferlhf_v0 holds preferences, but conversations" in refusal(rows, "pku_saferlhf_v0", "sharegpt")
     assert "given twice" in refusal([rows[0], rows[0]], "sharegpt", "sharegpt")

@@ -1,4 +1,4 @@
-"""A format is added with one file: rows of `alpaca.py`, put among the others, are acquired, mixed and chunked."""
+"""A format is added with one file: rows of `dolly.py`, put among the others, are acquired, mixed and chunked."""
 
 import json
 import shutil
@@ -13,6 +13,7 @@ from amberline.core.code import imported_files
 from amberline.core.manifests import model_content, read_manifest, write_manifest
 from amberline.formats.registry import FormatError, format_file, format_names, load_format
 from amberline.text.small_tokenizer import save_llama_tokenizer, train_sentencepiece
+from data.conftest import mix_settings
 
 PROGRAMS = Path(acquire.__file__).parent
 CHATS = [
@@ -20,22 +21,22 @@ CHATS = [
     for n in range(3)
 ]
 TASKS = [
-    {"instruction": "Add the numbers.", "input": "1 and 2", "output": "3"},
-    {"instruction": "Name a tree.", "input": "", "output": "An oak."},
-    {"instruction": "Name a tree.", "input": None, "output": "A beech."},
+    {"instruction": "Add them.", "context": "1 and 2", "response": "3"},
+    {"instruction": "Name a tree.", "context": "", "response": "An oak."},
+    {"instruction": "Name a tree.", "context": None, "response": "A beech."},
 ]
 AS_CONVERSATIONS = [
-    [("human", "Add the numbers.\n\n1 and 2"), ("gpt", "3")],
+    [("human", "1 and 2\n\nAdd them."), ("gpt", "3")],
     [("human", "Name a tree."), ("gpt", "An oak.")],
 ]
 
 
 @pytest.fixture
 def scripts(tmp_path: Path) -> Path:
-    """The programs, with Alpaca among the formats."""
+    """The programs, with Dolly among the formats."""
     copy = tmp_path / "scripts"
     shutil.copytree(PROGRAMS, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copyfile(Path(__file__).with_name("alpaca.py"), copy / "amberline/formats/alpaca.py")
+    shutil.copyfile(Path(__file__).with_name("dolly.py"), copy / "amberline/formats/dolly.py")
     return copy
 
 
@@ -51,7 +52,7 @@ def run(program: Path, **options: object) -> subprocess.CompletedProcess[str]:
 def acquired(scripts: Path, folder: Path, name: str, format_name: str, rows: list) -> Path:
     original = folder / f"{name}-as-published.json"
     original.write_text(json.dumps(rows))
-    unknown = dict.fromkeys(("repository", "revision", "file", "bytes", "sha256", "rows", "licence"))
+    unknown = dict.fromkeys(("repository", "revision", "file", "files", "bytes", "sha256", "rows", "licence"))
     output = folder / "raw" / f"{name}.json"
     source = {"format": format_name, "path": str(original), **unknown}
     done = run(scripts / "acquire.py", name=name, source=source, output=output)
@@ -76,12 +77,12 @@ def turns(row: dict) -> list[tuple[str, str]]:
 def test_one_file_among_the_others_is_enough(scripts: Path, tmp_path: Path) -> None:
     raw = [
         acquired(scripts, tmp_path, "chats", "sharegpt", CHATS),
-        acquired(scripts, tmp_path, "tasks", "alpaca", TASKS),
+        acquired(scripts, tmp_path, "tasks", "dolly", TASKS),
     ]
-    assert read_manifest(raw[1])["settings"] == {"name": "tasks", "format": "alpaca"}
+    assert read_manifest(raw[1])["settings"] == {"name": "tasks", "format": "dolly"}
     assert read_manifest(raw[1])["facts"]["rows_of_other_shape"] == 1
     made = {name: tmp_path / "data" / f"{name}.json" for name in ("mix", "heldout", "funnel", "rejects")}
-    settings = {"seed": 0, "heldout": 0, "formats": ["sharegpt", "alpaca"]}
+    settings = mix_settings("sharegpt", "dolly")
     done = run(scripts / "mix.py", source=raw, settings=settings, **made)
     assert done.returncode == 0, done.stderr
     mixed = json.loads(made["mix"].read_text())
@@ -102,24 +103,26 @@ def test_one_file_among_the_others_is_enough(scripts: Path, tmp_path: Path) -> N
 def test_a_file_of_another_format_is_refused(scripts: Path, tmp_path: Path) -> None:
     raw = acquired(scripts, tmp_path, "chats", "sharegpt", CHATS)
     made = {name: tmp_path / "data" / f"{name}.json" for name in ("mix", "heldout", "funnel", "rejects")}
-    done = run(scripts / "mix.py", source=raw, settings={"seed": 0, "heldout": 0, "formats": ["alpaca"]}, **made)
+    done = run(scripts / "mix.py", source=raw, settings=mix_settings("dolly"), **made)
     assert done.returncode == 1
     assert (
-        "no row can be used, most often (3 times) because of column_missing, first in row 1: instruction, input, output"
+        "no row can be used, most often (3 times) because of column_missing, first in row 1: instruction, context"
         in done.stderr
     )
-    assert "Rows must be {'instruction', 'input', 'output'}" in done.stderr
+    assert "Rows must be {'instruction', 'context', 'response'}" in done.stderr
 
 
 def test_formats_are_found_by_their_names() -> None:
-    assert format_names() == ["evol_instruct", "pku_saferlhf_v0", "pku_saferlhf_v1", "sharegpt"]
     assert {name: load_format(name).holds for name in format_names()} == {
+        "alpaca": "conversations",
+        "chosen_rejected": "preferences",
         "evol_instruct": "conversations",
+        "messages": "conversations",
         "pku_saferlhf_v0": "preferences",
         "pku_saferlhf_v1": "preferences",
         "sharegpt": "conversations",
     }
-    with pytest.raises(FormatError, match="there is no format 'base'; there are: evol_instruct"):
+    with pytest.raises(FormatError, match="there is no format 'base'; there are: alpaca"):
         load_format("base")
 
 
@@ -128,5 +131,5 @@ def test_the_code_of_a_program_does_not_hold_the_formats(program: str) -> None:
     """A change of one format reruns what reads that format: rules give its file beside the program."""
     files = imported_files(PROGRAMS / program)
     assert not {format_file(name) for name in format_names()} & set(files)
-    shared = {"__init__.py", "base.py", "registry.py"}
+    shared = {"__init__.py", "base.py", "registry.py"} | ({"recognition.py"} if program == "acquire.py" else set())
     assert {file.name for file in files if file.parent.name == "formats"} == shared

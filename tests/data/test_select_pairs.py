@@ -210,3 +210,45 @@ def test_prompts_that_are_trained_on_too_are_counted_and_listed(tmp_path: Path, 
     listed = [json.loads(line) for line in made["test"]["rejects"].read_text().splitlines()]
     assert [each["row"] for each in listed if each["reason"] == "prompt_trained_on"] == [1, 5]
     assert "prompt_trained_on" not in json.loads(made["train"]["funnel"].read_bytes())["notes"]
+
+
+def message(role: str, content: str) -> dict:
+    return {"role": role, "content": content}
+
+
+def test_what_a_row_says_is_preferred_is_chosen(tmp_path: Path, raw) -> None:
+    question, answer, more = message("user", "q"), message("assistant", "a"), message("user", "r")
+    long = [message("system", "s"), question, answer, more]
+    rows = [
+        {"prompt": "q", "chosen": [question, answer], "rejected": [question, message("assistant", "b")]},
+        {"chosen": [*long, answer], "rejected": [*long, message("assistant", "c")]},
+        {"prompt": "x", "chosen": [question, answer], "rejected": [question, answer]},
+        {"prompt": "q", "chosen": "d", "rejected": "e"},
+        {"prompt": long, "chosen": "f", "rejected": "g"},
+    ]
+    made = {name: tmp_path / "data" / f"{name}.json" for name in ("pairs", "jsonl", "funnel", "rejects")}
+    settings = json.dumps({"select": "chosen", "formats": ["chosen_rejected"]})
+    select_pairs.main(rows=[raw("mine.jsonl", rows)], settings=settings, **made)
+    turns = [
+        {"from": speaker, "value": text}
+        for speaker, text in zip(("system", "human", "gpt", "human"), "sqar", strict=True)
+    ]
+    key = json.dumps(turns, separators=(",", ":"))
+    assert json.loads(made["pairs"].read_bytes()) == {
+        "q": {"responses": ["a", "b", "d", "e"], "pairs": [[0, 1], [2, 3]], "sft_target": "d"},
+        key: {"responses": ["a", "c", "f", "g"], "pairs": [[0, 1], [2, 3]], "sft_target": "f", "turns": turns},
+    }
+    assert [json.loads(line) for line in made["jsonl"].read_text().splitlines()] == [
+        {"prompt": "q", "chosen": "a", "rejected": "b"},
+        {"prompt": "q", "chosen": "d", "rejected": "e"},
+        {"prompt": key, "chosen": "a", "rejected": "c", "turns": turns},
+        {"prompt": key, "chosen": "f", "rejected": "g", "turns": turns},
+    ]
+    assert json.loads(made["funnel"].read_bytes())["counts"][0]["rejected"] == {"prompt_disagrees": 1}
+
+
+def test_rows_that_do_not_tell_what_is_asked_for_are_refused(tmp_path: Path, raw) -> None:
+    made = {name: tmp_path / "data" / f"{name}.json" for name in ("pairs", "jsonl", "funnel", "rejects")}
+    settings = json.dumps({"select": "chosen", "formats": ["pku_saferlhf_v0"]})
+    with pytest.raises(SystemExit, match=r"do not tell what `select: chosen` asks for\. Fix: select: exactly_one_safe"):
+        select_pairs.main(rows=[raw("pku.jsonl", [row("p", "a", "b", True, False)])], settings=settings, **made)

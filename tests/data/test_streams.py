@@ -181,8 +181,9 @@ FAULTS = {
     "git-LFS pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", 0, "git-LFS pointer"),
     "web page": (b"\n<!DOCTYPE html><html>404</html>", 0, "web page"),
     "zip": (b"PK\x03\x04...", 0, "zip archive"),
-    "zstd": (b"\x28\xb5\x2f\xfd...", 0, "zstd"),
-    "parquet": (b"PAR1...", 0, "Parquet"),
+    "zstd that is none": (b"\x28\xb5\x2f\xfd...", 1, "cut short or damaged"),
+    "Parquet that is none": (b"PAR1...", 0, "damaged or cut short"),
+    "Arrow": (b"ARROW1...", 0, "Arrow file"),
     "plain text": (b"hello", 1, "starts with"),
     "xz cut short": (lzma.compress(b'{"id": "a"}\n' * 2000)[:-40], None, "cut short"),
     "xz damaged": (lzma.compress(b'{"id": "a"}\n' * 2000).replace(b"\x00\x00", b"\x00\x07", 9), None, "damaged"),
@@ -211,8 +212,18 @@ def test_faults_name_file_and_row(tmp_path: Path, monkeypatch, fault: str, chunk
     assert caught.value.fix
 
 
-def test_a_folder_is_no_file(tmp_path: Path) -> None:
-    with pytest.raises(BadFile, match="cannot be read"):
+def test_a_folder_is_its_files_one_behind_another(tmp_path: Path) -> None:
+    with pytest.raises(BadFile, match="no file in this folder"):
+        list(read_records(tmp_path))
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/1.json").write_text('[{"id": 3}]')
+    (tmp_path / "a.jsonl").write_text('{"id": 1}\n\n{"id": 2}\n')
+    (tmp_path / ".hidden").write_text("no")
+    (tmp_path / "c.json").write_text("[]")
+    # A blank line counts, as everywhere.
+    assert list(read_records(tmp_path)) == [(1, {"id": 1}), (3, {"id": 2}), (4, {"id": 3})]
+    (tmp_path / "c.json").write_text('[{"id": 4')
+    with pytest.raises(BadFile, match=r"c\.json, row 1: the file ends in the middle"):
         list(read_records(tmp_path))
 
 

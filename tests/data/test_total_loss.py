@@ -9,6 +9,7 @@ import acquire
 import make_tiny_model
 import mix
 import select_pairs
+from data.conftest import mix_settings
 
 QUESTION, ANSWER = {"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}
 
@@ -33,7 +34,7 @@ def pair(first_safe: object, second_safe: object) -> dict:
 def run_mix(folder: Path, *sources: Path, heldout: int = 0) -> dict[str, Path]:
     made = {name: folder / "made" / name for name in ("mix_file", "heldout", "funnel", "rejects")}
     formats = ["sharegpt", "evol_instruct"][: len(sources)]
-    settings = json.dumps({"seed": 0, "heldout": heldout, "formats": formats})
+    settings = json.dumps(mix_settings(*formats, heldout=heldout))
     mix.main(source=list(sources), settings=settings, **made)
     return made
 
@@ -92,7 +93,7 @@ def test_labels_that_cannot_be_read_are_told_from_pairs_that_are_none(raw, tmp_p
 def test_acquire_tells_the_commonest_reason(tmp_path: Path) -> None:
     bad = ["x", {"id": "b", "conversations": []}, {"id": "c", "conversations": []}]
     (tmp_path / "rows.json").write_text(json.dumps(bad))
-    nothing = dict.fromkeys(("repository", "revision", "file", "bytes", "sha256", "rows", "licence"))
+    nothing = dict.fromkeys(("repository", "revision", "file", "files", "bytes", "sha256", "rows", "licence"))
     source = {"format": "sharegpt", "path": str(tmp_path / "rows.json"), **nothing}
     with pytest.raises(SystemExit, match=r"\(2 times\) because of conversations_empty, first in row 2"):
         acquire.main("own", json.dumps(source), tmp_path / "raw.json")

@@ -90,7 +90,7 @@ def _hub(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             elif hub.answers:
                 answer = hub.answers.pop(0)
                 self.answer(answer.status, answer.headers)
-            elif self.path.startswith("/api/models/"):
+            elif self.path.startswith(("/api/models/", "/api/datasets/")):
                 self.list_files()
             else:
                 self.redirect()
@@ -98,7 +98,7 @@ def _hub(hub: HubServer) -> type[BaseHTTPRequestHandler]:
         do_HEAD = do_GET
 
         def list_files(self) -> None:
-            repository = self.path.removeprefix("/api/models/").split("/revision/")[0]
+            repository = self.path.split("/", 3)[3].split("/revision/")[0]
             names = [name.removeprefix(f"{repository}/") for name in hub.files if name.startswith(f"{repository}/")]
             if not names:
                 self.answer(401, {"X-Error-Code": "RepoNotFound"})
@@ -163,6 +163,7 @@ def published_source(content: bytes, count: int, /, **changes: object) -> str:
         "repository": "someone/conversations",
         "revision": COMMIT,
         "file": "rows.json",
+        "files": None,
         "bytes": len(content),
         "sha256": hashlib.sha256(content).hexdigest(),
         "rows": count,

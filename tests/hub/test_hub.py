@@ -294,7 +294,7 @@ def test_v1_rows_are_taken_when_asked_for(hub: HubServer, output: Path) -> None:
 
 
 def test_an_unknown_format_is_named(output: Path) -> None:
-    assert "there is no format 'none'; there are: evol_instruct, pku_saferlhf_v0" in refusal(output, format="none")
+    assert "there is no format 'none'; there are: alpaca, " in refusal(output, format="none")
 
 
 def test_another_format_is_a_misfit(output: Path) -> None:

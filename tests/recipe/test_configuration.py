@@ -82,6 +82,8 @@ def test_every_key_of_config_yaml_is_explained_in_the_words_of_its_type():
 
 def default_type(kind: str) -> type[Settings]:
     """A type that has the keys of a kind of node."""
+    if kind == "source":
+        return Source
     if kind in DATASETS | MODELS:
         return (DATASETS | MODELS)[kind]
     if kind in evaluation_names():

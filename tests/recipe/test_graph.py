@@ -11,7 +11,7 @@ from amberline.recipe.graph import alternatives
 from recipe.conftest import DEMO, PUBLISHED, recipe_with, refused
 
 THIRD = {"format": "sharegpt", "path": "mine.json"}
-SOURCE = dict.fromkeys(("repository", "revision", "file", "bytes", "sha256", "rows", "licence"))
+SOURCE = dict.fromkeys(("repository", "revision", "file", "files", "bytes", "sha256", "rows", "licence"))
 
 
 def source(name: str, format: str) -> dict:
@@ -123,6 +123,22 @@ def test_names_that_are_refused(overlay, said):
         ({"datasets": {"evol-mix-split": {"tokenizer": "bas"}}}, ["no model 'bas'; did you mean base?"]),
         ({"datasets": {"safe-pairs": {"pairs": {"train": "sharegpt"}}}}, ["holds no preferences"]),
         ({"datasets": {"safe-pairs": {"pairs": {"test": "pku_train"}}}}, ["trained on and measured on"]),
+        (
+            {"datasets": {"safe-pairs": {"select": "chosen"}}},
+            ["safe-pairs.select: found 'chosen', which rows of pku_train (pku_saferlhf_v0) do not tell; set it to"],
+        ),
+        (
+            {"sources": {"mine": {"path": "x.json"}}},
+            ["sources.mine.format: missing; `python scripts/inspect_source.py"],
+        ),
+        (
+            {"sources": {"sharegpt": {"files": "*.json"}}},
+            ["it has both file and files: set one of them to null"],
+        ),
+        (
+            {"sources": {"sharegpt": {"file": None, "files": "*.json"}}},
+            ["bytes and sha256 are of one file: set them to null"],
+        ),
         ({"sources": {"sharegpt": {"format": "sharegtp"}}}, ["there is no format 'sharegtp'; did you mean sharegpt?"]),
         (models(amberchat={"from": "bse"}), ["models.amberchat.from: there is no model 'bse'; did you mean base?"]),
         (models(amberchat={"from": "ambersafe"}), ["in a circle: amberchat → ambersafe → ambersafe-sft → amberchat"]),

@@ -3,7 +3,8 @@
 Stages hand each other manifests. Because a manifest holds the sha256 of every data file, comparing manifests by
 content compares the data, however large. What is only said of the data, such as a licence, is not in it.
 
-The manifest of a file `x.json` is `x.json.manifest.json`; that of a folder `x` is `x/manifest.json`. There are no
+The manifest of a file `x.json` is `x.json.manifest.json`, and so for a folder of files that others named, `x.files`;
+that of any other folder `x` is `x/manifest.json`. There are no
 times and no absolute paths in it: the same work gives the same bytes.
 """
 
@@ -31,8 +32,9 @@ class ManifestError(Exception):
 
 
 def manifest_path(made: Path) -> Path:
-    """Where the manifest of a file or folder lies."""
-    return made / "manifest.json" if made.is_dir() else made.with_name(f"{made.name}.manifest.json")
+    """Where the manifest of a file or folder lies: inside a folder, unless all files in that are data (`x.files`)."""
+    inside = made.is_dir() and made.suffix != ".files"
+    return made / "manifest.json" if inside else made.with_name(f"{made.name}.manifest.json")
 
 
 def write_manifest(
@@ -56,7 +58,7 @@ def write_manifest(
     and inputs, whatever code made it: equal recipes with different digests are the work of different code or packages.
     """
     parents = {name: read_manifest(path) for name, path in inputs.items()}
-    base = made if made.is_dir() else made.parent
+    base = manifest_path(made).parent
     content, others = _described(files, base), _described(beside, base)
     digest = digest or value_digest(content)
     asked = {"kind": kind, "settings": settings, "inputs": {name: each["recipe"] for name, each in parents.items()}}
@@ -128,7 +130,7 @@ def verify(made: Path) -> Manifest:
     first file that is missing or another.
     """
     manifest = read_manifest(made)
-    base = made if made.is_dir() else made.parent
+    base = manifest_path(made).parent
     for name, expected in manifest["files"].items():
         file = base / name
         if not file.is_file():

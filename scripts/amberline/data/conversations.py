@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 from amberline.core.funnel import Funnel
 
@@ -15,7 +15,9 @@ HUMAN_SPEAKERS = frozenset({"human", "user"})
 ASSISTANT_SPEAKERS = frozenset({"gpt", "chatgpt", "bing", "bard"})
 SYSTEM_KEYS = frozenset({"system", "system_prompt"})
 PUBLISHED_NAMES = {"user": "human", "assistant": "gpt"}
-KNOWN_SPEAKERS = HUMAN_SPEAKERS | ASSISTANT_SPEAKERS | {"system"}
+KNOWN_SPEAKERS = HUMAN_SPEAKERS | ASSISTANT_SPEAKERS | {"system", "tool"}
+
+TURNS = ("conversations", frozenset({"from", "value"}))  # the key of the turns, and what of a turn is read
 
 
 class BadRecord(Exception):
@@ -53,8 +55,13 @@ class Conversation:
         """The JSON shape."""
         return {
             "id": self.id,
-            "conversations": [{"from": turn.speaker, "value": turn.text} for turn in self.turns],
+            "conversations": list(map(turn_to_json, self.turns)),
         }
+
+
+def turn_to_json(turn: Turn) -> dict[str, str]:
+    """The JSON shape of a turn."""
+    return {"from": turn.speaker, "value": turn.text}
 
 
 def parse_conversation(value: Any, id_key: str = "id") -> Conversation:
@@ -70,12 +77,7 @@ def parse_conversation(value: Any, id_key: str = "id") -> Conversation:
         raise BadRecord("row_not_an_object", f"found {kind_of(value)}")
     if id_key not in value:
         raise BadRecord("id_missing", f"there is no {id_key!r}; keys: {_keys(value)}")
-    identity = value[id_key]
-    if isinstance(identity, int) and not isinstance(identity, bool):
-        identity = str(identity)
-    if not isinstance(identity, str):
-        raise BadRecord("id_wrong_type", f"{id_key!r} is {kind_of(identity)}, not a string")
-    refuse_lone_surrogates(identity, id_key)
+    identity = id_in(value, id_key)
     if "conversations" not in value:
         raise BadRecord("conversations_missing", f"there is no 'conversations'; keys: {_keys(value)}")
     turns = value["conversations"]
@@ -84,6 +86,17 @@ def parse_conversation(value: Any, id_key: str = "id") -> Conversation:
     if not turns:
         raise BadRecord("conversations_empty", "there is no turn")
     return Conversation(identity, tuple(_turn(turn, number) for number, turn in enumerate(turns, 1)))
+
+
+def id_in(row: dict[str, Any], key: str) -> str:
+    """The id of a row; a whole number is taken as its digits. Raises BadRecord: id_wrong_type, lone_surrogate."""
+    identity = row[key]
+    if isinstance(identity, int) and not isinstance(identity, bool):
+        identity = str(identity)
+    if not isinstance(identity, str):
+        raise BadRecord("id_wrong_type", f"{key!r} is {kind_of(identity)}, not a string")
+    refuse_lone_surrogates(identity, key)
+    return identity
 
 
 def _turn(value: Any, number: int) -> Turn:
@@ -125,19 +138,27 @@ def with_published_speakers(conversation: Conversation) -> Conversation | None:
     return Conversation(conversation.id, turns)
 
 
-def keys_left_out(row: Any, keys: frozenset[str] | None) -> Iterator[tuple[str, str]]:
-    """What of a row is not read, beside `keys`: (kind, key) pairs, each once.
+class Read(Protocol):
+    """What of a row is read, as a format says."""
+
+    keys: frozenset[str] | None
+    turns: tuple[str, frozenset[str]] | None
+
+
+def keys_left_out(row: Any, read: Read) -> Iterator[tuple[str, str]]:
+    """What of a row is not read, null aside: (kind, key) pairs, each once.
 
     Kinds: system_prompt_left_out, of a text that the row is meant to be read under; key_left_out; turn_key_left_out.
     """
-    if keys is None:
+    if read.keys is None:
         return
-    for key in sorted(row.keys() - keys):
+    for key in sorted(key for key in row.keys() - read.keys if row[key] is not None):
         system = key in SYSTEM_KEYS and isinstance(row[key], str) and row[key].strip()
         yield "system_prompt_left_out" if system else "key_left_out", key
-    if "conversations" in keys:
-        of_turns = {key for turn in row["conversations"] for key in turn}
-        yield from (("turn_key_left_out", key) for key in sorted(of_turns - {"from", "value"}))
+    if read.turns is not None:
+        turns, keys = read.turns
+        of_turns = {key for turn in row[turns] for key, value in turn.items() if value is not None}
+        yield from (("turn_key_left_out", key) for key in sorted(of_turns - keys))
 
 
 class LeftOut:

@@ -1,7 +1,7 @@
 """The mix: conversations of several sources, shuffled into one file that is the same on every machine.
 
 Memory does not hold the rows: they pass once, checked, into a nameless temporary file, of which only the offsets are
-kept (40 bytes a row in all), and are then copied in shuffled order.
+kept (44 bytes a row in all), and are then copied in shuffled order.
 """
 
 import os
@@ -11,6 +11,7 @@ from array import array
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -34,7 +35,7 @@ from amberline.data.conversations import (
 )
 from amberline.data.row_sources import write_sources
 from amberline.data.streams import BadFile, read_records, stem, write_array
-from amberline.recipe.data import Mix
+from amberline.recipe.data import Mix, Share
 
 # What is held out may be so many times as many rows as conversations were asked for, and so many rows more.
 HELDOUT_TIMES, HELDOUT_MORE = 4, 50
@@ -55,6 +56,7 @@ class Reader(Protocol):
     id_key: str | None
     part: re.Pattern[str] | None
     keys: frozenset[str] | None
+    turns: tuple[str, frozenset[str]] | None
 
     def conversation(self, row: Any) -> Conversation:
         """A row as a conversation. Raises BadRecord or WrongFile."""
@@ -70,6 +72,7 @@ class _Rows:
         self.id_hashes = array("Q")
         self.root_hashes = array("Q")
         self.content_hashes = array("Q")
+        self.turns = array("I")
 
     def add(self, conversation: Conversation, number: int, root: str, seed: int) -> None:
         line = orjson.dumps(conversation.to_json())
@@ -78,6 +81,7 @@ class _Rows:
         self.numbers.append(number)
         self.id_hashes.append(_hash(conversation.id))
         self.root_hashes.append(_hash(f"{seed}:{root}"))
+        self.turns.append(len(conversation.turns))
         self.content_hashes.append(_hash("".join(f"{len(turn.text)}:{turn.text}" for turn in conversation.turns)))
 
     def __len__(self) -> int:
@@ -98,7 +102,8 @@ def mix(sources: Sequence[tuple[Path, Reader]], settings: Mix, *, made: Path, he
     All readable rows of each source in turn, shuffled together: row i goes where the hash of "seed:i" sorts it.
     (Hashes are the same everywhere and always; numpy promises that of none of its generators from version to version.)
     Held out are `settings.heldout` whole conversations, all parts of each, chosen by hash likewise, and those that have
-    the content of one of them under another id.
+    the content of one of them under another id. Rows of a source that the mix repeats are as many rows to be shuffled;
+    what is held out is not repeated.
     Raises BadFile, MixError, or FunnelError.
     """
     funnel = Funnel("mix")
@@ -112,13 +117,17 @@ def mix(sources: Sequence[tuple[Path, Reader]], settings: Mix, *, made: Path, he
     ):
         rows = _Rows(spool)
         starts = []
-        for (path, reader), prefix in zip(sources, root_prefixes(sources), strict=True):
+        for (path, reader), prefix, share in zip(sources, root_prefixes(sources), settings.shares, strict=True):
             starts.append(len(rows))
-            _take(path, reader, prefix, rows=rows, seed=settings.seed, funnel=funnel, rejected=rejected)
+            source = _Source(path, reader, prefix, share, settings.seed)
+            _take(source, rows=rows, funnel=funnel, rejected=rejected)
         rows.flush()
         _note_duplicates(rows, [path for path, _ in sources], starts, funnel, rejected)
         is_held_out, copies = _held_out(rows, settings.heldout)
-        order = _order(len(rows), settings.seed)
+        times = _times(rows, starts, settings.shares, is_held_out)
+        _account_for_repeats(times, rows, [path for path, _ in sources], starts, funnel)
+        of_repeats = np.repeat(np.arange(len(rows)), times)
+        order = of_repeats[_order(len(of_repeats), settings.seed)]
         for index in progress(order, desc="shuffling", unit=" rows"):
             (heldout_rows if is_held_out[index] else mix_rows).write_line(rows.line(int(index)))
         for written, chosen in ((made, ~is_held_out), (heldout, is_held_out)):
@@ -146,34 +155,79 @@ def root_prefixes(sources: Sequence[tuple[Path, Reader]]) -> Iterator[str]:
         yield f"{key}:" if seen[key] == 1 else f"{key}#{seen[key]}:"
 
 
-def _take(
-    path: Path, reader: Reader, prefix: str, *, rows: _Rows, seed: int, funnel: Funnel, rejected: RejectsWriter
-) -> None:
-    """Check the rows of one source and keep those that can be read."""
+@dataclass(frozen=True)
+class _Source:
+    """A source, what keeps its roots apart from others', and how much of it is taken with which seed."""
+
+    path: Path
+    reader: Reader
+    prefix: str
+    share: Share
+    seed: int
+
+    def conversation(self, number: int, value: Any) -> Conversation:
+        """A row as a conversation. Raises BadRecord, and BadFile for a row that speaks for its whole file."""
+        try:
+            return self.reader.conversation(value)
+        except WrongFile as fault:
+            raise BadFile(self.path, number, fault.what, fault.fix) from None
+
+    def taken(self) -> frozenset[int] | None:
+        """Numbers of the rows that are taken, None: of all; those that sort first by the hash of seed and number.
+
+        Of rows that can be read, `take` or the nearest number to `fraction`. Raises MixError if that is none.
+        """
+        if self.share.take is None and self.share.fraction is None:
+            return None
+        readable = [number for number, value in read_records(self.path) if self._is_readable(number, value)]
+        wanted = self.share.take or round(len(readable) * (self.share.fraction or 1))
+        if readable and not wanted:
+            raise MixError(
+                f"fraction is {self.share.fraction}, and of the {len(readable)} rows of {self.path} that is none. "
+                "Fix: raise it, or remove the source"
+            )
+        readable.sort(key=lambda number: _hash(f"{self.seed}:taken:{self.prefix}{number}"))
+        return frozenset(readable[:wanted])
+
+    def _is_readable(self, number: int, value: Any) -> bool:
+        try:
+            self.conversation(number, value)
+        except BadRecord:
+            return False
+        return True
+
+
+def _take(source: _Source, *, rows: _Rows, funnel: Funnel, rejected: RejectsWriter) -> None:
+    """Check the rows of one source and keep those that can be read and are to be taken."""
+    path, reader = source.path, source.reader
     before, rows_before = len(rows), funnel.into["rows"]
+    taken = source.taken()
     with_round = False
     left_out = LeftOut()
     for number, value in progress(read_records(path), desc=f"reading {path.name}", unit=" rows"):
         funnel.add("rows", into=1)
         try:
-            conversation = reader.conversation(value)
-        except WrongFile as fault:
-            raise BadFile(path, number, fault.what, fault.fix) from None
+            conversation = source.conversation(number, value)
         except BadRecord as fault:
             funnel.reject("rows", fault.reason)
             known = _known_id(value, reader.id_key)
             rejected.write(Reject(path.name, number, known, fault.reason, fault.detail, value))
+            continue
+        if taken is not None and number not in taken:
+            funnel.reject("rows", "not_taken")
+            detail = f"the mix takes {len(taken):,} rows of this source"
+            rejected.write(Reject(path.name, number, conversation.id, "not_taken", detail))
             continue
         if (renamed := with_published_speakers(conversation)) is not None:
             funnel.note("user_and_assistant_renamed")
             conversation = renamed
         with_round = with_round or has_round(conversation)
         part = reader.part and reader.part.fullmatch(conversation.id)
-        rows.add(conversation, number, prefix + (part[1] if part else conversation.id), seed)
+        rows.add(conversation, number, source.prefix + (part[1] if part else conversation.id), source.seed)
         funnel.add("turns", into=len(conversation.turns), out=len(conversation.turns))
         funnel.observe("turns in a conversation", len(conversation.turns))
         funnel.observe("characters in a conversation", sum(len(turn.text) for turn in conversation.turns))
-        for kind, key in keys_left_out(value, reader.keys):
+        for kind, key in keys_left_out(value, reader):
             left_out.note(funnel, kind, key)
             if kind == "system_prompt_left_out":
                 rejected.write(Reject(path.name, number, conversation.id, kind, f"under the key {key!r}", kept=True))
@@ -275,6 +329,28 @@ def _with_copies(root_hashes: Hashes, content_hashes: Hashes, chosen: NDArray[np
         if np.array_equal(wider, chosen):
             return chosen
         chosen = wider
+
+
+def _times(
+    rows: _Rows, starts: Sequence[int], shares: Sequence[Share], is_held_out: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """How often each row is written: as its source's share says, once where it is held out."""
+    counts = np.diff([*starts, len(rows)])
+    times = np.repeat(np.array([share.repeat for share in shares], np.int64), counts)
+    return np.where(is_held_out, 1, times)
+
+
+def _account_for_repeats(
+    times: NDArray[np.int64], rows: _Rows, paths: Sequence[Path], starts: Sequence[int], funnel: Funnel
+) -> None:
+    """Count what repeats add to what came in, so that the account closes with the rows that are written."""
+    added = times - 1
+    turns = int(added @ np.frombuffer(rows.turns, np.uint32))
+    funnel.add("rows", into=int(added.sum()))
+    funnel.add("turns", into=turns, out=turns)
+    for path, more in zip(paths, np.add.reduceat(added, starts).tolist(), strict=True):
+        if more:
+            funnel.note(f"rows_added_by_repeating_{stem(path)}", more)
 
 
 def _order(count: int, seed: int) -> NDArray[np.int64]:

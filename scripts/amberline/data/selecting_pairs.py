@@ -1,13 +1,15 @@
 """Pairs of a preferred response and another, chosen from preferences.
 
 `exactly_one_safe`, as published for AmberSafe: kept are rows with exactly one safe response, which is the chosen one.
+`chosen`: all rows are kept, and each says itself which response is preferred.
 The pairs of a prompt are grouped in the shape that the DPO reference trains from:
 `{prompt: {"responses": [...], "pairs": [[chosen index, rejected index], ...], "sft_target": response}}`, where every
 pair adds its two responses (chosen first; none is merged with an equal one), and the last row's chosen response is
-the target of the supervised finetune.
+the target of the supervised finetune. A prompt of several turns has them as `turns` beside those keys.
 """
 
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence, Set
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +18,7 @@ import orjson
 from amberline.core.files import whole_file
 from amberline.core.funnel import Funnel, Reject, RejectsWriter, write_rejects
 from amberline.core.progress import progress
-from amberline.data.conversations import SPECIAL_TOKENS, BadRecord, LeftOut, WrongFile, keys_left_out
+from amberline.data.conversations import SPECIAL_TOKENS, BadRecord, LeftOut, WrongFile, keys_left_out, turn_to_json
 from amberline.data.preferences import Pair, Preference, read_grouped
 from amberline.data.streams import BadFile, read_records
 from amberline.recipe.data import Pairs
@@ -27,6 +29,8 @@ class Reader(Protocol):
 
     shape: str
     keys: frozenset[str] | None
+    turns: tuple[str, frozenset[str]] | None
+    selections: frozenset[str]
 
     def preference(self, row: Any) -> Preference:
         """A row as a preference. Raises BadRecord or WrongFile."""
@@ -34,21 +38,32 @@ class Reader(Protocol):
 
 def exactly_one_safe(preference: Preference) -> Pair:
     """The safe response and the unsafe one. Raises BadRecord: both_safe, both_unsafe."""
-    first, second = preference.responses
     match preference.safe:
         case True, False:
-            return Pair(preference.prompt, first, second)
+            return _pair(preference, 0)
         case False, True:
-            return Pair(preference.prompt, second, first)
+            return _pair(preference, 1)
         case True, True:
             raise BadRecord("both_safe", "no response is unsafe")
         case _:
             raise BadRecord("both_unsafe", "no response is safe")
 
 
+def chosen(preference: Preference) -> Pair:
+    """The response that the row says is preferred, and the other."""
+    assert preference.chosen is not None, "`selections` of the format says so"
+    return _pair(preference, preference.chosen)
+
+
+def _pair(preference: Preference, preferred: int) -> Pair:
+    responses = preference.responses
+    return Pair(preference.prompt, responses[preferred], responses[1 - preferred], preference.turns)
+
+
 # By `select` of the settings: the pair of a preference, and what is said of a file in which none has one.
 SELECTIONS: Mapping[str, tuple[Callable[[Preference], Pair], str]] = {
     "exactly_one_safe": (exactly_one_safe, "no row has exactly one safe response"),
+    "chosen": (chosen, "no row can be used"),
 }
 
 
@@ -103,15 +118,17 @@ def _write_lines(grouped: dict[str, list[Pair]], path: Path) -> None:
     with open(path, "wb") as handle:
         for group in grouped.values():
             for pair in group:
-                handle.write(orjson.dumps(pair) + b"\n")
+                handle.write(orjson.dumps(pair.to_json()) + b"\n")
 
 
 def reference_shape(group: list[Pair]) -> dict[str, Any]:
-    """The pairs of one prompt as the DPO reference holds them."""
+    """The pairs of one prompt as the DPO reference holds them, and its turns if it is more than one."""
+    turns = group[0].turns
     return {
         "responses": [response for pair in group for response in (pair.chosen, pair.rejected)],
         "pairs": [(2 * index, 2 * index + 1) for index in range(len(group))],
         "sft_target": group[-1].chosen,
+        **({"turns": list(map(turn_to_json, turns))} if turns else {}),
     }
 
 
@@ -120,6 +137,9 @@ def _pairs(
 ) -> Iterator[tuple[int, Pair]]:
     """The pairs of a file's rows, each with its row's number; what gives none is counted and listed."""
     choose, none_found = SELECTIONS[select]
+    if select not in reader.selections:
+        what = f"its rows do not tell what `select: {select}` asks for"
+        raise BadFile(path, 0, what, f"Fix: select: {' or '.join(sorted(reader.selections))}.")
     rows = found = 0
     left_out = LeftOut()
     for number, row in progress(read_records(path), desc=f"reading {path.name}", unit=" rows"):
@@ -127,7 +147,7 @@ def _pairs(
         funnel.add("rows", into=1)
         try:
             pair = choose(_read(path, reader, number, row))
-            for kind, key in keys_left_out(row, reader.keys):
+            for kind, key in keys_left_out(row, reader):
                 left_out.note(funnel, kind, key)
         except BadRecord as fault:
             funnel.reject("rows", fault.reason)
@@ -137,7 +157,8 @@ def _pairs(
         for kind in _oddities(pair):
             funnel.note(kind)
             rejected.write(Reject(path.name, number, None, kind, "kept", kept=True))
-        funnel.observe("characters in a prompt", len(pair.prompt))
+        texts = [turn.text for turn in pair.turns] or [pair.prompt]
+        funnel.observe("characters in a prompt", sum(map(len, texts)))
         funnel.observe("characters in a chosen response", len(pair.chosen))
         funnel.observe("characters in a rejected response", len(pair.rejected))
         yield number, pair
@@ -148,7 +169,7 @@ def _pairs(
             path,
             0,
             f"{none_found}, {rejected.commonest(path.name)}",
-            f"Rows must be {reader.shape}, the labels true or false: is it the right file, and the right format?",
+            f"Rows must be {reader.shape}: is it the right file, and the right format?",
         )
 
 
@@ -176,7 +197,7 @@ def _against_earlier(
         yield "prompt_trained_on", "its prompt is among those that are trained on"
     if pair in seen:
         yield "duplicate_pair", "an earlier row has the same pair"
-    if pair.chosen != pair.rejected and Pair(pair.prompt, pair.rejected, pair.chosen) in seen:
+    if pair.chosen != pair.rejected and replace(pair, chosen=pair.rejected, rejected=pair.chosen) in seen:
         yield "contradicting_pair", "an earlier row prefers the response that this one rejects"
     if group and group[-1].chosen != pair.chosen:
         yield "sft_target_overwritten", "its chosen response replaces another in supervised finetuning"

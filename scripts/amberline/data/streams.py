@@ -1,6 +1,7 @@
 """Reading and writing files of records without holding them in memory.
 
-Read: one JSON array of any layout, or JSON lines; plain, `.xz` or `.gz` (told by content, not by name); UTF-8.
+Read: one JSON array of any layout, or JSON lines, UTF-8, plain or packed as xz, gzip or zstd; or Parquet. Content tells
+which, not the name. A folder is read as its files in sorted order, one behind another.
 Written: one JSON array, one record a line, so that every JSON reader takes it and ours can cut it into pieces.
 
 What becomes of a fault in a file:
@@ -10,10 +11,12 @@ What becomes of a fault in a file:
 | file missing, a folder, or unreadable | BadFile |
 | empty file | BadFile |
 | empty array | no records; a stage that needs some says so |
-| git-LFS pointer, HTML page, zip or zstd archive instead of JSON | BadFile that says which |
+| git-LFS pointer, HTML page, zip archive or Arrow file instead of JSON | BadFile that says which |
 | UTF-8 byte order mark, UTF-16, UTF-32 | BadFile: `json.load` refuses them too |
 | bytes that are not UTF-8; a NUL or another bare control character in a string | BadFile with the row |
-| JSON cut short, `.xz` or `.gz` cut short or damaged, text after the array | BadFile with the row |
+| JSON cut short, xz, gzip or zstd cut short or damaged, text after the array | BadFile with the row |
+| Parquet cut short or damaged | BadFile, with the row if some were read |
+| Parquet values that JSON has not, such as dates and bytes | read as text |
 | NaN or Infinity; a number of thousands of digits; nesting too deep for a parser | BadFile with the row |
 | a key twice in one object | BadFile with the row: JSON readers disagree which one counts |
 | one JSON object instead of an array of them | BadFile |
@@ -32,7 +35,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import IO, Any, NamedTuple, NoReturn
+from typing import IO, Any, NamedTuple, NoReturn, cast
 
 import orjson
 
@@ -79,16 +82,52 @@ def by_name(files: Sequence[Path]) -> dict[str, Path]:
 
 
 def stem(file: Path) -> str:
-    """A file's name without the endings of JSON and of compression; a name may have dots of its own."""
-    return re.sub(r"(\.(jsonl?|xz|gz))+$", "", file.name)
+    """A file's name without the endings of its kind and of compression; a name may have dots of its own."""
+    return re.sub(r"(\.(jsonl?|xz|gz|zst|parquet|files))+$", "", file.name)
 
 
 def read_records(path: Path) -> Iterator[Record]:
-    """Yield the records of a JSON array or JSON lines file, in order; memory is that of the longest record.
+    """Yield the records of a file, or of the files of a folder, in order; memory is that of the longest record.
 
-    Raises BadFile (see the table above) when the reading comes to the fault, so a caller must not publish what it
-    made before the last record was read.
+    The rows of a folder are numbered through. Raises BadFile (see the table above) when the reading comes to the fault,
+    so a caller must not publish what it made before the last record was read.
     """
+    before = number = 0
+    for file in files_of(path):
+        for number, value in _records(file):
+            yield Record(before + number, value)
+        before, number = before + number, 0
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files that a path is read as: itself, or those of a folder, hidden ones aside, in sorted order."""
+    if not path.is_dir():
+        return [path]
+    found = [file for file in path.rglob("*") if file.is_file() and not file.name.startswith(".")]
+    if not found:
+        raise BadFile(path, 0, "there is no file in this folder", "Check the path.")
+    return sorted(found, key=lambda file: file.relative_to(path).as_posix())
+
+
+def container(path: Path) -> str:
+    """What kind of file holds the records, for people. Raises BadFile."""
+    head = _head(path)
+    if head.startswith(PARQUET):
+        return "Parquet"
+    with closing(_Text(path)) as text:
+        text.fill()
+        kind = "JSON array" if text.skip_white_space() == "[" else "JSON lines"
+    packed = next((f", {name}" for start, name in PACKED.items() if head.startswith(start)), "")
+    return kind + packed
+
+
+def _records(path: Path) -> Iterator[Record]:
+    if _head(path).startswith(PARQUET):
+        # The recipe imports this file at every `snakemake -n`, and has no use for Arrow.
+        from amberline.data.parquet import read_parquet
+
+        yield from read_parquet(path)
+        return
     with closing(_Text(path)) as text:
         text.fill()
         match text.skip_white_space():
@@ -284,13 +323,14 @@ IMPOSTORS = {
     b"\xff\xfe": ("it is UTF-16", "Convert it: iconv -f UTF-16 -t UTF-8 OLD > NEW."),
     b"\xfe\xff": ("it is UTF-16", "Convert it: iconv -f UTF-16 -t UTF-8 OLD > NEW."),
     b"PK\x03\x04": ("it is a zip archive", "Unpack it."),
-    b"\x28\xb5\x2f\xfd": ("it is zstd compressed", "Unpack it: unzstd FILE."),
-    b"PAR1": ("it is a Parquet file", "Take the JSON file of the dataset."),
+    b"ARROW1": ("it is an Arrow file", "Save it as Parquet: Dataset.to_parquet(FILE)."),
 }
+PARQUET = b"PAR1"
+PACKED = {b"\xfd7zXZ\x00": "xz", b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
-def _open(path: Path) -> IO[bytes] | gzip.GzipFile:
-    """Open a plain, .xz or .gz file; refuse what cannot be records."""
+def _head(path: Path) -> bytes:
+    """The first bytes of a file. Raises BadFile for what cannot be records."""
     try:
         with open(path, "rb") as handle:
             head = handle.read(64)
@@ -298,13 +338,24 @@ def _open(path: Path) -> IO[bytes] | gzip.GzipFile:
         raise BadFile(path, 0, "there is no such file", "Check the path.") from None
     except OSError as error:
         raise BadFile(path, 0, f"it cannot be read ({error.strerror})", "Check the path and its permissions.") from None
-    if head.startswith(b"\xfd7zXZ\x00"):
-        return lzma.open(path)
-    if head.startswith(b"\x1f\x8b"):
-        return gzip.open(path)
     for start, (what, fix) in IMPOSTORS.items():
         if head.lstrip().startswith(start) if start == b"<" else head.startswith(start):
             raise BadFile(path, 0, what, fix)
+    return head
+
+
+def _open(path: Path) -> IO[bytes] | gzip.GzipFile | lzma.LZMAFile:
+    """Open a plain or packed file of text. Raises BadFile for what cannot be records."""
+    head = _head(path)
+    match next((name for start, name in PACKED.items() if head.startswith(start)), None):
+        case "xz":
+            return lzma.open(path)
+        case "gzip":
+            return gzip.open(path)
+        case "zstd":
+            import pyarrow as pa
+
+            return cast(IO[bytes], pa.input_stream(str(path), compression="zstd"))
     return path.open("rb")
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Literal
 
-from amberline.data.conversations import BadRecord, Conversation, kind_of, refuse_lone_surrogates
+from amberline.data.conversations import BadRecord, Conversation, Turn, id_in, kind_of, refuse_lone_surrogates
 from amberline.data.preferences import Preference
 
 
@@ -31,6 +31,7 @@ class Format(ABC):
     shape: str  # of a row, for messages
     # Keys of a row that are read or known to be of no use; all others are counted as left out. None: nothing is said.
     keys: frozenset[str] | None = None
+    turns: tuple[str, frozenset[str]] | None = None  # the key of a row's turns, and the keys of a turn that are read
     too_many: TooManyRows | None = None  # a known trap among the files of this dataset
 
     @abstractmethod
@@ -58,6 +59,7 @@ class PreferenceFormat(Format):
     """Rows that are a prompt with two responses."""
 
     holds = "preferences"
+    selections: frozenset[str]  # by which `select` of the settings pairs can be chosen from such rows
 
     @abstractmethod
     def preference(self, row: Any) -> Preference:
@@ -84,6 +86,26 @@ def text_of(row: dict[str, Any], column: str) -> str:
         raise BadRecord("text_wrong_type", f"{column!r} is {kind_of(text)}, not a string")
     refuse_lone_surrogates(text, column)
     return text
+
+
+def optional_text(row: dict[str, Any], column: str) -> str:
+    """The text in a column that may be null or missing: then it is empty. Raises BadRecord as `text_of`."""
+    return "" if row.get(column) is None else text_of(row, column)
+
+
+def optional_id(row: dict[str, Any], *columns: str) -> str | None:
+    """The id of a row in the first of these columns that has one; a whole number is taken as its digits.
+
+    Raises BadRecord: id_wrong_type, lone_surrogate.
+    """
+    column = next((each for each in columns if row.get(each) is not None), None)
+    return None if column is None else id_in(row, column)
+
+
+def id_of_turns(turns: Sequence[Turn]) -> str:
+    """An id for a conversation that has none, made of its texts, and of its speakers where others than two speak."""
+    two_sides = all(turn.speaker == ("human", "gpt")[number % 2] for number, turn in enumerate(turns))
+    return id_of_texts(*(text for turn in turns for text in ((turn.text,) if two_sides else (turn.speaker, turn.text))))
 
 
 def id_of_texts(*texts: str) -> str:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from amberline.data.conversations import Conversation, parse_conversation
+from amberline.data.conversations import TURNS, Conversation, parse_conversation
 from amberline.formats.base import ConversationFormat, TooManyRows
 
 
@@ -12,6 +12,7 @@ class EvolInstruct(ConversationFormat):
     shape = "{'idx', 'conversations': [{'from', 'value'}]}"
     id_key = "idx"
     keys = frozenset({"idx", "conversations"})
+    turns = TURNS
     # A mirror has 286,000 rows: two revisions of the 143,000 glued together.
     too_many = TooManyRows(
         250_000,

@@ -19,7 +19,8 @@ class PkuSafeRlhf(PreferenceFormat):
     """A prompt with two responses, and for each whether it is safe."""
 
     keys = frozenset(COLUMNS)
-    shape = "{" + ", ".join(map(repr, COLUMNS)) + "}"
+    selections = frozenset({"exactly_one_safe"})
+    shape = "{" + ", ".join(map(repr, COLUMNS)) + "}, the labels true or false"
 
     def __init__(self, version: Version, fix: str) -> None:
         """`fix` is said when a file turns out to be of the other version."""
@@ -36,7 +37,7 @@ class PkuSafeRlhf(PreferenceFormat):
             )
         prompt, first, second = (text_of(columns, column) for column in TEXTS)
         first_safe, second_safe = (_is_safe(columns, column) for column in SAFE)
-        return Preference(prompt, (first, second), (first_safe, second_safe))
+        return Preference(prompt, (first, second), safe=(first_safe, second_safe))
 
 
 def _is_safe(row: dict[str, Any], column: str) -> bool:

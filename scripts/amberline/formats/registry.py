@@ -19,7 +19,11 @@ class FormatError(KeyError):
 
 
 _REGISTRY: Registry[Format] = Registry(
-    Path(__file__).parent, "format", "FORMAT", shared=("pku_saferlhf",), error=FormatError
+    Path(__file__).parent,
+    "format",
+    "FORMAT",
+    shared=("pku_saferlhf", "message_lists", "recognition"),
+    error=FormatError,
 )
 format_names, format_file, load_format = _REGISTRY.names, _REGISTRY.file, _REGISTRY.load
 

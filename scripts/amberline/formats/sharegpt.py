@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from amberline.data.conversations import Conversation, parse_conversation
+from amberline.data.conversations import TURNS, Conversation, parse_conversation
 from amberline.formats.base import ConversationFormat
 
 
@@ -13,6 +13,7 @@ class ShareGPT(ConversationFormat):
     shape = "{'id', 'conversations': [{'from', 'value'}]}"
     id_key = "id"
     keys = frozenset({"id", "conversations"})
+    turns = TURNS
     # ShareGPT's own ids alone, seven random characters: an own "identity_0", "identity_1" are two conversations.
     part = re.compile(r"([0-9A-Za-z]{7})_[0-9]+")
 

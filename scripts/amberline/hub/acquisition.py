@@ -1,21 +1,26 @@
 """Raw files: fetched or local, and verified to be what the configuration says before anything reads them."""
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from itertools import islice
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
 
 from amberline.core.digests import file_digest
-from amberline.core.files import whole_file
+from amberline.core.files import whole_file, whole_folder
 from amberline.core.funnel import Reasons
 from amberline.core.progress import progress
 from amberline.data.conversations import BadRecord, WrongFile
-from amberline.data.streams import BadFile, read_records
+from amberline.data.streams import BadFile, files_of, read_records
 from amberline.formats.base import Format
+from amberline.formats.recognition import LOOKED_AT, recognised
 from amberline.formats.registry import load_format
-from amberline.hub.downloads import HubFile, discard, download, explained
+from amberline.hub.downloads import HubFile, discard, download, explained, list_files, put
+from amberline.hub.file_patterns import local_names, matching
+from amberline.hub.sources_lock import Contents, SourcesLock, SourcesLockError, digest_of
 from amberline.recipe.data import Source
 
 
@@ -25,16 +30,26 @@ class SourceError(Exception):
 
 @dataclass
 class Findings:
-    """What verification found out about a raw file. `checks` says of each what was done: "verified" or not."""
+    """What verification found out about raw files. `checks` says of each what was done: "verified" or not."""
 
-    sha256: str
-    bytes: int
+    contents: Contents
     rows: int = 0
     rows_of_other_shape: int = 0
     checks: dict[str, str] = field(default_factory=dict)
+    commit: str | None = None  # of the hub, where it was asked
+
+    @property
+    def bytes(self) -> int:
+        """Of all files."""
+        return sum(content["bytes"] for content in self.contents.values())
+
+    @property
+    def sha256(self) -> str:
+        """Of one file; of several, the digest of their names and contents."""
+        return digest_of(self.contents)
 
     def facts(self) -> dict[str, Any]:
-        """For the manifest: what the file is, whatever was expected of it."""
+        """For the manifest: what the files are, whatever was expected of them."""
         return {
             "bytes": self.bytes,
             "sha256": self.sha256,
@@ -43,95 +58,174 @@ class Findings:
         }
 
 
-def acquire(name: str, source: Source, output: Path) -> Findings:
-    """Put a verified raw file at `output`, atomically; return what was found.
+def acquire(name: str, source: Source, output: Path, lock: SourcesLock | None = None) -> Findings:
+    """Put a verified raw file, or the folder of several, at `output`, atomically; return what was found.
 
-    `name` is that of the source in the configuration, for messages. An `output` that is there already, or a copy in the
-    hub's cache, is taken if it has the sha256 of the configuration. Raises SourceError, HubError, BadFile, FormatError.
+    `name` is that of the source in the configuration. What is there already at `output`, or as a copy in the hub's
+    cache, is taken if it has the sha256 of the configuration. If that says none, `lock` holds what is found from now
+    on. Raises SourceError, SourcesLockError, HubError, BadFile, FormatError.
     """
-    if source.path is not None:
-        return _copy(name, source, Path(source.path).expanduser(), output)
+    held = lock if source.sha256 is None else None
+    if source.files is not None:
+        findings = _acquire_several(name, source, output, held)
+    elif source.path is not None:
+        findings = _copy(name, source, Path(source.path).expanduser(), output, held)
+    else:
+        findings = _acquire_one(name, source, output, held)
+    if held is not None:
+        held.hold(name, findings.contents, findings.commit)
+    return findings
+
+
+def _acquire_one(name: str, source: Source, output: Path, lock: SourcesLock | None) -> Findings:
+    """A file of the hub."""
     for candidate in _copies(source, output):
         if source.sha256 is not None and file_digest(candidate) == source.sha256:
             if candidate == output:
                 return verify_source(name, source, output, str(output))
-            return _copy(name, source, candidate, output)
-    return _download(name, source, output)
+            return _copy(name, source, candidate, output, lock)
+    return _download(name, source, output, lock)
 
 
-def _copy(name: str, source: Source, original: Path, output: Path) -> Findings:
+def _copy(name: str, source: Source, original: Path, output: Path, lock: SourcesLock | None) -> Findings:
     """Copy a file and verify the copy: that is the one that is used."""
     if not original.is_file():
         raise BadFile(original, 0, "there is no such file", f"Check sources.{name}.path.")
     with whole_file(output) as partial:
         shutil.copyfile(original, partial)
-        return verify_source(name, source, partial, str(original))
+        return verify_source(name, source, partial, str(original), lock)
 
 
 def _copies(source: Source, output: Path) -> list[Path]:
     """Where the file may be already."""
-    wanted = _hub_file(source)
+    wanted = _hub_file(source, source.file)
     with explained(wanted):
         cached = try_to_load_from_cache(wanted.repository, wanted.file, revision=wanted.revision, repo_type=wanted.kind)
     places = [output, *([Path(cached)] if isinstance(cached, str) else [])]
     return [place for place in places if place.is_file()]
 
 
-def _download(name: str, source: Source, output: Path) -> Findings:
+def _download(name: str, source: Source, output: Path, lock: SourcesLock | None) -> Findings:
     """Fetch beside `output`, verify there, and only then let the file have its name."""
-    working = output.with_name(f".{output.name}.download")
-    wanted = _hub_file(source)
-    download(wanted, working)
+    working = _working_place(output)
+    wanted = _hub_file(source, source.file)
+    commit = download(wanted, working)
     try:
-        findings = verify_source(name, source, working, str(wanted))
-    except (SourceError, BadFile):
+        findings = verify_source(name, source, working, str(wanted), lock)
+    except (SourceError, SourcesLockError, BadFile):
         # The next attempt would find it complete, and wrong again.
         discard(working)
         raise
     with whole_file(output) as partial:
         working.replace(partial)
     discard(working)
+    findings.commit = commit
     return findings
 
 
-def _hub_file(source: Source) -> HubFile:
-    assert source.repository and source.revision and source.file, "Source requires them where there is no path"
-    parts = source.file.split("/")
+def _acquire_several(name: str, source: Source, output: Path, lock: SourcesLock | None) -> Findings:
+    """Files of a local folder or of a repository, in a folder."""
+    assert source.files, "the caller has looked"
+    if source.path is not None:
+        folder = Path(source.path).expanduser()
+        with whole_folder(output) as partial:
+            for each in _chosen(name, str(folder), local_names(folder), source.files):
+                shutil.copyfile(folder / each, _placed(partial / each))
+            return verify_source(name, source, partial, str(folder), lock)
+    listed = _hub_file(source, source.files)
+    commit, names = list_files(listed)
+    working = _working_place(output)
+    chosen = _chosen(name, str(listed), names, source.files)
+    for each in chosen:
+        download(HubFile(listed.repository, commit, each, listed.kind), working / each)
+    try:
+        with whole_folder(output) as partial:
+            for each in chosen:
+                put(working / each, _placed(partial / each))
+            findings = verify_source(name, source, partial, str(listed), lock)
+    finally:
+        # What was wrong would be found complete, and wrong again, by the next attempt.
+        shutil.rmtree(working)
+    findings.commit = commit
+    return findings
+
+
+def _chosen(name: str, where: str, names: Sequence[str], pattern: str) -> list[str]:
+    """The names that a pattern fits, at least one. Raises SourceError."""
+    if found := matching(names, pattern):
+        return found
+    some = ", ".join(sorted(names)[:5]) or "none"
+    raise SourceError(
+        f"{where}: no file there is named like {pattern!r}; there are: {some}. Fix: correct sources.{name}.files, such "
+        "as data/train-*.parquet."
+    )
+
+
+def _placed(file: Path) -> Path:
+    """A file whose folder is there."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file
+
+
+def _working_place(output: Path) -> Path:
+    """Where a download goes on."""
+    return output.with_name(f".{output.name}.download")
+
+
+def _hub_file(source: Source, file: str | None) -> HubFile:
+    assert source.repository and source.revision and file, "Source requires them where there is no path"
+    parts = file.split("/")
     if not all(parts) or {".", ".."} & set(parts):
         raise SourceError(
-            f"{source.file!r} is no file inside a repository. Fix: write its path there without / in front, such as "
+            f"{file!r} is no file inside a repository. Fix: write its path there without / in front, such as "
             f"data/rows.json; a file of this machine is named by `path`."
         )
-    return HubFile(source.repository, source.revision, source.file, "dataset")
+    return HubFile(source.repository, source.revision, file, "dataset")
 
 
-def verify_source(name: str, source: Source, file: Path, called: str) -> Findings:
-    """Check a file's size, sha256, number and shape of rows. Raises SourceError or BadFile, naming it as `called`."""
+def verify_source(name: str, source: Source, place: Path, called: str, lock: SourcesLock | None = None) -> Findings:
+    """Check size, sha256, number and shape of rows of a file, or of the files of a folder.
+
+    `called` is what they are called in messages. Raises SourceError, SourcesLockError or BadFile.
+    """
     format_ = load_format(source.format)
-    size = file.stat().st_size
+    size = sum(file.stat().st_size for file in files_of(place))
     if source.bytes is not None and size != source.bytes:
         raise SourceError(
-            f"{called}: it has {size:,} bytes, but must have {source.bytes:,}. {_diagnosis(name, format_, file)}"
+            f"{called}: it has {size:,} bytes, but must have {source.bytes:,}. {_diagnosis(name, format_, place)}"
         )
-    findings = Findings(file_digest(file), size)
+    findings = Findings(_contents(source, place))
     if source.sha256 is not None and findings.sha256 != source.sha256:
         raise SourceError(
-            f"{called}: its sha256 is {findings.sha256}, but must be {source.sha256}. {_diagnosis(name, format_, file)}"
+            f"{called}: its sha256 is {findings.sha256}, but must be {source.sha256}. "
+            f"{_diagnosis(name, format_, place)}"
         )
+    if lock is not None:
+        lock.check(name, findings.contents)
     try:
-        _count(name, source.format, file, findings)
+        _count(name, source.format, place, findings)
     except BadFile as fault:
-        raise BadFile(called, fault.row, fault.what, fault.fix) from None
+        within = Path(fault.file).relative_to(place).as_posix()
+        raise BadFile(called if within == "." else f"{called}: {within}", fault.row, fault.what, fault.fix) from None
     except SourceError as error:
         raise SourceError(f"{called}: {error}") from None
     if source.rows is not None and findings.rows != source.rows:
         raise SourceError(
-            f"{called}: it has {findings.rows:,} rows, but must have {source.rows:,}. {_diagnosis(name, format_, file)}"
+            f"{called}: it has {findings.rows:,} rows, but must have {source.rows:,}. "
+            f"{_diagnosis(name, format_, place)}"
         )
     given = {"bytes": source.bytes, "sha256": source.sha256, "rows": source.rows}
     findings.checks = {what: "not verified" if value is None else "verified" for what, value in given.items()}
     findings.checks["schema"] = "verified"
     return findings
+
+
+def _contents(source: Source, place: Path) -> Contents:
+    """Bytes and sha256 of a source's files, by their names in the folder, or as the source calls its one file."""
+    names = {file: file.relative_to(place).as_posix() for file in files_of(place)}
+    if place.is_file():
+        names = {place: PurePosixPath(source.path or source.file or place.name).name}
+    return {each: {"bytes": file.stat().st_size, "sha256": file_digest(file)} for file, each in names.items()}
 
 
 def _count(name: str, format_name: str, file: Path, findings: Findings) -> None:
@@ -152,10 +246,19 @@ def _count(name: str, format_name: str, file: Path, findings: Findings) -> None:
     if findings.rows_of_other_shape == findings.rows:
         raise SourceError(
             f"no row has the shape of {format_name}, {reasons.commonest()}. Rows must be {format_.shape}: "
-            "is it the right file, and the right format?"
+            f"{_looks_like(name, file)}"
         )
     if trap := _too_many(format_, findings.rows):
         raise SourceError(trap)
+
+
+def _looks_like(name: str, file: Path) -> str:
+    """Of which format a file seems to be that is not of the one that it should be."""
+    found = recognised([row for _, row in islice(read_records(file), LOOKED_AT)])
+    if not found:
+        return "is it the right file, and the right format?"
+    more = f" (or {', '.join(found[1:])})" if found[1:] else ""
+    return f"they look like {found[0]}{more}. Fix: sources.{name}.format: {found[0]}."
 
 
 def _diagnosis(name: str, format_: Format, file: Path) -> str:

@@ -5,6 +5,7 @@ download starts again from nothing when it is interrupted for good (a killed job
 """
 
 import os
+import shutil
 import ssl
 import sys
 import time
@@ -15,7 +16,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import httpx2
-from huggingface_hub import HfFileMetadata, get_hf_file_metadata, get_session, hf_hub_url
+from huggingface_hub import HfApi, HfFileMetadata, get_hf_file_metadata, get_session, hf_hub_url
 from huggingface_hub.errors import (
     FileMetadataError,
     GatedRepoError,
@@ -26,6 +27,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.hf_api import DatasetInfo, ModelInfo
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random
 from tqdm import tqdm
@@ -89,6 +91,28 @@ def download(wanted: HubFile, target: Path) -> str:
             retrying(lambda: _size(target))(_fetch_rest, wanted, target, metadata.size, bar)
     _check_digest(wanted, target, metadata)
     return metadata.commit_hash or wanted.revision
+
+
+def list_files(wanted: HubFile) -> tuple[str, list[str]]:
+    """The commit of a repository's revision, and the names of its files there. Raises HubError."""
+    with explained(wanted):
+        info = retrying(lambda: 0)(_info, wanted)
+    return info.sha or wanted.revision, [file.rfilename for file in info.siblings or ()]
+
+
+def _info(wanted: HubFile) -> DatasetInfo | ModelInfo:
+    hub = HfApi(endpoint=endpoint())
+    if wanted.kind == "dataset":
+        return hub.dataset_info(wanted.repository, revision=wanted.revision)
+    return hub.model_info(wanted.repository, revision=wanted.revision)
+
+
+def put(downloaded: Path, target: Path) -> None:
+    """A second name for a downloaded file where that is possible, a copy elsewhere."""
+    try:
+        os.link(downloaded, target)
+    except OSError:
+        shutil.copyfile(downloaded, target)
 
 
 def _metadata(wanted: HubFile) -> HfFileMetadata:

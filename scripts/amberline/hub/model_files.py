@@ -1,19 +1,15 @@
 """The folder of a pretrained model: what belongs into it, fetched or linked, its weights as safetensors."""
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterable, Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi
-from huggingface_hub.hf_api import ModelInfo
 from safetensors import SafetensorError, safe_open
 
 from amberline.core.progress import progress
-from amberline.hub.downloads import HubFile, download, endpoint, explained, retrying
+from amberline.hub.downloads import HubFile, download, list_files, put
 from amberline.hub.model_names import KEPT, PICKLED, SAFETENSORS, ModelError, wanted_files
 from amberline.recipe.architectures import DERIVED, Shapes, find_fault, weight_shapes
 
@@ -41,33 +37,18 @@ def download_model(repository: str, revision: str, working: Path, folder: Path, 
     not cost gigabytes. Files that are complete in `working` are checked and not fetched again; the caller removes it
     when the model is finished. Raises HubError or ModelError, and what `check` raises.
     """
-    info = _model_info(repository, revision)
-    commit = info.sha or revision
-    names = wanted_files((file.rfilename for file in info.siblings or ()), f"{repository} @ {revision}")
+    commit, listed = list_files(HubFile(repository, revision, "(list of files)", "model"))
+    names = wanted_files(listed, f"{repository} @ {revision}")
 
     def fetch(wanted: Iterable[str]) -> None:
         for name in wanted:
             download(HubFile(repository, commit, name, "model"), working / name)
-            _put(working / name, folder / name)
+            put(working / name, folder / name)
 
     fetch(name for name in names if name in KEPT)
     check(folder)
     fetch(name for name in names if name not in KEPT)
     return commit
-
-
-def _put(downloaded: Path, target: Path) -> None:
-    """A second name for a downloaded file where that is possible, a copy elsewhere."""
-    try:
-        os.link(downloaded, target)
-    except OSError:
-        shutil.copyfile(downloaded, target)
-
-
-def _model_info(repository: str, revision: str) -> ModelInfo:
-    asked = HubFile(repository, revision, "(list of files)", "model")
-    with explained(asked):
-        return retrying(lambda: 0)(HfApi(endpoint=endpoint()).model_info, repository, revision=revision)
 
 
 def convert_pickled(folder: Path) -> None:

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from amberline.core.damage import known_digest
-from amberline.core.digests import sampled_digest
+from amberline.core.digests import sampled_digest, value_digest
+from amberline.hub.file_patterns import local_names, matching
 from amberline.hub.model_names import PICKLED, ModelError, wanted_files
+from amberline.hub.sources_lock import Contents, digest_of
 from amberline.recipe.data import Pretrained, Source
 
 
@@ -18,11 +20,22 @@ def origin(source: Source) -> dict[str, Any]:
     """Where a raw file comes from, for its manifest; of a local copy nothing is said, for its path is no matter."""
     if source.path is not None:
         return {"local": True}
-    return {"repository": source.repository, "revision": source.revision, "file": source.file}
+    named = {"files": source.files} if source.files else {"file": source.file}
+    return {"repository": source.repository, "revision": source.revision, **named}
 
 
-def find_misfit(source: Source, manifest: Mapping[str, Any]) -> str | None:
-    """Why a raw file with this manifest is not what is asked for, as a clause; None if it is."""
+def sampled(place: Path, pattern: str | None) -> str:
+    """`sampled_digest` of a file; with a pattern, of those files of a folder, and of their names. Raises OSError."""
+    if pattern is None:
+        return sampled_digest(place)
+    return value_digest({name: sampled_digest(place / name) for name in matching(local_names(place), pattern)})
+
+
+def find_misfit(source: Source, manifest: Mapping[str, Any], held: Contents | None = None) -> str | None:
+    """Why a raw file with this manifest is not what is asked for, as a clause; None if it is.
+
+    `held` is what `sources.lock` holds a source to whose sha256 the recipe does not say.
+    """
     facts, read_as = manifest["facts"], manifest["settings"].get("format")
     if read_as != source.format:
         return f"its rows were verified as {read_as}, and are to be read as {source.format}"
@@ -30,12 +43,11 @@ def find_misfit(source: Source, manifest: Mapping[str, Any]) -> str | None:
         wanted = getattr(source, key)
         if wanted is not None and facts[key] != wanted:
             return f"its {key} must be {wanted}, not {facts[key]}"
+    if held is not None and facts["sha256"] != digest_of(held):
+        return "sources.lock holds it to another content"
     if source.path is not None:
-        return (
-            None
-            if sampled_digest(Path(source.path).expanduser()) == facts["sampled"]
-            else "the local file has another content"
-        )
+        same = sampled(Path(source.path).expanduser(), source.files) == facts["sampled"]
+        return None if same else "the local file has another content"
     if source.sha256 is None and origin(source) != facts["origin"]:
         return "it comes from elsewhere, and no sha256 tells that it is the same"
     return None

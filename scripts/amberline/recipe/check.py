@@ -88,6 +88,13 @@ def _file_faults(nodes: Nodes) -> Iterator[str]:
 
 
 def _source_faults(source: Source, path: Path) -> Iterator[str]:
+    if source.files is not None:
+        if not path.is_dir():
+            yield f"path: found {str(path)!r}, and there is no such folder; give the folder that files names files of"
+        return
+    if path.is_dir():
+        yield f"path: found {str(path)!r}, a folder; say which files of it by `files`, such as files: '*.jsonl'"
+        return
     if not path.is_file():
         yield (
             f"path: found {str(path)!r}, and there is no such file (looked in {os.getcwd()}); "  # noqa: PTH109

@@ -1,21 +1,29 @@
 """What goes in: raw files and pretrained models, and how rows become conversations, pairs and tokens."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from amberline.core.settings import Count, DescriptionSettings, Flag, PositiveCount, ResultSettings, Sha256
 
+PartOfRows = Annotated[float, Field(gt=0, le=1)]
+
 
 class Source(DescriptionSettings):
-    """One raw file: where it is, and what it must be. `null` is not checked, and the manifest says so."""
+    """Raw rows: where they are, and what they must be. `null` is not checked, and the manifest says so."""
 
     format: str = Field(description="how its rows are read: a file of scripts/amberline/formats")
-    path: str | None = Field(description="a local copy to use instead of downloading; verified all the same")
+    path: str | None = Field(
+        description="a local copy to use instead of downloading; verified all the same; with files, a folder"
+    )
     repository: str | None = Field(description="dataset id on the hub")
     revision: str | None = Field(description="commit of that repository")
     file: str | None = Field(description="file inside that repository")
+    files: str | None = Field(
+        description="several files inside that repository or folder, as a pattern, read in sorted order as one; "
+        "null: one file"
+    )
     bytes: Count | None = Field(description="size of the file in bytes")
     sha256: Sha256 | None = Field(description="content of the file")
     rows: Count | None = Field(description="rows in the file")
@@ -23,8 +31,14 @@ class Source(DescriptionSettings):
 
     @model_validator(mode="after")
     def _is_somewhere(self) -> "Source":
-        if self.path is None and not (self.repository and self.revision and self.file):
-            raise ValueError("say where the file is: either path, or all of repository, revision and file")
+        if self.path is None and not (self.repository and self.revision and (self.file or self.files)):
+            raise ValueError("say where the file is: either path, or all of repository, revision and file (or files)")
+        if self.path is None and self.file and self.files:
+            raise ValueError("it has both file and files: set one of them to null")
+        if self.files and (self.bytes is not None or self.sha256 is not None):
+            raise ValueError(
+                "bytes and sha256 are of one file: set them to null where files names several (sources.lock has theirs)"
+            )
         return self
 
 
@@ -83,14 +97,31 @@ class Tiny(ResultSettings):
     )
 
 
+class Share(ResultSettings):
+    """How much of a source goes into a mix."""
+
+    take: PositiveCount | None = Field(description="rows that are taken at most; null: all")
+    fraction: PartOfRows | None = Field(description="part of the rows that is taken; null: all")
+    repeat: PositiveCount = Field(description="how often each row stands in the mix; held-out rows never stand in it")
+
+
 class Mix(ResultSettings):
-    """Conversations of any number of sources, shuffled into one file."""
+    """Settings of `mix.py`; the rules fill it in."""
 
     seed: Count = Field(description="seed of the shuffle; the published script had none")
     heldout: Count = Field(
         description="conversations withheld from training to measure perplexity; published: 0, all are trained on"
     )
     formats: list[str] = Field(min_length=1, description="formats of the sources, in their order")
+    shares: list[Share] = Field(description="how much of each source, in their order")
+
+    @model_validator(mode="after")
+    def _a_share_for_each(self) -> "Mix":
+        if len(self.shares) != len(self.formats):
+            raise ValueError(
+                f"there are {len(self.formats)} formats, but {len(self.shares)} shares: give each source one"
+            )
+        return self
 
 
 class Chunk(ResultSettings):
@@ -124,8 +155,9 @@ class ConversationTokens(ResultSettings):
 class Pairs(ResultSettings):
     """Preference pairs chosen from rows of a prompt with two responses."""
 
-    select: Literal["exactly_one_safe"] = Field(
-        description="which rows give a pair; exactly_one_safe: the safe response is preferred to the unsafe one"
+    select: Literal["exactly_one_safe", "chosen"] = Field(
+        description="which rows give a pair; exactly_one_safe: the safe response is preferred to the unsafe one; "
+        "chosen: every row, which says itself which response is preferred"
     )
     formats: list[str] = Field(min_length=1, description="formats of the sources, in their order")
 

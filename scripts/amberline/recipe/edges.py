@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
 from amberline.evaluations.registry import load_evaluation
+from amberline.formats.base import PreferenceFormat
 from amberline.formats.registry import format_names, load_format
 from amberline.objectives.registry import load_objective
 from amberline.recipe import nodes as kinds
@@ -58,14 +59,33 @@ def _holding(nodes: Nodes, where: str, names: Iterable[str], holds: str) -> Iter
             yield f"{where}: {name} is of the format {source.format}, which holds no {holds}"
 
 
+def _selecting(nodes: Nodes, where: str, select: str, names: Iterable[str]) -> Iterator[str]:
+    """Faults of a choice of pairs that the formats of the sources do not allow."""
+    for name in names:
+        source = nodes.sources.get(name)
+        if source is None or source.format not in format_names():
+            continue
+        format_ = load_format(source.format)
+        if isinstance(format_, PreferenceFormat) and select not in format_.selections:
+            allowed = " or ".join(sorted(format_.selections))
+            yield f"{where}: found {select!r}, which rows of {name} ({source.format}) do not tell; set it to {allowed}"
+
+
 def _dataset(nodes: Nodes, where: str, node: Any) -> Iterator[str]:
     if isinstance(node, kinds.Mix):
         yield from _holding(nodes, f"{where}.mix", node.mix, "conversations")
         if len(set(node.mix)) < len(node.mix):
             yield f"{where}.mix: a source stands in it twice; name each once"
+        for key in kinds.SHARES:
+            for name in getattr(node, key).keys() - set(node.mix):
+                yield unknown(f"{where}.{key}", name, node.mix, "source in this mix")
+        for name in sorted(node.take.keys() & node.fraction.keys()):
+            yield f"{where}.fraction: {name} has a take, too; remove one of them"
     elif isinstance(node, kinds.Pairs):
         for part in ("train", "test"):
-            yield from _holding(nodes, f"{where}.pairs.{part}", node.pairs.sources(part), "preferences")
+            sources = node.pairs.sources(part)
+            yield from _holding(nodes, f"{where}.pairs.{part}", sources, "preferences")
+            yield from _selecting(nodes, f"{where}.select", node.select, sources)
         if both := set(node.pairs.sources("train")) & set(node.pairs.sources("test")):
             yield f"{where}.pairs: {', '.join(sorted(both))} would be trained on and measured on; choose another source"
     else:

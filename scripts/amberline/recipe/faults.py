@@ -29,6 +29,8 @@ def explain(error: ValidationError, model: type[Settings], where: str) -> Iterat
                 yield f"{prefix}{path}: unknown key (found {fault['input']!r}); {_allowed(path, known, prefix)}"
             case "missing" if path == "responses":
                 yield f"{prefix}{path}: missing; its dataset holds pairs: say which response is learnt, as in chosen"
+            case "missing" if path == "format":
+                yield f"{prefix}{path}: missing; `python scripts/inspect_source.py FILE` tells the format of a file"
             case "missing":
                 yield f"{prefix}{path}: missing ({known.get(path) or 'it must be given'})"
             case "value_error":

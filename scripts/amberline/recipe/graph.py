@@ -122,9 +122,9 @@ class Recipe:
     # Sources and datasets
 
     def raw(self, source: str) -> str:
-        """Where the raw file of a source lies."""
+        """Where the raw file of a source lies, or the folder of its files."""
         node = self.nodes.sources[source]
-        return paths.raw(source, node.path or node.file or "")
+        return paths.raw(source, None if node.files else node.path or node.file or "")
 
     def formats(self, sources: Iterable[str]) -> list[str]:
         """How the rows of sources are read."""
@@ -146,7 +146,8 @@ class Recipe:
     def mix_settings(self, dataset: str) -> MixSettings:
         """What determines a mix, beside its sources."""
         node = self.nodes.datasets[dataset]
-        return MixSettings(seed=node.seed, heldout=node.heldout, formats=self.formats(node.mix))
+        shares = [node.share(source) for source in node.mix]
+        return MixSettings(seed=node.seed, heldout=node.heldout, formats=self.formats(node.mix), shares=shares)
 
     def chunk_settings(self, dataset: str) -> ChunkSettings:
         """What determines how a dataset is cut."""

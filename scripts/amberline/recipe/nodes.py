@@ -10,11 +10,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, create_model
 
-from amberline.core.settings import Count, Kind, ResultSettings, Settings
+from amberline.core.settings import Count, Kind, PositiveCount, ResultSettings, Settings
 from amberline.evaluations.registry import evaluation_names, load_evaluation
 from amberline.objectives.registry import load_objective
 from amberline.recipe.data import Chunk as ChunkSettings
-from amberline.recipe.data import PairTokens, Pretrained, TinyModel
+from amberline.recipe.data import PairTokens, PartOfRows, Pretrained, Share, TinyModel
 from amberline.recipe.export import Exported
 
 NODE_NAME = "^[a-z0-9][a-z0-9_.-]*$"
@@ -35,6 +35,21 @@ class Mix(ResultSettings):
     heldout: Count = Field(
         description="conversations withheld from training to measure perplexity; published: 0, all are trained on"
     )
+    take: dict[Name, PositiveCount] = Field(description="rows taken at most of a source, by its name; of others all")
+    fraction: dict[Name, PartOfRows] = Field(
+        description="part of the rows taken of a source, by its name; of others all"
+    )
+    repeat: dict[Name, PositiveCount] = Field(
+        description="how often each row of a source stands in the mix, by its name; of others once"
+    )
+
+    def share(self, source: Name) -> Share:
+        """How much of a source is taken."""
+        return Share(take=self.take.get(source), fraction=self.fraction.get(source), repeat=self.repeat.get(source, 1))
+
+
+# Keys of a mix that say something by source.
+SHARES = ("take", "fraction", "repeat")
 
 
 class Chunk(ChunkSettings):
@@ -60,8 +75,9 @@ class Pairs(ResultSettings):
     """Preference pairs of a train and a test split."""
 
     pairs: Split = Field(description="preference pairs, and where their rows come from")
-    select: Literal["exactly_one_safe"] = Field(
-        description="which rows give a pair; exactly_one_safe: the safe response is preferred to the unsafe one"
+    select: Literal["exactly_one_safe", "chosen"] = Field(
+        description="which rows give a pair; exactly_one_safe: the safe response is preferred to the unsafe one; "
+        "chosen: every row, which says itself which response is preferred"
     )
 
 

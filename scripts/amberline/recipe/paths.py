@@ -6,12 +6,16 @@ it. A recipe in which two nodes would make the same file is refused (`recipe.edg
 
 from pathlib import PurePosixPath
 
-ENDINGS = (".jsonl.xz", ".jsonl.gz", ".json.xz", ".json.gz", ".jsonl", ".json")
+PACKED = (".xz", ".gz", ".zst", "")
+ENDINGS = (*(f"{kind}{packed}" for kind in (".jsonl", ".json") for packed in PACKED), ".parquet")
+FILES = ".files"  # of a raw folder of several files
 FOLDERS = ("models", "tokens", "scores")  # in which what is made is a folder
 
 
-def raw(name: str, file: str) -> str:
-    """The raw file of a source, with the ending of the file that it is a copy of."""
+def raw(name: str, file: str | None) -> str:
+    """The raw file of a source, with the ending of the file that it is a copy of; None: the folder of several."""
+    if file is None:
+        return f"raw/{name}{FILES}"
     return f"raw/{name}{next((ending for ending in ENDINGS if file.endswith(ending)), '.json')}"
 
 

@@ -113,7 +113,7 @@ class Resolution:
                 seen.setdefault(name, section)
 
     def _check_defaults(self) -> None:
-        known = [*DATASETS, *MODELS, "train", *objective_names(), *evaluation_names()]
+        known = ["source", *DATASETS, *MODELS, "train", *objective_names(), *evaluation_names()]
         for kind, keys in self._defaults().items():
             if kind not in known:
                 self.faults.append(unknown(f"defaults.{kind}", kind, known, "kind of node"))
@@ -183,7 +183,7 @@ class Resolution:
         """The names under which its defaults stand, and its type; None after a fault."""
         where = f"{section}.{name}"
         if section == "sources":
-            return [], Source
+            return ["source"], Source
         kinds = [kind for kind in KIND_KEYS[section] if kind in said]
         if len(kinds) != 1:
             said_so = f"is {' and '.join(kinds)} at once" if kinds else "does not say what it is"
@@ -238,6 +238,8 @@ def _keys(model: type[Settings]) -> set[str]:
 
 def _keys_of_kind(kind: str) -> set[str]:
     """Keys that nodes of a kind, or of an objective, may have."""
+    if kind == "source":
+        return _keys(Source)
     if kind in DATASETS or kind in MODELS:
         return _keys((DATASETS | MODELS)[kind])
     if kind in evaluation_names():

@@ -221,6 +221,8 @@ def _renamed(node: Any, names: Mapping[str, str]) -> Any:
         return [names[each] for each in value] if isinstance(value, list) else names[value]
 
     update = {"from_" if alias == "from" else alias: called(value) for alias, value in _edges(node).items()}
+    if isinstance(node, kinds.Mix):
+        update |= {key: {names[name]: each for name, each in getattr(node, key).items()} for key in kinds.SHARES}
     if "pairs" in update and isinstance(node, kinds.Pairs):
         update["pairs"] = node.pairs.model_copy(update=update["pairs"])
     return node.model_copy(update=update)

@@ -1,0 +1,30 @@
+"""Which formats rows look like: for messages, never for reading."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from amberline.data.conversations import BadRecord, WrongFile, keys_left_out
+from amberline.formats.base import Format
+from amberline.formats.registry import format_names, load_format
+
+LOOKED_AT = 100  # rows that tell what a file looks like
+
+
+def recognised(rows: Sequence[Any]) -> list[str]:
+    """Names of the formats that most of the rows have the shape of; first the one that leaves out least of them."""
+    fits = {name: _fit(load_format(name), rows) for name in format_names()}
+    fitting = [name for name, (read, _) in fits.items() if 2 * read > len(rows)]
+    return sorted(fitting, key=lambda name: (-fits[name][0], fits[name][1], name))
+
+
+def _fit(format_: Format, rows: Sequence[Any]) -> tuple[int, int]:
+    """How many rows have the shape of a format, and how many keys of those it does not read."""
+    read = left_out = 0
+    for row in rows:
+        try:
+            format_.check(row)
+        except (BadRecord, WrongFile):
+            continue
+        read += 1
+        left_out += sum(1 for _ in keys_left_out(row, format_))
+    return read, left_out
