@@ -46,8 +46,9 @@ def main(
                 "held_by": held_by,
             },
         )
-    if unchecked := [what for what, done in findings.checks.items() if done != "verified"]:
-        print(f"{name}: not verified, for the configuration does not say: {', '.join(unchecked)}", file=sys.stderr)
+    if findings.unchecked:
+        unchecked = ", ".join(findings.unchecked)
+        print(f"{name}: not verified, for the configuration does not say: {unchecked}", file=sys.stderr)
     if held_by == "sources.lock":
         print(f"{name}: {sources_lock} holds it to what was found when it was first used", file=sys.stderr)
     other_shape = findings.rows_of_other_shape

@@ -86,6 +86,7 @@ def commands(recipe: Recipe) -> list[Command]:
     """In an order in which each finds what it reads."""
     return [
         *(_acquire(recipe, name) for name in recipe.nodes.sources),
+        *(_inspect(name) for name in recipe.nodes.sources),
         _tiny(recipe),
         _acquire_model(),
         _mix(recipe),
@@ -127,7 +128,15 @@ def _acquire(recipe: Recipe, name: str) -> Command:
     entry = canonical(source.model_copy(update={"path": given}).model_dump(mode="json"))
     output = _at(recipe.raw(name))
     words = ["--name", name, "--source", entry, "--output", output]
-    return _command(f"acquire {name}", "acquire", *words, reads=[given], writes=[output])
+    # One of them is held to what it was first: damage of the others is found by reading.
+    lock = [f"{HERE}/sources.lock"] * (name == "pku_test")
+    words += _options("--sources-lock", lock)
+    return _command(f"acquire {name}", "acquire", *words, reads=[given, *lock], writes=[output])
+
+
+def _inspect(name: str) -> Command:
+    given = f"{HERE}/{name}.jsonl"
+    return _command(f"inspect_source {name}", "inspect_source", given, reads=[given], writes=[])
 
 
 def _raws(recipe: Recipe, names: list[str]) -> list[str]:

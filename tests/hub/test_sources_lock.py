@@ -127,7 +127,7 @@ def test_files_of_a_repository_by_a_pattern_are_one_source(hub: HubServer, lock:
     }
     assert sorted(path.name for path in Path("raw").iterdir()) == ["mine.files", "mine.files.manifest.json"]
     hub.files["someone/conversations/data/train-3.parquet"] = parquet("d")
-    assert "data/train-3.parquet is new, by sources.lock" in refusal("raw/mine.files", lock, **asked)
+    assert "data/train-3.parquet is new by sources.lock" in refusal("raw/mine.files", lock, **asked)
     del hub.files["someone/conversations/data/train-1.parquet"], hub.files["someone/conversations/data/train-3.parquet"]
     assert "data/train-1.parquet is missing" in refusal("raw/mine.files", lock, **asked)
     asked["files"] = "train-*.parquet"

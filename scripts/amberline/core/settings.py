@@ -47,6 +47,8 @@ class Settings(BaseModel):
             if isinstance(value, Settings):
                 if inner := value.of(*kinds):
                     chosen[key] = inner
+            elif isinstance(value, list) and value and isinstance(value[0], Settings):
+                chosen[key] = [each.of(*kinds) for each in value]
             elif next((each for each in field.metadata if isinstance(each, Kind)), self.kind) in kinds:
                 chosen[key] = value
         return chosen

@@ -11,10 +11,10 @@ LOOKED_AT = 100  # rows that tell what a file looks like
 
 
 def recognised(rows: Sequence[Any]) -> list[str]:
-    """Names of the formats that most of the rows have the shape of; first the one that leaves out least of them."""
+    """Names of the formats that most of the rows have the shape of; first the one that leaves out least of a row."""
     fits = {name: _fit(load_format(name), rows) for name in format_names()}
     fitting = [name for name, (read, _) in fits.items() if 2 * read > len(rows)]
-    return sorted(fitting, key=lambda name: (-fits[name][0], fits[name][1], name))
+    return sorted(fitting, key=lambda name: (fits[name][1] / fits[name][0], -fits[name][0], name))
 
 
 def _fit(format_: Format, rows: Sequence[Any]) -> tuple[int, int]:

@@ -30,12 +30,12 @@ class SourceError(Exception):
 
 @dataclass
 class Findings:
-    """What verification found out about raw files. `checks` says of each what was done: "verified" or not."""
+    """What verification found out about raw files. `unchecked` names what nothing said what it must be."""
 
     contents: Contents
     rows: int = 0
     rows_of_other_shape: int = 0
-    checks: dict[str, str] = field(default_factory=dict)
+    unchecked: list[str] = field(default_factory=list)
     commit: str | None = None  # of the hub, where it was asked
 
     @property
@@ -214,9 +214,9 @@ def verify_source(name: str, source: Source, place: Path, called: str, lock: Sou
             f"{called}: it has {findings.rows:,} rows, but must have {source.rows:,}. "
             f"{_diagnosis(name, format_, place)}"
         )
-    given = {"bytes": source.bytes, "sha256": source.sha256, "rows": source.rows}
-    findings.checks = {what: "not verified" if value is None else "verified" for what, value in given.items()}
-    findings.checks["schema"] = "verified"
+    given = {"bytes": source.bytes, "sha256": source.sha256 or lock, "rows": source.rows}
+    given["bytes"] = given["bytes"] or given["sha256"]  # which tells it, too
+    findings.unchecked = [what for what, value in given.items() if value is None]
     return findings
 
 

@@ -54,7 +54,7 @@ class SourcesLock:
         held = self.held(name)
         if held is not None and (difference := find_difference(held, found)):
             raise SourcesLockError(
-                f"{difference}, by {self.path}, which holds what it was when it was first used. Fix: restore it, or "
+                f"{difference} by {self.path}, which holds what was found when it was first used. Fix: restore it, or "
                 f"delete the entry {name!r} of {self.path} if you mean to use what is there now."
             )
 

@@ -12,6 +12,7 @@ from amberline.report.text import listed, number
 
 SELECTED = {
     "exactly_one_safe": "rows with exactly one safe response, which is preferred to the unsafe one",
+    "chosen": "each row's own choice is preferred",
 }
 NORMALIZED = {
     "token_mean": "the mean over its tokens",
@@ -93,7 +94,8 @@ def _dataset(recipe: Recipe, name: str) -> str:
     node = recipe.nodes.datasets[name]
     if isinstance(node, kinds.Mix):
         heldout = f"{node.heldout:,} are" if node.heldout else "none is"
-        return f"Conversations of {listed(node.mix)}, shuffled with seed {node.seed}; {heldout} held out."
+        sources = listed([_shared(node, source) for source in node.mix])
+        return f"Conversations of {sources}, shuffled with seed {node.seed}; {heldout} held out."
     if isinstance(node, kinds.Chunk):
         leading = "; a chunk may begin with an answer, as context without loss" if node.keep_leading_answer else ""
         return (
@@ -102,6 +104,17 @@ def _dataset(recipe: Recipe, name: str) -> str:
         )
     train, test = (listed(node.pairs.sources(part)) for part in ("train", "test"))
     return f"Preference pairs to train on of {train} and to measure on of {test}: {SELECTED[node.select]}."
+
+
+def _shared(mix: kinds.Mix, source: str) -> str:
+    """A source of a mix, with how much of it is taken if that is not all, once."""
+    share = mix.share(source)
+    said = [
+        *([f"at most {share.take:,} rows"] if share.take else []),
+        *([f"{share.fraction:.4g} of the rows"] if share.fraction else []),
+        *([f"each {share.repeat} times"] if share.repeat > 1 else []),
+    ]
+    return f"{source} ({', '.join(said)})" if said else source
 
 
 def _start(recipe: Recipe, name: str) -> str:
