@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from amberline.batches.plan import plan_batches
-from amberline.model.attention import choose_attention
+from amberline.model.attention import Kind
+from amberline.model.checkpointing import Level
 from amberline.model.files import read_config
 from amberline.model.load import load_model
 from amberline.objectives.base import Objective
@@ -35,6 +36,9 @@ def train_alone(
     orders: Sequence[Sequence[int]] | None = None,
     micro_batch_tokens: int = 512,
     shape: Shape | None = None,
+    attention: Kind = "sdpa",
+    level: Level = "none",
+    compile: bool = False,
 ) -> tuple[list[dict[str, Any]], torch.nn.Module]:
     """Train in `folder` from the start. Returns the curve and the model."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -48,15 +52,13 @@ def train_alone(
         micro_batch_examples=settings.micro_batch_examples,
         orders=orders,
     )
-    config = read_config(model_folder)
-    attention = choose_attention("auto", "cpu", torch.float32, config)[0]
-    model = load_model(model_folder, device="cpu", attention=attention)
+    model = load_model(model_folder, device="cpu", attention=attention, activation_checkpointing=level, compile=compile)
     tracking = Tracking(wandb_project=None, wandb_mode="offline")
     run = Run(
         ranks=ALONE,
         directory=RunDirectory(folder, "test", Identity({}, {}, "", {}, {})),
         settings=settings,
-        config=config,
+        config=read_config(model_folder),
         model=model,
         optimizer=make_optimizer(model, settings.optimizer),
         objective=objective,
@@ -64,6 +66,7 @@ def train_alone(
         heldout=None,
         micro_batch_tokens=micro_batch_tokens,
         shape=shape,
+        compiled=compile,
         keep_gathered=True,
         reduce_each=False,
         checkpoints=Checkpoints(folder, 1, ["last"], plan.digest, ALONE, print),

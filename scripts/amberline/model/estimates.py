@@ -209,8 +209,9 @@ def passes_seconds(
 
 def optimizer_seconds(config: LlamaConfig, *, moments: int, shards: int, rates: Rates) -> float:
     """Seconds of one process to clip a step's gradients and to update its weights with `moments` each, in float32."""
-    # The norm reads gradients, clipping reads and writes them, the update reads them; and reads and writes the rest.
-    accesses = 4 + 2 * (1 + moments)
+    # The norm reads gradients, clipping reads and writes them. AdamW, one kernel, reads them, and reads and writes
+    # weights and both moments; RMSprop, with one moment, is five operations on each element, of two or three tensors.
+    accesses = 3 + (13 if moments == 1 else 1 + 2 * (1 + moments))
     return 4 * parameters(config)[0] * accesses / shards / rates.traffic
 
 

@@ -20,6 +20,7 @@ from amberline.model.estimates import training_flops
 from amberline.objectives.base import MicroBatch, Objective
 from amberline.objectives.settings import Training
 from amberline.training.checkpoints import Checkpoints
+from amberline.training.compiled import lost_compilation
 from amberline.training.curve import Line
 from amberline.training.gradients import clip, squared_gradients, synchronise
 from amberline.training.metrics import Metrics
@@ -57,6 +58,7 @@ class Run:
     heldout: Heldout | None
     micro_batch_tokens: int
     shape: Shape | None  # that all micro-batches are padded to
+    compiled: bool  # layers, as far as torch can
     keep_gathered: bool  # parameters between the micro-batches of a step
     reduce_each: bool  # gradients of each micro-batch, instead of once a step
     checkpoints: Checkpoints
@@ -114,6 +116,8 @@ def train(run: Run, start: int) -> int:
                 _sync_metrics(run)
                 run.checkpoints.save(number + 1, run.model, run.optimizer)
             _watch(run, line)
+            if number == start:
+                _say_what_is_not_compiled(run)
             if stops:
                 break
         run.checkpoints.wait_and_check()
@@ -247,6 +251,12 @@ def _stop_unsound(run: Run, number: int, loss: float, norm: float, micro_batches
         f"the {what} of step {number + 1} is not finite ({named}): stopped before the update. The examples of the step "
         f"are in {report}; the checkpoints of earlier steps are good"
     )
+
+
+def _say_what_is_not_compiled(run: Run) -> None:
+    """It is known after a step."""
+    if run.compiled and run.metrics and (sentence := lost_compilation()):
+        run.metrics.warn(sentence)
 
 
 def _watch(run: Run, line: Line) -> None:

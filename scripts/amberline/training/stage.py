@@ -178,6 +178,7 @@ def _train(stage: Stage, ranks: Ranks) -> bool:
         heldout=heldout,
         micro_batch_tokens=choices.micro_batch_tokens,
         shape=shape,
+        compiled=choices.compile,
         keep_gathered=not choices.reshard_after_forward,
         reduce_each=choices.accumulated == "shards",
         checkpoints=checkpoints,
