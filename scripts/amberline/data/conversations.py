@@ -15,7 +15,7 @@ HUMAN_SPEAKERS = frozenset({"human", "user"})
 ASSISTANT_SPEAKERS = frozenset({"gpt", "chatgpt", "bing", "bard"})
 SYSTEM_KEYS = frozenset({"system", "system_prompt"})
 PUBLISHED_NAMES = {"user": "human", "assistant": "gpt"}
-KNOWN_SPEAKERS = HUMAN_SPEAKERS | ASSISTANT_SPEAKERS | {"system"}
+KNOWN_SPEAKERS = HUMAN_SPEAKERS | ASSISTANT_SPEAKERS | {"system", "tool"}
 
 
 class BadRecord(Exception):
