@@ -137,8 +137,8 @@ def save_fast_tokenizer(peer: Path, work: Path) -> None:
 
 def commands(work: Path, processes: int) -> dict[str, list[str]]:
     """The command lines of both programs."""
-    chunk = {"mode": "fastchat", "max_length": MAX_LENGTH, "keep_leading_answer": False}
-    tokens = {"template": "vicuna", "mode": "fastchat", "max_length": MAX_LENGTH}
+    chunk = {"mode": "fastchat", "template": "vicuna", "max_length": MAX_LENGTH, "keep_leading_answer": False}
+    tokens = {"template": "vicuna", "loss_on": "answers", "mode": "fastchat", "max_length": MAX_LENGTH}
     common = [f"--model={work / 'model'}", f"--processes={processes}"]
     return {
         "split": [

@@ -2,6 +2,7 @@
 
 from amberline.formats.registry import format_file
 from amberline.recipe import nodes as kinds
+from amberline.templates.registry import template_file
 
 DATA_THREADS = RECIPE.around.data_hardware.processes
 
@@ -69,7 +70,12 @@ rule chunk:
     resources:
         **data_stage(),
     params:
-        **depends("chunk_conversations.py", paths.data("{dataset}{part}")),
+        **depends(
+            lambda wildcards: with_template(
+                "chunk_conversations.py", RECIPE.chunk_settings(wildcards.dataset).template
+            ),
+            paths.data("{dataset}{part}"),
+        ),
         settings=lambda wildcards: settings(RECIPE.chunk_settings(wildcards.dataset)),
         files=files_of,
         made=files_made,
@@ -120,6 +126,11 @@ def tokenizing_program(wildcards):
     return "tokenize_pairs.py" if tokens_of(wildcards).of_pairs else "tokenize_conversations.py"
 
 
+def with_template(program, template):
+    """A program, and the template that it renders turns with."""
+    return with_registered(program, template_file(template))
+
+
 rule tokenize:
     input:
         rows=lambda wildcards: made(paths.data(tokens_of(wildcards).dataset, tokens_of(wildcards).part)),
@@ -138,7 +149,10 @@ rule tokenize:
     resources:
         **data_stage(),
     params:
-        **depends(lambda wildcards: [tokenizing_program(wildcards)], paths.tokens("{tokens}")),
+        **depends(
+            lambda wildcards: with_template(tokenizing_program(wildcards), tokens_of(wildcards).settings.template),
+            paths.tokens("{tokens}"),
+        ),
         settings=lambda wildcards: settings(tokens_of(wildcards).settings),
         program=lambda wildcards: Untracked(tokenizing_program(wildcards)),
         files=files_of,

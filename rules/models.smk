@@ -142,7 +142,9 @@ rule export:
     resources:
         **data_stage(),
     params:
-        **depends("export.py", paths.model("{model}")),
+        **depends(
+            lambda wildcards: with_template("export.py", RECIPE.node(wildcards.model).template), paths.model("{model}")
+        ),
         settings=lambda wildcards: export_settings(wildcards.model),
         files=files_of,
         heldout=lambda wildcards, input: repeated("--heldout", input.heldout),
@@ -170,7 +172,10 @@ rule write_card:
     conda:
         ENVIRONMENT
     params:
-        **depends("write_card.py", paths.card("{model}")),
+        **depends(
+            lambda wildcards: with_template("write_card.py", RECIPE.node(wildcards.model).template),
+            paths.card("{model}"),
+        ),
         settings=lambda wildcards: card_settings(wildcards.model),
         kept=lambda wildcards: kept(RECIPE.runs[wildcards.model]),
         files=files_of,

@@ -18,14 +18,14 @@ from amberline.hub.model_files import check_config, check_weights, convert_pickl
 from amberline.hub.model_names import ModelError
 from amberline.hub.origins import model_origin
 from amberline.recipe.data import Pretrained
-from amberline.text.chat_template import opening
-from amberline.text.tokenizers import TokenizerRefused, load_tokenizer
+from amberline.text.chats import opening
+from amberline.text.tokenizers import TRICKY_TEXTS, TokenizerRefused, load_tokenizer
 
 
 def check(folder: Path) -> None:
     """Refuse now what a later stage could not use: another architecture, or a tokenizer that is not exact."""
     check_config(folder)
-    opening(load_tokenizer(folder))
+    opening(load_tokenizer(folder), TRICKY_TEXTS)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from amberline.core.pieces import work_on_pieces
 from amberline.data.row_sources import BySource, read_sources
 from amberline.data.streams import work_pieces, write_array
 from amberline.recipe.data import Chunk
-from amberline.text.chunk_pieces import MODES, chunk_piece
+from amberline.text.chunk_pieces import chunk_piece, modes_of
 from amberline.text.failures import FAILURES
 
 
@@ -29,7 +29,7 @@ def main(
     chunks: Annotated[Path, typer.Option(help="chunks to write")],
     funnel: Annotated[Path, typer.Option(help="the account to write")],
     rejects: Annotated[Path, typer.Option(help="lost turns and rows to write")],
-    comparison: Annotated[Path, typer.Option(help="accounts of both modes to write, side by side")],
+    comparison: Annotated[Path, typer.Option(help="accounts of the modes to write, side by side")],
 ) -> None:
     """Cut long conversations into chunks that fit the context."""
     with one_message("chunk_conversations", *FAILURES):
@@ -38,7 +38,7 @@ def main(
         rows = described["facts"].get("rows")
         by_source = BySource(conversations, list(described["inputs"]), read_sources(conversations))
         verify(model)
-        funnels = {mode: Funnel("chunk") for mode in MODES}
+        funnels = {mode: Funnel("chunk") for mode in modes_of(choices)}
         work = partial(chunk_piece, conversations, model, choices)
         items = work_pieces(conversations)
         with write_array(chunks) as written:

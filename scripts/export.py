@@ -40,10 +40,12 @@ def main(
     from amberline.hub.model_names import ModelError
     from amberline.model.export import write_model_folder
     from amberline.model.weights import CheckpointWeights, DigestedWeights, write_policy
-    from amberline.text.chat_template import vicuna
+    from amberline.templates.registry import TemplateError
+    from amberline.text.chats import exported_chat
     from amberline.text.tokenizers import TokenizerRefused, load_tokenizer
 
-    with one_message("export", CurveError, ManifestError, ModelError, NotExportable, TokenizerRefused):
+    faults = (CurveError, ManifestError, ModelError, NotExportable, TemplateError, TokenizerRefused)
+    with one_message("export", *faults):
         inputs = {"run": run, "base": base, **({"heldout": heldout} if heldout else {})}
         manifests = {name: verify(path) for name, path in inputs.items()}
         training = manifests["run"]
@@ -53,8 +55,8 @@ def main(
         parameters = sum(shape.numel() for shape in weights.shapes().values())
         check_room(output, parameters * (getattr(torch, asked.dtype).itemsize + 4 * asked.policy))
         with whole_folder(output) as folder:
-            template = vicuna(load_tokenizer(base)) if asked.template == "vicuna" else None
-            write_model_folder(weights, base, folder, getattr(torch, asked.dtype), template)
+            chat_template, end_ids = exported_chat(load_tokenizer(base), asked.template)
+            write_model_folder(weights, base, folder, getattr(torch, asked.dtype), chat_template, end_ids)
             _check_weights(run, training, chosen, weights.digests)
             if asked.policy:
                 # The reference implementation counts examples, not optimizer steps.

@@ -32,7 +32,7 @@ def main(
         verify(base)
         weights = PolicyWeights(policy)
         with whole_folder(output) as folder:
-            write_model_folder(weights, base, folder, torch.float32, None)
+            write_model_folder(weights, base, folder, torch.float32, chat_template=None, end_ids=None)
             write_manifest(
                 folder,
                 kind="model",

@@ -1,7 +1,7 @@
 """Make a small, randomly initialised Llama with a tokenizer trained on conversations: a stand-in for a real one."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +18,7 @@ from amberline.data.streams import BadFile, by_name, read_records
 from amberline.formats.base import ConversationFormat
 from amberline.formats.registry import FormatError, with_formats
 from amberline.recipe.data import Tiny, TinyModel
+from amberline.text.small_byte_level import save_byte_level, train_byte_level
 from amberline.text.small_tokenizer import SmallTokenizerError, save_llama_tokenizer, train_sentencepiece
 
 
@@ -42,7 +43,16 @@ def texts(sources: list[tuple[Path, ConversationFormat]], counted: Funnel) -> It
             raise BadFile(file, 0, f"no row can be used, {reasons.commonest()}", shape)
 
 
-def save_model(settings: TinyModel, folder: Path) -> int:
+def save_tokenizer(settings: TinyModel, texts: Iterator[str], folder: Path) -> dict[str, int | None]:
+    """Train and write a tokenizer of the kind asked for; return its special ids as config.json has them."""
+    kind = settings.tokenizer_kind
+    if kind == "llama":
+        save_llama_tokenizer(train_sentencepiece(texts, settings.vocabulary), folder, settings.context)
+        return {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    return save_byte_level(train_byte_level(texts, settings.vocabulary, kind), folder, kind, settings.context)
+
+
+def save_model(settings: TinyModel, special: Mapping[str, int | None], folder: Path) -> int:
     """Write a Llama of those sizes with seeded random weights in fp32; return its number of parameters."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -57,9 +67,7 @@ def save_model(settings: TinyModel, folder: Path) -> int:
         num_attention_heads=settings.heads,
         max_position_embeddings=settings.context,
         rms_norm_eps=1e-6,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
+        **special,
     )
     model = LlamaForCausalLM(config)
     disable_progress_bar()  # of saving: a log cannot be drawn over
@@ -85,8 +93,8 @@ def main(
         sources = with_formats(conversations, choices.formats, ConversationFormat)
         counted = Funnel("make_tiny_model")
         with whole_folder(output) as folder:
-            save_llama_tokenizer(train_sentencepiece(texts(sources, counted), sizes.vocabulary), folder, sizes.context)
-            parameters = save_model(sizes, folder)
+            special = save_tokenizer(sizes, texts(sources, counted), folder)
+            parameters = save_model(sizes, special, folder)
             write_manifest(
                 folder,
                 kind="model",

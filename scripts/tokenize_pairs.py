@@ -16,7 +16,7 @@ from amberline.data.tokens import token_files, write_tokens
 from amberline.recipe.data import PreferenceTokens
 from amberline.text.columns import token_facts
 from amberline.text.failures import FAILURES
-from amberline.text.tokenizing_pairs import batches, read_prompts, schema_of, tokenize_prompts, unit_of
+from amberline.text.tokenizing_pairs import batches, check_turns, read_prompts, schema_of, tokenize_prompts, unit_of
 
 
 def main(
@@ -37,6 +37,7 @@ def main(
         verify(rows)
         verify(model)
         prompts = read_prompts(rows)
+        check_turns(rows, prompts, choices.template)
         work = partial(tokenize_prompts, rows.name, model, choices)
         pieces = work_on_pieces(
             work, batches(prompts), processes, file=rows, rejects=rejects, total=len(prompts), unit="prompts"

@@ -15,7 +15,7 @@ LAYERS = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/architecture.md").read_text
 # What only programs and rules import, apart from these.
 FOR_PROGRAMS_ALONE = {"report": set(), "cluster": set()}
 # Folders whose files are found by their names; the recipe reads what they say.
-REGISTRIES = {"evaluations", "formats", "objectives"}
+REGISTRIES = {"evaluations", "formats", "objectives", "templates"}
 
 
 def test_every_package_is_in_the_table():

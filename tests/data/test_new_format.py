@@ -93,7 +93,7 @@ def test_one_file_among_the_others_is_enough(scripts: Path, tmp_path: Path) -> N
     assert (reject["file"], reject["row"], reject["reason"]) == ("tasks.json", 3, "text_wrong_type")
 
     made = {name: tmp_path / "chunks" / f"{name}.json" for name in ("chunks", "funnel", "rejects", "comparison")}
-    settings = {"mode": "fastchat", "max_length": 200, "keep_leading_answer": False}
+    settings = {"mode": "fastchat", "template": "vicuna", "max_length": 200, "keep_leading_answer": False}
     given = {"conversations": tmp_path / "data/mix.json", "model": tokenizer(tmp_path / "model")}
     done = run(scripts / "chunk_conversations.py", **given, settings=settings, **made)
     assert done.returncode == 0, done.stderr

@@ -47,7 +47,7 @@ def test_shards_and_index_are_what_transformers_reads(policy, grouped_folder, tm
 def test_policy_becomes_a_folder_that_transformers_loads(policy, grouped_folder, tmp_path, dtype):
     folder = tmp_path / "model"
     folder.mkdir()
-    write_model_folder(PolicyWeights(policy), grouped_folder, folder, dtype, None)
+    write_model_folder(PolicyWeights(policy), grouped_folder, folder, dtype, None, None)
     loaded = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
     state = torch.load(policy)["state"]
     assert loaded.dtype == dtype
@@ -97,4 +97,4 @@ def test_weights_of_another_architecture_are_refused(golden_folder, policy, tmp_
     del state["model.norm.weight"]
     torch.save({"step_idx": 0, "state": state, "metrics": {}}, policy)
     with pytest.raises(ModelError, match=r"differ in \['model.norm.weight'\]"):
-        write_model_folder(PolicyWeights(policy), golden_folder, tmp_path, torch.float32, None)
+        write_model_folder(PolicyWeights(policy), golden_folder, tmp_path, torch.float32, None, None)

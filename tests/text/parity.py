@@ -19,7 +19,7 @@ def fastchat_chunks(rows: list[dict], slow: SlowLlama, max_length: int) -> list[
 
 
 def our_chunks(rows: list[dict], tokenizer: Tokenizer, max_length: int) -> list[dict]:
-    settings = Chunk(mode="fastchat", max_length=max_length, keep_leading_answer=False)
+    settings = Chunk(mode="fastchat", template="vicuna", max_length=max_length, keep_leading_answer=False)
     chunks = []
     for row in rows:
         conversation = parse_conversation(row)

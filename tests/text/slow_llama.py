@@ -15,14 +15,17 @@ from sentencepiece import sentencepiece_model_pb2
 class SlowLlama:
     """Callable as FastChat calls its tokenizer."""
 
-    def __init__(self, model: Path, legacy: bool, model_max_length: int = 2048) -> None:
+    def __init__(
+        self, model: Path, legacy: bool, model_max_length: int = 2048, added: dict[str, int] | None = None
+    ) -> None:
         proto = sentencepiece_model_pb2.ModelProto()
         proto.ParseFromString(model.read_bytes())
         proto.normalizer_spec.add_dummy_prefix = legacy
         self.processor = sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString())
         self.legacy = legacy
         self.model_max_length = model_max_length
-        self.specials = {"<unk>": 0, "<s>": 1, "</s>": 2}
+        self.specials = {"<unk>": 0, "<s>": 1, "</s>": 2, **(added or {})}
+        self.special = re.compile(f"({'|'.join(map(re.escape, self.specials))})")
         self.pad_token_id = 0  # FastChat pads with the unknown token
         self.unk_length = len(self.processor.encode("<unk>"))
 
@@ -31,7 +34,7 @@ class SlowLlama:
         if not self.legacy and text:
             text = "▁" + text.replace("▁", " ")
         ids: list[int] = []
-        for segment in re.split("(<unk>|<s>|</s>)", text):
+        for segment in self.special.split(text):
             if segment in self.specials:
                 ids.append(self.specials[segment])
             elif segment:

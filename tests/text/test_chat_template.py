@@ -9,9 +9,9 @@ from tokenizer_folders import TEXTS, byte_level_folder
 from transformers import AutoTokenizer
 
 from amberline.data.conversations import Turn
-from amberline.text.chat_template import opening, vicuna
+from amberline.templates.vicuna import SYSTEM, render
+from amberline.text.chats import Chat, opening
 from amberline.text.small_tokenizer import save_llama_tokenizer, train_sentencepiece
-from amberline.text.template import render
 from amberline.text.tokenizers import TokenizerRefused, load_tokenizer
 
 TURNS = [("human", "Hi  there, trees?"), ("gpt", "Light, naïve ✓"), ("human", "And roots?"), ("gpt", " Yes.")]
@@ -46,8 +46,8 @@ FOLDERS = {
 def test_transformers_makes_the_tokens_of_training(tmp_path: Path, kind: str) -> None:
     folder, expected = FOLDERS[kind](tmp_path / "tokenizer")
     tokenizer = load_tokenizer(folder)
-    assert opening(tokenizer) == expected
-    (folder / "chat_template.jinja").write_text(vicuna(tokenizer), encoding="utf-8")
+    assert opening(tokenizer, [SYSTEM]) == expected
+    (folder / "chat_template.jinja").write_text(Chat(tokenizer, "vicuna").jinja(), encoding="utf-8")
     (folder / "config.json").write_text('{"model_type": "llama"}')
     parts = render([Turn(*turn) for turn in TURNS], tokenizer.eos)
     trained = np.concatenate(tokenizer.encode_parts([part.text for part in parts])).tolist()
@@ -63,4 +63,4 @@ def test_a_start_that_no_text_stands_for_is_refused(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(byte_level_folder(tmp_path / "tokenizer", bos="<s>"))
     tokenizer.bos = "<another>"
     with pytest.raises(TokenizerRefused, match="no chat template could ask"):
-        opening(tokenizer)
+        Chat(tokenizer, "vicuna").jinja()

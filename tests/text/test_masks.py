@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amberline.data.conversations import Turn, parse_conversation
+from amberline.templates.vicuna import render
+from amberline.text.chats import chat_of
 from amberline.text.masks import IGNORED, UnusableChunk, fastchat_mask, mask_answers
-from amberline.text.template import render
 from amberline.text.tokenizers import TokenizerRefused
 
 words = st.sampled_from(["a", "Hello there", "x = 1", "你好", "tail ", " head", "line\nline", "  ", "▁", "</s>", "é🙂"])
@@ -46,7 +47,7 @@ def _bytes_to_text(pieces: str) -> str:
 @pytest.mark.parametrize("kind", ["legacy", "modern", "byte_level"])
 def test_the_loss_covers_exactly_the_answers(request, kind, turns):
     tokenizer = request.getfixturevalue(kind)
-    sample = mask_answers(tokenizer, turns, 10_000)
+    sample = mask_answers(chat_of(tokenizer, "vicuna"), turns, 10_000)
     parts = render(turns, tokenizer.eos)
     assert sample.input_ids.tolist() == tokenizer.encode("".join(part.text for part in parts)).tolist()
     expected = [part.text.replace("▁", " ") if kind != "byte_level" else part.text for part in parts if part.is_answer]
@@ -73,7 +74,7 @@ def test_both_modes_agree_wherever_fastchat_does_not_mask_the_whole(request, kin
         odd = any(turn.text in ODD_TEXTS or "</s>" in turn.text for turn in turns)
         if odd or len(turns) < 2 or turns[0].speaker != "human":
             continue
-        ours = mask_answers(tokenizer, turns, 2048)
+        ours = mask_answers(chat_of(tokenizer, "vicuna"), turns, 2048)
         assert ours.input_ids.tolist() == published.input_ids.tolist()
         if published.mismatch:
             masked_whole += 1
@@ -86,20 +87,25 @@ def test_both_modes_agree_wherever_fastchat_does_not_mask_the_whole(request, kin
 
 def test_fastchat_masks_a_sample_whole_on_a_mismatch_and_lossless_trains_on_it(legacy):
     turns = [Turn("human", "say <unk>"), Turn("gpt", "fine")]
-    published, ours = fastchat_mask(legacy, turns, 2048), mask_answers(legacy, turns, 2048)
+    published, ours = fastchat_mask(legacy, turns, 2048), mask_answers(chat_of(legacy, "vicuna"), turns, 2048)
     assert published.mismatch
     assert (published.labels == IGNORED).all()
     assert learnt(legacy, ours) == [" fine</s>"]
 
 
 def test_a_leading_answer_bears_no_loss(legacy):
-    sample = mask_answers(legacy, [Turn("gpt", "before"), Turn("human", "q"), Turn("gpt", "a")], 2048)
+    sample = mask_answers(
+        chat_of(legacy, "vicuna"), [Turn("gpt", "before"), Turn("human", "q"), Turn("gpt", "a")], 2048
+    )
     assert learnt(legacy, sample) == [" a</s>"]
 
 
 def test_truncation_is_counted_and_pads_nothing(legacy):
     turns = [Turn("human", "q"), Turn("gpt", "word " * 300)]
-    whole, cut = mask_answers(legacy, turns, 10_000), mask_answers(legacy, turns, 64)
+    whole, cut = (
+        mask_answers(chat_of(legacy, "vicuna"), turns, 10_000),
+        mask_answers(chat_of(legacy, "vicuna"), turns, 64),
+    )
     assert len(cut.input_ids) == 64
     assert cut.cut == len(whole.input_ids) - 64
     assert cut.labels.tolist() == whole.labels.tolist()[:64]

@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from amberline.data.conversations import Turn
 from amberline.recipe.data import PreferenceTokens
+from amberline.templates.vicuna import render
 from amberline.text.masks import IGNORED
 from amberline.text.preferences import encode_prompt_and_responses, join
 
@@ -58,17 +60,14 @@ def test_keep_end_keeps_the_end_of_the_prompt():
 
 
 def test_without_template_prompt_and_response_stand_apart(legacy):
-    prompt, (response,) = encode_prompt_and_responses(legacy, "Is it safe?", ["Yes."], "none")
+    prompt, (response,) = encode_prompt_and_responses(legacy, [Turn("human", "Is it safe?")], ["Yes."], "none")
     assert prompt.tolist() == legacy.encode("Is it safe?").tolist()[1:]
     assert response.tolist() == [*legacy.encode("Yes.").tolist()[1:], legacy.eos_id]
 
 
 @pytest.mark.parametrize("prompt", ["Is it safe?", "trailing space ", "", "two\nlines "])
 def test_with_the_chat_template_the_whole_is_tokenized_as_one(legacy, prompt):
-    from amberline.data.conversations import Turn
-    from amberline.text.template import render
-
-    ids_, (yes, no) = encode_prompt_and_responses(legacy, prompt, ["Yes.", " No"], "vicuna")
+    ids_, (yes, no) = encode_prompt_and_responses(legacy, [Turn("human", prompt)], ["Yes.", " No"], "vicuna")
     for answer, response in (("Yes.", yes), (" No", no)):
         text = "".join(part.text for part in render([Turn("human", prompt), Turn("gpt", answer)]))
         assert [*ids_, *response] == legacy.encode(text).tolist()

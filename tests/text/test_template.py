@@ -5,7 +5,7 @@ from fastchat.conversation import get_conv_template
 from generated import conversations
 
 from amberline.data.conversations import Turn, parse_conversation
-from amberline.text.template import END, render, render_round
+from amberline.templates.vicuna import END, render, render_round
 
 
 def fastchat_prompt(turns) -> str:

@@ -22,7 +22,15 @@ from amberline.text.masks import IGNORED, fastchat_mask
 from amberline.text.small_tokenizer import SmallTokenizerError, save_llama_tokenizer, train_sentencepiece
 from amberline.text.tokenizers import load_tokenizer
 
-TINY = {"hidden_size": 32, "intermediate_size": 64, "layers": 2, "heads": 4, "context": 128, "seed": 1}
+TINY = {
+    "tokenizer": None,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "layers": 2,
+    "heads": 4,
+    "context": 128,
+    "seed": 1,
+}
 
 
 def describe(made: Path, kind: str, files: list[Path], **facts) -> Path:
@@ -50,7 +58,7 @@ def mix(tmp_path_factory) -> Path:
 
 
 def run_chunk(mix: Path, model: Path, out: Path, mode: str = "fastchat", processes: int = 1) -> Path:
-    settings = {"mode": mode, "max_length": 512, "keep_leading_answer": mode == "lossless"}
+    settings = {"mode": mode, "max_length": 512, "keep_leading_answer": mode == "lossless", "template": "vicuna"}
     chunk_conversations.main(
         conversations=mix,
         model=model,
@@ -68,7 +76,7 @@ def run_tokenize(chunks: Path, model: Path, out: Path, mode: str = "fastchat", p
     tokenize_conversations.main(
         rows=chunks,
         model=model,
-        settings=json.dumps({"template": "vicuna", "mode": mode, "max_length": 512}),
+        settings=json.dumps({"template": "vicuna", "loss_on": "answers", "mode": mode, "max_length": 512}),
         processes=processes,
         tokens=out / "tokens",
         funnel=out / "tokens.json",
@@ -410,7 +418,7 @@ def test_settings_that_are_wrong_are_named(mix, model, tmp_path):
         tokenize_conversations.main(
             rows=mix,
             model=model,
-            settings='{"template": "vicuna", "mode": "fastchat", "max_length": 0}',
+            settings='{"template": "vicuna", "loss_on": "answers", "mode": "fastchat", "max_length": 0}',
             processes=1,
             tokens=tmp_path / "tokens",
             funnel=tmp_path / "tokens.json",
@@ -424,7 +432,7 @@ def refused_chunking(mix: Path, model: Path, out: Path) -> str:
         chunk_conversations.main(
             conversations=mix,
             model=model,
-            settings='{"mode": "fastchat", "max_length": 9, "keep_leading_answer": true}',
+            settings='{"mode": "fastchat", "template": "vicuna", "max_length": 9, "keep_leading_answer": true}',
             processes=1,
             chunks=out / "chunks.json",
             funnel=out / "chunk.json",

@@ -1,5 +1,7 @@
 """Ids are exact, or the tokenizer is refused."""
 
+import json
+
 import numpy as np
 import pytest
 from generated import ODD_TEXTS
@@ -53,9 +55,25 @@ def test_a_text_behind_an_end_is_counted_as_it_stands_there(pair):
         assert tokenizer.count_following(text) == len(slow(f"x</s>{text}").input_ids) - len(slow("x</s>").input_ids)
 
 
-def test_parts_that_meet_inside_a_word_are_refused(legacy):
-    with pytest.raises(ValueError, match="may not meet"):
-        legacy.encode_parts(["hel", "lo"])
+def test_a_token_belongs_to_the_part_that_it_ends_in(legacy):
+    pieces = [
+        [legacy._whole.id_to_piece(id_) for id_ in ids.tolist()] for ids in legacy.encode_parts(["hel", "lo 𝄞", "\n"])
+    ]
+    assert pieces == [["<s>"], ["▁hell", "o", "▁", "<0xF0>", "<0x9D>", "<0x84>", "<0x9E>"], ["<0x0A>"]]
+
+
+@settings(derandomize=True, max_examples=500, deadline=None)
+@given(st.lists(any_text, min_size=1, max_size=6))
+def test_parts_that_meet_anywhere_joined_are_the_whole(pair, parts):
+    slow, tokenizer = pair
+    encoded = tokenizer.encode_parts(parts)
+    assert np.concatenate(encoded).tolist() == slow("".join(parts)).input_ids
+    # Where the quick way is taken, the other one cuts at the same tokens.
+    across = tokenizer._encode_across(parts, with_bos=True)
+    if all(parts):
+        assert [ids.tolist() for ids in across] == [ids.tolist() for ids in encoded]
+    apart = tokenizer.encode_parts(parts, with_bos=False)
+    assert np.concatenate(apart).tolist() == slow("".join(parts)).input_ids[1:]
 
 
 class TestLlamaRefused:
@@ -138,9 +156,44 @@ class TestByteLevel:
         assert tokenizer.encode_apart(" a").tolist() == second.tolist()
         assert tokenizer.count_following("USER:") == tokenizer.count("USER:")
 
-    def test_one_that_changes_the_text_is_refused(self, tmp_path):
-        with pytest.raises(TokenizerRefused, match="changes the text"):
-            load_tokenizer(byte_level_folder(tmp_path / "t", normalizer=normalizers.Lowercase()))
+    @pytest.mark.parametrize(
+        ("normalizer", "text"),
+        [(normalizers.NFC(), "Café e\u0301\u0301 가"), (normalizers.Lowercase(), "İstanbul ÄÖ")],
+    )
+    def test_one_that_normalises_is_cut_where_the_text_is_cut(self, tmp_path, normalizer, text):
+        tokenizer = load_tokenizer(byte_level_folder(tmp_path / "t", normalizer=normalizer))
+        assert tokenizer.changed(text)
+        assert not tokenizer.changed("plain text")
+        for cut in range(len(text) + 1):
+            parts = [f"{text[:cut]}{tokenizer.eos}", text[cut:]]
+            encoded = tokenizer.encode_parts(parts)
+            assert np.concatenate(encoded).tolist() == tokenizer.encode("".join(parts)).tolist()
+            decoded = [tokenizer._encoder.decode(ids.tolist(), skip_special_tokens=False) for ids in encoded]
+            assert decoded == [
+                normalizer.normalize_str(text[:cut]) + tokenizer.eos,
+                normalizer.normalize_str(text[cut:]),
+            ]
+
+    def test_a_composed_character_belongs_to_the_part_that_its_mark_is_in(self, tmp_path):
+        tokenizer = load_tokenizer(byte_level_folder(tmp_path / "t", normalizer=normalizers.NFC()))
+        first, second = tokenizer.encode_parts(["Cafe", "\u0301 X"])
+        assert first.tolist() == tokenizer.encode("Caf").tolist()
+        assert second.tolist() == tokenizer.encode("é X").tolist()
+
+    def test_spaces_in_front_of_a_token_are_in_its_offsets(self, tmp_path):
+        folder = byte_level_folder(tmp_path / "t")
+        content = json.loads((folder / "tokenizer.json").read_text())
+        content["post_processor"] = {
+            "type": "ByteLevel",
+            "add_prefix_space": False,
+            "trim_offsets": True,
+            "use_regex": True,
+        }
+        (folder / "tokenizer.json").write_text(json.dumps(content))
+        tokenizer = load_tokenizer(folder)
+        assert [tokenizer._encoder.decode(ids.tolist()) for ids in tokenizer.encode_parts(["a:", "  b", " c "])] == [
+            *("a:", "  b", " c ")
+        ]
 
     def test_one_that_drops_text_is_refused(self, tmp_path):
         with pytest.raises(TokenizerRefused, match=r"no token stands for|changes the text"):

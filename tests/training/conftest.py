@@ -3,6 +3,7 @@ import pytest
 import torch
 from worlds import World, finished, logp, random_sequence, write_pairs, write_reference, write_sequences
 
+from amberline.text.small_tokenizer import save_llama_tokenizer, train_sentencepiece
 from golden_model import golden_model, save_golden_model
 
 torch.set_num_threads(1)
@@ -13,7 +14,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """A small model, 36 conversations and 40 pairs, made once."""
     root = tmp_path_factory.mktemp("world")
     rng = np.random.default_rng(5)
-    model = finished(save_golden_model(root / "model"), "model")
+    folder = save_golden_model(root / "model")
+    save_llama_tokenizer(train_sentencepiece(["Some words for a small tokenizer."] * 9, 280), folder, 128)
+    model = finished(folder, "model")
     rows = [random_sequence(rng, 90) for _ in range(36)]
     pairs = []
     for _ in range(40):

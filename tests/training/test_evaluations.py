@@ -17,10 +17,11 @@ from worlds import HARDWARE, World, finished, logp, write_pairs, write_reference
 
 import evaluate
 from amberline.core.manifests import ManifestError, read_manifest, save_manifest, verify, write_manifest
+from amberline.data.conversations import Turn
 from amberline.data.tokens import open_tokens
 from amberline.evaluations.registry import evaluation_file, evaluation_names, load_evaluation
 from amberline.evaluations.samples import prompts_in
-from amberline.text.chat_template import vicuna
+from amberline.text.chats import Chat
 from amberline.text.small_tokenizer import save_llama_tokenizer, train_sentencepiece
 from amberline.text.tokenizers import load_tokenizer
 from golden_model import golden_model
@@ -44,7 +45,7 @@ def moved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.nn.Modu
     network.save_pretrained(folder)
     text = ["A question about trees, and why they grow.", "Trees grow because of light; roots hold them."] * 20
     save_llama_tokenizer(train_sentencepiece(text, 300), folder, 128)
-    (folder / "chat_template.jinja").write_text(vicuna(load_tokenizer(folder)))
+    (folder / "chat_template.jinja").write_text(Chat(load_tokenizer(folder), "vicuna").jinja())
     return finished(folder, "model", settings={"template": "vicuna"}), network
 
 
@@ -126,8 +127,12 @@ def test_answers_are_the_likeliest_tokens(template: str, moved: tuple[Path, torc
 def test_of_conversations_the_first_questions_are_asked() -> None:
     talks = [[("human", "Why?"), ("gpt", "So.")], [("gpt", "Well."), ("human", "Not first")], [("human", "Why?")]]
     rows = [{"conversations": [{"from": who, "value": text} for who, text in talk]} for talk in talks]
-    assert prompts_in(rows) == ["Why?"]
-    assert prompts_in({"A prompt": {}, "Another": {}}) == ["A prompt", "Another"]
+    assert prompts_in(rows) == [(Turn("human", "Why?"),)]
+    assert prompts_in({"A prompt": {}, "Another": {}}) == [(Turn("human", "A prompt"),), (Turn("human", "Another"),)]
+    several = [{"from": "system", "value": "Be brief."}, {"from": "human", "value": "Why?"}]
+    assert prompts_in({"key": {"turns": several}}) == [(Turn("system", "Be brief."), Turn("human", "Why?"))]
+    chat = [*several, {"from": "gpt", "value": "Because."}]
+    assert prompts_in([{"conversations": chat}]) == [(Turn("system", "Be brief."), Turn("human", "Why?"))]
 
 
 @pytest.mark.parametrize("evaluation", ["perplexity", "rewards"])

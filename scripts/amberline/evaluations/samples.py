@@ -10,11 +10,16 @@ from pydantic import Field
 
 from amberline.core.manifests import read_manifest
 from amberline.core.settings import Count, PositiveCount, ResultSettings
+from amberline.data.conversations import Turn
 from amberline.evaluations.base import Evaluation, EvaluationError
+from amberline.templates.base import ROLES
 
 if TYPE_CHECKING:
     from amberline.recipe.hardware import Hardware
     from amberline.training.ranks import Ranks
+
+
+Prompt = tuple[Turn, ...]
 
 
 class SamplesSettings(ResultSettings):
@@ -44,7 +49,8 @@ class Samples(Evaluation):
         """The template, and each prompt with its answer."""
         # A model that was trained on no template is asked bare prompts.
         template = read_manifest(model)["settings"].get("template", "none")
-        prompts = _prompts(data)[: self.settings.prompts]
+        prompts = [turns for turns in _prompts(data) if template != "none" or len(turns) == 1]
+        prompts = prompts[: self.settings.prompts]
         try:
             answers = answer(model, prompts, template, self.settings.tokens, str(ranks.device))
         except Exception as error:  # transformers has many, for damaged files and templates
@@ -53,27 +59,36 @@ class Samples(Evaluation):
         return {
             "tokens": self.settings.tokens,
             "template": template,
-            "answers": [{"prompt": prompt, "answer": made} for prompt, made in zip(prompts, answers, strict=True)],
+            "answers": [
+                {"prompt": "\n\n".join(turn.text for turn in turns), "answer": made}
+                for turns, made in zip(prompts, answers, strict=True)
+            ],
         }
 
 
-def _prompts(data: Path) -> list[str]:
+def _prompts(data: Path) -> list[Prompt]:
     try:
         return prompts_in(json.loads(data.read_text(encoding="utf-8")))
     except (ValueError, TypeError, LookupError) as error:
         raise EvaluationError(f"{data} is damaged ({error!r}): make that stage again") from None
 
 
-def prompts_in(rows: Any) -> list[str]:
-    """Prompts of pairs, or the first questions of conversations, each once."""
+def prompts_in(rows: Any) -> list[Prompt]:
+    """Prompts of pairs, or the first questions of conversations with their system turns, each once."""
     if isinstance(rows, dict):
-        return list(rows)
-    starts = [row["conversations"][0] for row in rows]
-    return list(dict.fromkeys(turn["value"] for turn in starts if turn["from"] == "human"))
+        written = [value.get("turns", [{"from": "human", "value": prompt}]) for prompt, value in rows.items()]
+    else:
+        starts = [row["conversations"][: 1 + (row["conversations"][0]["from"] == "system")] for row in rows]
+        written = [start for start in starts if start[-1]["from"] == "human"]
+    return list(dict.fromkeys(tuple(Turn(turn["from"], turn["value"]) for turn in turns) for turns in written))
 
 
-def answer(folder: Path, prompts: list[str], template: str, tokens: int, device: str) -> list[str]:
-    """Greedy answers of a model to prompts, of `tokens` tokens at most. `template`: vicuna or none."""
+def answer(folder: Path, prompts: list[Prompt], template: str, tokens: int, device: str) -> list[str]:
+    """Greedy answers of a model to prompts, of `tokens` tokens at most, in the folder's own chat template.
+
+    With the `template` none, prompts are single turns, and asked as bare texts. An answer ends where the folder's
+    generation_config.json says.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
@@ -84,14 +99,14 @@ def answer(folder: Path, prompts: list[str], template: str, tokens: int, device:
     model = model.to(device).eval()
     answers = []
     for prompt in prompts:
-        if template == "vicuna":
-            chat = [{"role": "user", "content": prompt}]
+        if template != "none":
+            chat = [{"role": ROLES[turn.speaker], "content": turn.text} for turn in prompt]
             inputs = tokenizer.apply_chat_template(
                 chat, add_generation_prompt=True, return_tensors="pt", return_dict=True
             )
         else:
             # A training without a template saw bare prompts, without a first token.
-            inputs = tokenizer(prompt, add_special_tokens=False, return_tensors="pt")
+            inputs = tokenizer(prompt[0].text, add_special_tokens=False, return_tensors="pt")
         inputs = inputs.to(device)
         with torch.inference_mode():
             made = model.generate(**inputs, max_new_tokens=tokens, do_sample=False)

@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,13 +14,18 @@ from amberline.model.weights import Weights, write_safetensors
 
 
 def write_model_folder(
-    weights: Weights, base: Path, folder: Path, dtype: torch.dtype, chat_template: str | None
+    weights: Weights,
+    base: Path,
+    folder: Path,
+    dtype: torch.dtype,
+    chat_template: str | None,
+    end_ids: Sequence[int] | None,
 ) -> None:
     """Write configuration, tokenizer, generation settings and weights into `folder`.
 
     `base` is the model folder that training started from: what is not trained is taken from there. `chat_template` is
-    Jinja as transformers reads it; None: that of the base, if it has one. Raises ModelError when the weights are not
-    those of the base's architecture.
+    Jinja as transformers reads it; None: that of the base, if it has one. `end_ids` are the tokens at which generation
+    stops; None: those of the base. Raises ModelError when the weights are not those of the base's architecture.
     """
     read_config(base)
     expected, found = WeightFiles(base).names(), weights.shapes().keys()
@@ -35,12 +42,30 @@ def write_model_folder(
     named = str(dtype).removeprefix("torch.")
     config |= {"architectures": ["LlamaForCausalLM"], "dtype": named, "torch_dtype": named, "use_cache": True}
     _write_json(folder / "config.json", config)
-    if not (folder / "generation_config.json").is_file():
-        special = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if key in config}
-        _write_json(folder / "generation_config.json", special)
+    _write_generation_config(folder / "generation_config.json", config, end_ids)
     if chat_template is not None:
-        (folder / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
+        _write_chat_template(folder, chat_template)
     write_safetensors(weights, folder, dtype)
+
+
+def _write_generation_config(file: Path, config: Mapping[str, Any], end_ids: Sequence[int] | None) -> None:
+    """Let generation stop at those tokens. What else the base's own file says stays."""
+    written = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    special = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if key in config}
+    wanted = special if written is None else dict(written)
+    if end_ids is not None:
+        wanted["eos_token_id"] = list(end_ids) if len(end_ids) > 1 else end_ids[0]
+    if wanted != written:
+        _write_json(file, wanted)
+
+
+def _write_chat_template(folder: Path, chat_template: str) -> None:
+    """Write the template; another one in tokenizer_config.json, which old versions read, would contradict it."""
+    (folder / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
+    file = folder / "tokenizer_config.json"
+    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if "chat_template" in config:
+        _write_json(file, config | {"chat_template": chat_template})
 
 
 def _write_json(path: Path, value: object) -> None:

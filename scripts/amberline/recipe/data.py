@@ -1,5 +1,6 @@
 """What goes in: raw files and pretrained models, and how rows become conversations, pairs and tokens."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -8,6 +9,11 @@ from pydantic import Field, model_validator
 from amberline.core.settings import Count, DescriptionSettings, Flag, PositiveCount, ResultSettings, Sha256
 
 PartOfRows = Annotated[float, Field(gt=0, le=1)]
+LossOn = Literal["answers", "all", "last_answer"]
+LOSS_ON = (
+    "which tokens are learnt: those of the answers, with the end of each; all: questions and template, too; "
+    "last_answer: those of a conversation's last answer"
+)
 
 
 class Source(DescriptionSettings):
@@ -70,9 +76,17 @@ class Pretrained(DescriptionSettings):
         return self
 
 
+# The kind of tokenizer that a stand-in of an architecture has where the recipe names none.
+TOKENIZER_OF: Mapping[str, str] = {"llama": "llama"}
+
+
 class TinyModel(ResultSettings):
     """A small, randomly initialised Llama with a tokenizer of its own, trained on the raw conversations."""
 
+    tokenizer: Literal["llama", "llama3", "qwen", "olmo"] | None = Field(
+        description="kind of its tokenizer: llama, SentencePiece; llama3, qwen or olmo, byte-level BPE; null: that of "
+        "its architecture"
+    )
     vocabulary: PositiveCount = Field(description="entries of the tokenizer, byte fallback included")
     hidden_size: PositiveCount = Field(description="width of the residual stream")
     intermediate_size: PositiveCount = Field(description="width of the MLP")
@@ -80,6 +94,11 @@ class TinyModel(ResultSettings):
     heads: PositiveCount = Field(description="attention heads")
     context: PositiveCount = Field(description="longest position")
     seed: Count = Field(description="seed of the random weights")
+
+    @property
+    def tokenizer_kind(self) -> str:
+        """The kind of its tokenizer."""
+        return self.tokenizer or TOKENIZER_OF["llama"]
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> "TinyModel":
@@ -127,8 +146,12 @@ class Mix(ResultSettings):
 class Chunk(ResultSettings):
     """Long conversations cut into chunks that fit the context."""
 
-    mode: Literal["fastchat", "lossless"] = Field(
-        description="fastchat: the published cut, its losses included; lossless: every round that fits is kept"
+    mode: Literal["fastchat", "lossless", "whole"] = Field(
+        description="fastchat: the published cut, its losses included; lossless: every round that fits is kept; "
+        "whole: each conversation is one chunk, whose end is cut when it is tokenized"
+    )
+    template: str = Field(
+        description="template that lossless counts the tokens of: that of the models that are trained on it"
     )
     max_length: PositiveCount = Field(description="tokens a chunk may have")
     keep_leading_answer: Flag = Field(
@@ -139,17 +162,26 @@ class Chunk(ResultSettings):
     def _lossless_alone_keeps_answers(self) -> "Chunk":
         if self.keep_leading_answer and self.mode != "lossless":
             raise ValueError("keep_leading_answer works with mode: lossless alone; set it to false")
+        if self.mode == "fastchat" and self.template != "vicuna":
+            raise ValueError("mode: fastchat cuts for the template vicuna alone; set mode to lossless or whole")
         return self
 
 
 class ConversationTokens(ResultSettings):
-    """Chunks in a chat template, with the loss on the assistant's answers alone."""
+    """Chunks in a chat template, with the loss on the assistant's answers, or on more or less."""
 
-    template: Literal["vicuna"] = Field(description="chat template")
+    template: str = Field(description="chat template: a file of scripts/amberline/templates")
+    loss_on: LossOn = Field(description=LOSS_ON)
     mode: Literal["fastchat", "lossless"] = Field(
         description="fastchat: masks a sample whole where FastChat would, and counts it; lossless: trains on it"
     )
     max_length: PositiveCount = Field(description="tokens kept of a chunk")
+
+    @model_validator(mode="after")
+    def _fastchat_is_for_vicuna(self) -> "ConversationTokens":
+        if self.mode == "fastchat" and (self.template != "vicuna" or self.loss_on != "answers"):
+            raise ValueError("mode: fastchat is for template: vicuna with loss_on: answers; set mode to lossless")
+        return self
 
 
 class Pairs(ResultSettings):
@@ -165,7 +197,9 @@ class Pairs(ResultSettings):
 class PairTokens(ResultSettings):
     """Prompt and response tokenized apart, as the DPO reference does."""
 
-    template: Literal["none", "vicuna"] = Field(description="none: published, the bare text; vicuna: the chat template")
+    template: str = Field(
+        description="none: published, the bare text; or a chat template, a file of scripts/amberline/templates"
+    )
     max_length: PositiveCount = Field(description="tokens of prompt and response together")
     max_prompt_length: PositiveCount = Field(description="tokens a prompt keeps when the whole is too long")
     truncation: Literal["keep_start", "keep_end"] = Field(description="which end of a long prompt is kept")

@@ -14,6 +14,7 @@ from amberline.recipe.data import PairTokens
 from amberline.recipe.faults import unknown
 from amberline.recipe.graph import Recipe, Work
 from amberline.recipe.resolve import Nodes
+from amberline.templates.registry import chat_templates, template_names
 
 
 def find_faults(nodes: Nodes) -> list[str]:
@@ -23,6 +24,7 @@ def find_faults(nodes: Nodes) -> list[str]:
         *(fault for name, node in nodes.datasets.items() for fault in _dataset(nodes, f"datasets.{name}", node)),
         *(fault for name, node in nodes.models.items() for fault in _model(nodes, f"models.{name}", node)),
         *_circles(nodes.models),
+        *_templates(nodes),
         *(
             fault
             for name, node in nodes.evaluations.items()
@@ -35,6 +37,7 @@ def find_faults(nodes: Nodes) -> list[str]:
     recipe = Recipe(nodes)
     return [
         *_tokenizers(recipe),
+        *_own_templates(recipe),
         *_evaluated(recipe),
         *_trainings(recipe),
         *find_collisions(recipe),
@@ -113,6 +116,54 @@ def _model(nodes: Nodes, where: str, node: Any) -> Iterator[str]:
     elif node.on not in allowed:
         chunks = kinds.chunks_of(nodes.datasets, node.on)
         yield f"{where}.on: the conversations of {node.on} are not cut into chunks yet; {_choose(chunks or allowed)}"
+
+
+def _templates(nodes: Nodes) -> Iterator[str]:
+    """Templates are known, have a place for what is rendered, and are those that their chunks were counted with."""
+    for section in ("datasets", "models", "evaluations"):
+        for name, node in getattr(nodes, section).items():
+            template, where = getattr(node, "template", None), f"{section}.{name}.template"
+            of_pairs = isinstance(node, PairTokens)
+            allowed = template_names() if of_pairs else chat_templates()
+            if template == "none" and not of_pairs:
+                yield f"{where}: without a template there is no place for turns; choose from {', '.join(allowed)}"
+            elif template is not None and template not in allowed:
+                yield unknown(where, template, allowed, "template")
+    for name, node in nodes.models.items():
+        chunks = nodes.datasets.get(getattr(node, "on", ""))
+        if isinstance(chunks, kinds.Chunk) and isinstance(node, kinds.OfConversations):
+            yield from _template_of_chunks(f"models.{name}", node, chunks)
+
+
+def _own_templates(recipe: Recipe) -> Iterator[str]:
+    """A tokenizer's own template is that of the model at the start of a line: a model before must not change it."""
+    for name in recipe.trained:
+        node = recipe.node(name)
+        before = recipe.nodes.models[node.from_]
+        if (
+            node.template == "tokenizer"
+            and isinstance(before, kinds.TrainedModel)
+            and before.template not in {"tokenizer", "none"}  # type: ignore[attr-defined]  # put together
+        ):
+            yield (
+                f"models.{name}.template: tokenizer is the chat template of {recipe.root(name)}, but {node.from_} is "
+                f"trained in {before.template} and has that as its own. Fix: set both to the same template"  # type: ignore[attr-defined]
+            )
+
+
+def _template_of_chunks(where: str, node: Any, chunks: kinds.Chunk) -> Iterator[str]:
+    if (node.mode or chunks.mode) == "fastchat":
+        if node.template != "vicuna" or node.loss_on != "answers":
+            yield (
+                f"{where}: FastChat's masks are for template: vicuna and loss_on: answers, not {node.template} and "
+                f"{node.loss_on}. Fix: set datasets.{node.on}.mode to whole, or to lossless with template: "
+                f"{node.template}, and leave out the mode of the model"
+            )
+    elif chunks.mode == "lossless" and node.template != chunks.template:
+        yield (
+            f"{where}.template: found {node.template!r}, but datasets.{node.on} is cut for the template "
+            f"{chunks.template}. Fix: set datasets.{node.on}.template to {node.template}"
+        )
 
 
 def _choose(names: list[str]) -> str:

@@ -20,7 +20,7 @@ class Export(ResultSettings):
     """What determines the exported folder."""
 
     dtype: Literal["bfloat16", "float32"] = Field(description="dtype of the weights")
-    template: Literal["none", "vicuna"] = Field(description="text template that the training used")
+    template: str = Field(description="text template that the training used")
     policy: Flag = Field(description="write policy.pt, the DPO reference's format, too")
     export: Choice = Field(description="which checkpoint becomes the model: last, best or step N")
     evaluation: Watched | None = Field(

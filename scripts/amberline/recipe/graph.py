@@ -158,11 +158,15 @@ class Recipe:
         node = self.nodes.datasets[dataset]
         return PairsSettings(select=node.select, formats=self.formats(node.pairs.sources(part)))
 
-    def conversation_tokens(self, dataset: str, part: str, asked: kinds.OfConversations) -> Tokens:
+    def conversation_tokens(self, dataset: str, part: str, asked: kinds.OfConversations | kinds.LikeTrained) -> Tokens:
         """Tokens of chunks; where the mode is not said, that of the chunks."""
         chunks = self.nodes.datasets[dataset]
+        like = next((self.nodes.models[name] for name in self.trained if self.nodes.models[name].on == dataset), None)
         settings = ConversationTokens(
-            template=asked.template, mode=asked.mode or chunks.mode, max_length=chunks.max_length
+            template=asked.template or (like.template if like else chunks.template),
+            loss_on=asked.loss_on or (like.loss_on if like else "answers"),
+            mode=asked.mode or ("fastchat" if chunks.mode == "fastchat" else "lossless"),
+            max_length=chunks.max_length,
         )
         return Tokens(dataset, part, self.root(chunks.tokenizer), settings)
 

@@ -13,8 +13,8 @@ from pydantic import Field, create_model
 from amberline.core.settings import Count, Kind, PositiveCount, ResultSettings, Settings
 from amberline.evaluations.registry import evaluation_names, load_evaluation
 from amberline.objectives.registry import load_objective
+from amberline.recipe.data import LOSS_ON, LossOn, PairTokens, PartOfRows, Pretrained, Share, TinyModel
 from amberline.recipe.data import Chunk as ChunkSettings
-from amberline.recipe.data import PairTokens, PartOfRows, Pretrained, Share, TinyModel
 from amberline.recipe.export import Exported
 
 NODE_NAME = "^[a-z0-9][a-z0-9_.-]*$"
@@ -24,6 +24,10 @@ Name = str  # of a node; that there is one is checked with the edges
 Names = Annotated[list[Name], Field(min_length=1)]
 Title = Annotated[str | None, Kind.DESCRIPTION]
 
+MASKS = (
+    "fastchat: masks a sample whole where FastChat would, and counts it; lossless: trains on it; null: as its dataset "
+    "(lossless if that is whole)"
+)
 TITLE = "name in its card and in the report; null: that of the node"
 
 
@@ -107,11 +111,17 @@ class TrainedModel(Exported):
 class OfConversations(ResultSettings):
     """How a model reads conversations."""
 
-    template: Literal["vicuna"] = Field(description="chat template")
-    mode: Literal["fastchat", "lossless"] | None = Field(
-        description="fastchat: masks a sample whole where FastChat would, and counts it; lossless: trains on it; "
-        "null: as its dataset"
-    )
+    template: str = Field(description="chat template: a file of scripts/amberline/templates")
+    loss_on: LossOn = Field(description=LOSS_ON)
+    mode: Literal["fastchat", "lossless"] | None = Field(description=MASKS)
+
+
+class LikeTrained(ResultSettings):
+    """How conversations are read that models are measured on."""
+
+    template: str | None = Field(description="chat template; null: that of the model that is trained on its chunks")
+    loss_on: LossOn | None = Field(description="which tokens are scored; null: those that such a model learns")
+    mode: Literal["fastchat", "lossless"] | None = Field(description=MASKS)
 
 
 class OfResponses(PairTokens):
@@ -159,7 +169,7 @@ def evaluation_node(name: str) -> type[Evaluation]:
     found = load_evaluation(name)
     bases: list[type[Settings]] = [found.Settings, Evaluation]
     bases += [AgainstReference] if found.needs_reference else []
-    bases += [OfConversations] if found.reads == "conversations" else []
+    bases += [LikeTrained] if found.reads == "conversations" else []
     return _put_together(
         f"evaluation {name}", tuple(bases), **{name: (Name, Field(description="dataset that is measured on"))}
     )

@@ -12,23 +12,12 @@ from amberline.core.digests import canonical, value_digest
 from amberline.core.manifests import Manifest
 from amberline.core.settings import DescriptionSettings, leaves
 from amberline.recipe.export import CardSource, CardText
+from amberline.templates.registry import load_template
 from amberline.training.staleness import kept_changes
 
 NOT_STATED = "not stated"
 # What the hub takes for a licence; words that say more stand in the table of sources alone.
 IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9.-]*")
-
-PROMPTING = {
-    "vicuna": (
-        "Trained on the Vicuna v1.1 template, which is this folder's chat template: use `apply_chat_template`, or in "
-        "FastChat `--conv-template vicuna_v1.1`. FastChat does not find the template by the model's name by itself."
-    ),
-    "none": (
-        "This training saw bare prompts: no template, no beginning-of-sequence token, nothing between prompt and "
-        "response. If there is a chat template in this folder, it is that of the model that training started from. Say "
-        "which of the two an evaluation used; they give different figures."
-    ),
-}
 
 TEMPLATE = """\
 ---
@@ -160,7 +149,7 @@ def render_card(card: Card) -> str:
         variant=card.text.variant,
         objective=facts.get("objective"),  # not told by trainings of old
         dtype=card.model["settings"]["dtype"],
-        prompting=PROMPTING[card.model["settings"]["template"]],
+        prompting=load_template(card.model["settings"]["template"]).prompting,
         deviations=card.text.deviations,
         training=card.training,
         settings=list(leaves(card.training["settings"])),

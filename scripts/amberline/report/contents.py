@@ -26,7 +26,7 @@ def contents(recipe: Recipe) -> Entry:
         "recipe": _recipe(compared),
         "raw": {name: recipe.raw(name) for name in recipe.nodes.sources},
         "data": [*_datasets(compared), *_tokens(compared)],
-        "both_modes": _grouped(compared, recipe.datasets(kinds.Chunk), _both_modes),
+        "both_modes": _grouped(compared, _compared_cuts(recipe), _both_modes),
         "trained": _trained(compared),
         "trainings": _trainings(compared),
         "models": _grouped(compared, _shown_models(recipe), _model),
@@ -191,6 +191,12 @@ class _Readers:
         ):
             if readers:
                 yield f"{what}: {'; '.join(self._compared.gathered(readers))}"
+
+
+def _compared_cuts(recipe: Recipe) -> list[str]:
+    """Datasets that are cut in one of the two modes for Vicuna."""
+    cuts = {name: recipe.nodes.datasets[name] for name in recipe.datasets(kinds.Chunk)}
+    return [name for name, cut in cuts.items() if cut.mode != "whole" and cut.template == "vicuna"]
 
 
 def _both_modes(compared: Compared, dataset: str) -> Entry:

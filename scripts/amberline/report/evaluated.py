@@ -177,6 +177,8 @@ def token_settings(tokens: Tokens) -> Iterator[str]:
     """How tokens are made, in a few words."""
     settings = tokens.settings
     yield "no template" if settings.template == "none" else f"{settings.template} template"
+    if (loss_on := getattr(settings, "loss_on", "answers")) != "answers":
+        yield f"loss on {loss_on.replace('_', ' ')}"
     yield f"at most {settings.max_length:,} tokens"
     if mode := getattr(settings, "mode", None):
         yield f"{mode} mode"

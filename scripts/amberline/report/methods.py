@@ -19,6 +19,11 @@ NORMALIZED = {
     "mean_of_micro_batch_means": "the mean of the means over micro-batches",
     "sum_per_sequence": "the mean over its examples, each the sum of its tokens",
 }
+LEARNT = {
+    "answers": "the assistant's answers alone",
+    "all": "all tokens, those of questions and of the template too",
+    "last_answer": "the last answer of each alone",
+}
 EXPORTED = {"last": "the last checkpoint", "best": "the checkpoint with the least held-out loss"}
 
 
@@ -161,7 +166,7 @@ def _rows(recipe: Recipe, name: str) -> tuple[str, str]:
     node, template = recipe.nodes.models[name], recipe.nodes.models[name].template
     written = "as bare text" if template == "none" else f"in the {template} template"
     if not recipe.tokens(name).of_pairs:
-        return f"the chunks of {node.on}, {written}, with the loss on the assistant's answers alone", "chunks"
+        return f"the chunks of {node.on}, {written}, with the loss on {LEARNT[node.loss_on]}", "chunks"
     limit = f"{written}, at most {node.max_length:,} tokens each"
     if responses := getattr(node, "responses", None):
         return f"the {responses} responses of {node.on}, {limit}", "responses"

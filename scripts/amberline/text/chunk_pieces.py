@@ -1,4 +1,4 @@
-"""Conversations of a file cut into chunks, every turn accounted for, in both modes side by side."""
+"""Conversations of a file cut into chunks, every turn accounted for; the modes of Vicuna side by side."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -13,16 +13,32 @@ from amberline.core.funnel import Funnel, Reject
 from amberline.data.conversations import BadRecord, Conversation, Turn, parse_conversation
 from amberline.data.streams import Piece, read_piece
 from amberline.recipe.data import Chunk as ChunkSettings
-from amberline.text.chunking import FASTCHAT_OVERHEAD, Chunk, Cut, fastchat_cut, is_human, lossless_cut
-from amberline.text.template import render, render_round
+from amberline.templates.vicuna import render, render_round
+from amberline.text.chats import Chat, chat_of
+from amberline.text.chunking import (
+    FASTCHAT_OVERHEAD,
+    Chunk,
+    Cut,
+    fastchat_cut,
+    is_human,
+    lossless_cut,
+    named,
+    whole_cut,
+)
 from amberline.text.tokenizers import Tokenizer, remembered_tokenizer
 
 MODES = ("fastchat", "lossless")
 
 
+def modes_of(settings: ChunkSettings) -> list[str]:
+    """Modes that are accounted for: the one asked for, and beside it the other one that cuts for Vicuna."""
+    compared = settings.mode in MODES and settings.template == "vicuna"
+    return list(MODES) if compared else [settings.mode]
+
+
 @dataclass(slots=True)
 class ChunkedPiece:
-    """What became of a piece of a file: chunks and rejects of the mode asked for, accounts of both modes."""
+    """What became of a piece of a file: chunks and rejects of the mode asked for, accounts of all in `modes_of`."""
 
     rows: int
     kept: list[int]  # rows that gave a chunk
@@ -39,7 +55,7 @@ class ChunkedPiece:
 def chunk_piece(path: Path, model: Path, settings: ChunkSettings, piece: Piece) -> ChunkedPiece:
     """Cut the conversations of one piece of a file. Raises BadFile and TokenizerRefused."""
     tokenizer = remembered_tokenizer(model)
-    made = ChunkedPiece(0, [], [], {mode: Funnel("chunk") for mode in MODES}, [])
+    made = ChunkedPiece(0, [], [], {mode: Funnel("chunk") for mode in modes_of(settings)}, [])
     for row, value in read_piece(path, piece):
         made.rows += 1
         try:
@@ -52,7 +68,10 @@ def chunk_piece(path: Path, model: Path, settings: ChunkSettings, piece: Piece) 
             continue
         tokens = [tokenizer.count(turn.text) for turn in conversation.turns]
         for mode, funnel in made.funnels.items():
-            cut = cut_conversation(tokenizer, conversation.turns, tokens, settings, mode)
+            try:
+                cut = cut_conversation(tokenizer, conversation.turns, tokens, settings, mode)
+            except BadRecord as fault:  # the tokenizer's own template may refuse a conversation
+                cut = Cut([], [fault.reason] * len(conversation.turns))
             account(funnel, conversation.turns, tokens, cut)
             if mode == settings.mode:
                 made.kept += [row] * bool(cut.chunks)
@@ -69,21 +88,57 @@ def cut_conversation(
         return fastchat_cut(
             turns, [count + tokenizer.added() + FASTCHAT_OVERHEAD for count in tokens], settings.max_length
         )
-    named = [_named(turn) for turn in turns]
-    alone = [tokenizer.stands_alone(turn.text) for turn in turns]
-    frame = template_lengths(tokenizer)
+    if mode == "whole":
+        return whole_cut(turns)
+    chat, known = chat_of(tokenizer, settings.template), [named(turn) for turn in turns]
+    lengths = _Lengths(chat, known) if settings.template != "vicuna" else _LengthsInVicuna(chat, known, tokens)
+    return lossless_cut(
+        turns,
+        lengths.opening,
+        lengths.grown,
+        settings.max_length,
+        settings.keep_leading_answer,
+        chat.template.speakers,
+    )
 
-    def opening_length(start: int, end: int) -> int:
-        if end - start == 2 and alone[start] and alone[start + 1]:
-            return frame.opening + tokens[start] + tokens[start + 1]
-        return len(tokenizer.encode("".join(part.text for part in render(named[start:end], tokenizer.eos))))
 
-    def following_length(start: int) -> int:
-        if alone[start] and alone[start + 1]:
-            return frame.following + tokens[start] + tokens[start + 1]
-        return tokenizer.count_following(render_round(named[start], named[start + 1], tokenizer.eos))
+class _Lengths:
+    """Tokens of a conversation's chunks, counted anew each time: in few templates the tokens of rounds add up."""
 
-    return lossless_cut(turns, opening_length, following_length, settings.max_length, settings.keep_leading_answer)
+    def __init__(self, chat: Chat, turns: Sequence[Turn]) -> None:
+        self._chat, self._turns = chat, turns
+
+    def opening(self, chunk: Chunk) -> int:
+        """See lossless_cut."""
+        return self._chat.count(chunk.of(self._turns))
+
+    def grown(self, length: int, chunk: Chunk, start: int) -> int:  # noqa: ARG002
+        """See lossless_cut."""
+        return self.opening(chunk)
+
+
+class _LengthsInVicuna(_Lengths):
+    """The same, from `tokens` of each turn's text where they add up: each round is a human turn and its answer."""
+
+    def __init__(self, chat: Chat, turns: Sequence[Turn], tokens: Sequence[int]) -> None:
+        super().__init__(chat, turns)
+        self._tokens, self._tokenizer = tokens, chat.tokenizer
+        self._alone = [chat.tokenizer.stands_alone(turn.text) for turn in turns]
+        self._frame = template_lengths(chat.tokenizer)
+
+    def opening(self, chunk: Chunk) -> int:
+        """See lossless_cut."""
+        start = chunk.start
+        if chunk.end - start == 2 and self._alone[start] and self._alone[start + 1] and not chunk.system:
+            return self._frame.opening + self._tokens[start] + self._tokens[start + 1]
+        return super().opening(chunk)
+
+    def grown(self, length: int, chunk: Chunk, start: int) -> int:  # noqa: ARG002
+        """See lossless_cut."""
+        if self._alone[start] and self._alone[start + 1]:
+            return length + self._frame.following + self._tokens[start] + self._tokens[start + 1]
+        added = render_round(self._turns[start], self._turns[start + 1], self._tokenizer.eos)
+        return length + self._tokenizer.count_following(added)
 
 
 class TemplateLengths(NamedTuple):
@@ -103,18 +158,14 @@ def template_lengths(tokenizer: Tokenizer) -> TemplateLengths:
 
 
 def chunk_json(conversation: Conversation, chunk: Chunk) -> dict[str, Any]:
-    """A chunk in FastChat's shape; speakers are "human" and "gpt" whatever the data calls them."""
-    turns = conversation.turns[chunk.start : chunk.end]
+    """A chunk in FastChat's shape, with speakers as templates know them, whatever the data calls them."""
     return {
         "id": f"{conversation.id}_{chunk.start}",
         "model": "",
-        "conversations": [{"from": turn.speaker, "value": turn.text} for turn in map(_named, turns)],
+        "conversations": [
+            {"from": turn.speaker, "value": turn.text} for turn in map(named, chunk.of(conversation.turns))
+        ],
     }
-
-
-def _named(turn: Turn) -> Turn:
-    speaker = "human" if is_human(turn) else "gpt"
-    return turn if turn.speaker == speaker else Turn(speaker, turn.text)
 
 
 def account(funnel: Funnel, turns: Sequence[Turn], tokens: Sequence[int], cut: Cut) -> None:
@@ -142,8 +193,8 @@ def account(funnel: Funnel, turns: Sequence[Turn], tokens: Sequence[int], cut: C
     funnel.observe("turns in a conversation", len(turns))
     funnel.observe("tokens in the texts of a conversation", sum(tokens))
     for chunk in cut.chunks:
-        funnel.observe("turns in a chunk", chunk.end - chunk.start)
-        funnel.observe("tokens in the texts of a chunk", sum(tokens[chunk.start : chunk.end]))
+        funnel.observe("turns in a chunk", len(chunk.of(turns)))
+        funnel.observe("tokens in the texts of a chunk", sum(chunk.of(tokens)))
 
 
 def _rounds(turns: Sequence[Turn]) -> Iterable[int]:

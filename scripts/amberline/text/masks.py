@@ -1,4 +1,4 @@
-"""Input ids and labels of a chunk: the loss is on the assistant's answers and the `</s>` behind each."""
+"""Input ids and labels of a chunk: the loss is on the assistant's answers and the end of turn behind each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,9 @@ import numpy as np
 
 from amberline.data.conversations import Turn
 from amberline.data.tokens import IGNORED
-from amberline.text.template import ASSISTANT, END, render
+from amberline.recipe.data import LossOn
+from amberline.templates.vicuna import ASSISTANT, END, render
+from amberline.text.chats import Chat, chat_of
 from amberline.text.tokenizers import Ids, Tokenizer, TokenizerRefused
 
 # What FastChat cuts a turn at, to tell the question from the answer.
@@ -27,27 +29,38 @@ class UnusableChunk(Exception):
 class Masked:
     """A sample: ids, labels (IGNORED where there is no loss, not shifted), both int32 of one length.
 
-    `cut` are the tokens lost at max_length; `mismatch` says that FastChat's count went wrong, so that all is masked.
+    `cut` are the tokens lost at max_length; `learnt` answers bear a loss; `mismatch` says that FastChat's count went
+    wrong, so that all is masked.
     """
 
     input_ids: Ids
     labels: Ids
     cut: int
+    learnt: int
     mismatch: bool = False
 
 
-def mask_answers(tokenizer: Tokenizer, turns: Sequence[Turn], max_length: int) -> Masked:
-    """Ids of the rendered turns ("human" and "gpt"), with the loss on every answer."""
-    parts = render(turns, tokenizer.eos)
-    encoded = tokenizer.encode_parts([part.text for part in parts])
+def mask_answers(chat: Chat, turns: Sequence[Turn], max_length: int, loss_on: LossOn = "answers") -> Masked:
+    """Ids of the rendered turns, with the loss on every answer, on the last one, or on all that something predicts.
+
+    Raises BadRecord for turns that the template has no place for.
+    """
+    parts = chat.render(turns, last_only=loss_on == "last_answer")
+    encoded = chat.encode([part.text for part in parts])
     ids = np.concatenate(encoded)
-    labels = np.concatenate(
-        [
-            part_ids if part.is_answer else np.full_like(part_ids, IGNORED)
-            for part, part_ids in zip(parts, encoded, strict=True)
-        ]
-    )
-    return Masked(ids[:max_length], labels[:max_length], max(0, len(ids) - max_length))
+    if loss_on == "all":
+        labels = ids.copy()
+        labels[:1] = IGNORED
+    else:
+        labels = np.concatenate(
+            [
+                part_ids if part.is_answer else np.full_like(part_ids, IGNORED)
+                for part, part_ids in zip(parts, encoded, strict=True)
+            ]
+        )
+    starts = np.cumsum([0, *map(len, encoded[:-1])])
+    learnt = sum(part.is_answer for part, start in zip(parts, starts, strict=True) if start < max_length)
+    return Masked(ids[:max_length], labels[:max_length], max(0, len(ids) - max_length), learnt)
 
 
 def fastchat_mask(tokenizer: Tokenizer, turns: Sequence[Turn], max_length: int) -> Masked:
@@ -63,7 +76,7 @@ def fastchat_mask(tokenizer: Tokenizer, turns: Sequence[Turn], max_length: int) 
     turns = _fastchat_turns(turns)
     answered = len(turns) > 0 and len(turns) % 2 == 0
     if answered and counts_come_out(tokenizer) and all(_is_plain(tokenizer, turn) for turn in turns):
-        sample = mask_answers(tokenizer, turns, max_length)
+        sample = mask_answers(chat_of(tokenizer, "vicuna"), turns, max_length)
         if tokenizer.unk_id not in sample.input_ids:
             return sample
     return _count_again(tokenizer, "".join(part.text for part in render(turns)), max_length)
@@ -77,7 +90,8 @@ def counts_come_out(tokenizer: Tokenizer) -> bool:
     """
     turns = [Turn("human", "a"), Turn("gpt", "a")] * 2
     counted = _count_again(tokenizer, "".join(part.text for part in render(turns)), 10_000)
-    return not counted.mismatch and np.array_equal(counted.labels, mask_answers(tokenizer, turns, 10_000).labels)
+    masked = mask_answers(chat_of(tokenizer, "vicuna"), turns, 10_000)
+    return not counted.mismatch and np.array_equal(counted.labels, masked.labels)
 
 
 def _is_plain(tokenizer: Tokenizer, turn: Turn) -> bool:
@@ -122,4 +136,10 @@ def _count_again(tokenizer: Tokenizer, prompt: str, max_length: int) -> Masked:
     mismatch = at < max_length and at != total
     if mismatch:
         labels[:] = IGNORED
-    return Masked(ids, labels, len(whole) - len(ids), mismatch)
+    return Masked(ids, labels, len(whole) - len(ids), answers_learnt(labels), mismatch)
+
+
+def answers_learnt(labels: Ids) -> int:
+    """How many stretches of labels bear a loss."""
+    bears = labels != IGNORED
+    return int(np.count_nonzero(bears[1:] & ~bears[:-1])) + bool(len(bears) and bears[0])

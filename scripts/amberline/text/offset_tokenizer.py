@@ -1,9 +1,13 @@
 """Tokenizers known by their `tokenizer.json` alone: byte-level BPE, and Llama's kind without its `tokenizer.model`.
 
 The file is the tokenizer's definition, and the `tokenizers` library encodes by it. What has to be shown is which text
-each token stands for: offsets that cover the whole text, in order.
+each token stands for: offsets that cover the whole text, in order, marks aside that NFC composes with the character
+before. A normalizer (NFC of Qwen's, lower-casing) is exact where that holds: offsets are those of the text as it was,
+and tokens stand for the normalised text and nothing else.
 """
 
+import json
+import unicodedata
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +22,8 @@ from amberline.text.tokenizers import TRICKY_TEXTS, Ids, Tokenizer, TokenizerRef
 # What would work where tokens stand for another text than they were made of.
 OTHER_TEXT = (
     "if it is a Llama tokenizer saved without its tokenizer.model (as transformers 5 does), add that file of the "
-    "original model to a copy of the folder; if tokenizer.json has a normalizer (such as NFC), take a model without one"
+    "original model to a copy of the folder; if tokenizer.json has a normalizer that leaves out text, take a model "
+    "without one"
 )
 
 
@@ -29,7 +34,7 @@ class OffsetTokenizer(Tokenizer):
         """Raises TokenizerRefused if the tokenizer's offsets do not show which text its tokens stand for."""
         self._folder = folder
         try:
-            self._encoder = Encoder.from_file(str(folder / "tokenizer.json"))
+            self._encoder = Encoder.from_str(_with_whole_offsets(folder / "tokenizer.json"))
         except Exception as error:  # the library raises bare Exceptions
             raise self._refusal(f"tokenizer.json cannot be read ({error})") from None
         self._encoder.no_truncation()
@@ -44,6 +49,7 @@ class OffsetTokenizer(Tokenizer):
         self.eos_id = self._eos_id()
         unk = token_text(config.get("unk_token"))
         self.unk_id = None if unk is None else self._encoder.token_to_id(unk)
+        self._normalises = self._encoder.normalizer is not None and "▁" not in self._normalised(" a")
         self._check_named(config)
         self._bos_ids: list[int] = self._encoder.encode("").ids
         self.bos = "".join(self._encoder.encode("").tokens)
@@ -57,18 +63,28 @@ class OffsetTokenizer(Tokenizer):
         """See Tokenizer."""
         return np.array(self._encoder.encode(text, add_special_tokens=False).ids, np.int32)
 
-    def encode_parts(self, parts: Sequence[str]) -> list[Ids]:
+    def encode_parts(self, parts: Sequence[str], *, with_bos: bool = True) -> list[Ids]:
         """See Tokenizer."""
-        encoding = self._encoder.encode("".join(parts))
+        encoding = self._encoder.encode("".join(parts), add_special_tokens=with_bos)
         ends = np.cumsum([len(part) for part in parts])
-        # Where a token ends says to which part it belongs; what is added in front ends at 0.
-        tokens_end = np.maximum([end for _, end in encoding.offsets], 1)
+        # Where a token ends says to which part it belongs; what is added in front ends at 0. What the normalizer
+        # composes with a character is not in the offsets of that: a token goes on to where the next one begins.
+        starts, tokens_end = np.reshape(encoding.offsets, (-1, 2)).T
+        tokens_end = np.maximum(tokens_end, [*starts[1:], 1])[: len(starts)].clip(min=1)
         cuts = np.searchsorted(tokens_end, ends[:-1], side="right")
         return [np.array(ids, np.int32) for ids in np.split(encoding.ids, cuts)]
 
     def count_following(self, text: str) -> int:
         """See Tokenizer."""
         return len(self._encoder.encode(self.eos + text, add_special_tokens=False).ids) - 1
+
+    def special_texts(self) -> frozenset[str]:
+        """See Tokenizer."""
+        return frozenset(token.content for token in self._encoder.get_added_tokens_decoder().values())
+
+    def changed(self, text: str) -> bool:
+        """See Tokenizer. Of Llama's kind the normalizer writes spaces as marks, which is no change."""
+        return self._normalises and self._normalised(text) != text
 
     def largest_id(self) -> int:
         """See Tokenizer."""
@@ -100,6 +116,11 @@ class OffsetTokenizer(Tokenizer):
                     f"{text!r} out of tokenizer_config.json, in a copy of the folder",
                 )
 
+    def _normalised(self, text: str) -> str:
+        """The text as it is encoded. (Special tokens in it are not normalised; no normalizer in use changes them.)"""
+        normalizer = self._encoder.normalizer
+        return text if normalizer is None else normalizer.normalize_str(text)
+
     def _check(self) -> None:
         for text in TRICKY_TEXTS:
             encoding = self._encoder.encode(text)
@@ -112,7 +133,7 @@ class OffsetTokenizer(Tokenizer):
                     OTHER_TEXT,
                 )
             decoded = self._encoder.decode(encoding.ids, skip_special_tokens=False)
-            if text.replace("▁", " ") not in decoded.replace("▁", " "):
+            if not any(read.replace("▁", " ") in decoded.replace("▁", " ") for read in (text, self._normalised(text))):
                 raise self._refusal(
                     f"it changes the text: {text!r} becomes {decoded!r}",
                     OTHER_TEXT,
@@ -122,14 +143,25 @@ class OffsetTokenizer(Tokenizer):
         return refusal(self._folder, why, fix)
 
 
+def _with_whole_offsets(file: Path) -> str:
+    """tokenizer.json with the spaces around a token in its offsets; the ids are the same."""
+    content = json.loads(file.read_text(encoding="utf-8"))
+    waiting = [content.get("post_processor"), content.get("pre_tokenizer")]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            part.update({"trim_offsets": False} if "trim_offsets" in part else {})
+            waiting += part.get("processors", []) + part.get("pretokenizers", [])
+    return json.dumps(content, ensure_ascii=False)
+
+
 def _uncovered(text: str, encoding: Encoding, added: int) -> str | None:
     """The first stretch of text that no token covers; "" if tokens do not follow each other in order."""
     offsets = encoding.offsets[added:]
     covered = 0
-    for start, end in offsets:
-        if start > covered:
+    for start, end in [*offsets, (len(text), len(text))]:
+        composed = covered > 0 and len(unicodedata.normalize("NFC", text[covered - 1 : start])) == 1
+        if start > covered and not composed:
             return text[covered:start]
         covered = max(covered, end)
-    if covered < len(text):
-        return text[covered:]
     return "" if any(a > b for a, b in pairwise(end for _, end in offsets)) else None

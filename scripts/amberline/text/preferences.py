@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from amberline.data.conversations import Turn
+from amberline.data.conversations import BadRecord, Turn
 from amberline.data.tokens import IGNORED
 from amberline.recipe.data import PreferenceTokens
-from amberline.text.template import render
+from amberline.text.chats import chat_of
 from amberline.text.tokenizers import Ids, Tokenizer
 
 
@@ -32,19 +32,28 @@ class Sequences:
 
 
 def encode_prompt_and_responses(
-    tokenizer: Tokenizer, prompt: str, responses: Sequence[str], template: str
+    tokenizer: Tokenizer, prompt: Sequence[Turn], responses: Sequence[str], template: str
 ) -> tuple[Ids, list[Ids]]:
-    """Ids of a prompt, and of each response with the end-of-sequence token; `template` as in PreferenceTokens.
+    """Ids of a prompt, and of each response with the token that ends it; `template` as in PreferenceTokens.
 
-    In a template no response may be empty: it has no answer's part then.
+    Without a template the prompt is one turn. In vicuna no response may be empty: it has no answer's part then. Raises
+    BadRecord: prompt_changed_by_response where the prompts of two responses are not the same tokens, and what rendering
+    raises.
     """
     if template == "none":
+        (turn,) = prompt
         eos = np.array([tokenizer.eos_id], np.int32)
-        return tokenizer.encode_apart(prompt), [np.append(tokenizer.encode_apart(text), eos) for text in responses]
+        return tokenizer.encode_apart(turn.text), [np.append(tokenizer.encode_apart(text), eos) for text in responses]
+    chat = chat_of(tokenizer, template)
     encoded = []
     for response in responses:
-        context, answer = render([Turn("human", prompt), Turn("gpt", response)], tokenizer.eos)
-        encoded.append(tokenizer.encode_parts([context.text, answer.text]))
+        parts = chat.render([*prompt, Turn("gpt", response)], last_only=True)
+        ids = chat.encode([part.text for part in parts])
+        (last,) = (number for number, part in enumerate(parts) if part.is_answer)
+        # What a template writes behind the end of a turn is left out: the response is the end of the sequence.
+        encoded.append((np.concatenate(ids[:last]), ids[last]))
+    if any(not np.array_equal(ids, encoded[0][0]) for ids, _ in encoded):
+        raise BadRecord("prompt_changed_by_response", "a token reaches from the prompt into a response")
     return encoded[0][0], [answer for _, answer in encoded]
 
 

@@ -11,7 +11,7 @@ cut it into segments. In legacy mode each segment gets a space in front, else on
 
 import re
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +60,14 @@ class LlamaTokenizer(Tokenizer):
         except Exception as error:  # protobuf and SentencePiece have no common class of errors
             raise self._refusal(f"tokenizer.model cannot be read ({error})") from None
         self._check_model(proto)
-        self._cut = self._words_of(proto).findall
+        self._word = self._words_of(proto)
+        self._cut = self._word.findall
         self._check_config(config)
         # transformers takes a missing or null value as true.
         self.legacy = config.get("legacy") is not False
         proto.normalizer_spec.add_dummy_prefix = False
-        self._words = _Words(sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString()))
+        self._processor = sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString())
+        self._words = _Words(self._processor)
         specials = self._special_tokens(config)
         self._specials = {text: np.array([number], np.int32).tobytes() for text, number in specials.items()}
         self._special = re.compile("|".join(map(re.escape, sorted(specials, key=len, reverse=True))))
@@ -85,28 +87,63 @@ class LlamaTokenizer(Tokenizer):
         """See Tokenizer."""
         return _ids(self._text(text, starts=True))
 
-    def encode_parts(self, parts: Sequence[str]) -> list[Ids]:
-        """See Tokenizer. Parts may meet behind a special token, or between another character and a space.
-
-        Raises ValueError if they meet elsewhere, where a token could lie across.
-        """
+    def encode_parts(self, parts: Sequence[str], *, with_bos: bool = True) -> list[Ids]:
+        """See Tokenizer. It is quick where parts meet behind a special token, or before a space."""
         encoded = []
         before = ""
         for number, part in enumerate(parts):
             if number == 0:
-                ids = self._bos + self._text(part, starts=True)
+                ids = self._bos * with_bos + self._text(part, starts=True)
             elif before.endswith(tuple(self._specials)):
                 ids = self._text(part, starts=False)
-            elif part.startswith(" ") and not before.endswith((" ", SPACE)):
+            elif before and part.startswith(" ") and not before.endswith((" ", SPACE)):
                 first, *segments = self._special.split(part, maxsplit=1)
                 ids = self._continued(first)
                 if segments:
                     ids += self._text(part[len(first) :], starts=False)
             else:
-                raise ValueError(f"parts may not meet between {before[-10:]!r} and {part[:10]!r}")
+                return self._encode_across(parts, with_bos=with_bos)
             encoded.append(_ids(ids))
-            before = part
+            before = part or before
         return encoded
+
+    def _encode_across(self, parts: Sequence[str], *, with_bos: bool) -> list[Ids]:
+        """`encode_parts` wherever they meet: a token belongs to the part that its last character is of."""
+        ends = np.cumsum([len(part) for part in parts])
+        found = [self._bos * with_bos, *([b""] * (len(parts) - 1))]
+        for start, end, word, ids in self._spans("".join(parts)):
+            first, last = np.searchsorted(ends, [start + 1, end])
+            if first == last:
+                found[last] += ids
+                continue
+            lead = len(word) - (end - start)  # a space that the tokenizer put in front
+            for token_end, token in self._tokens(word):
+                found[np.searchsorted(ends, start + max(token_end - lead, 1))] += token
+        return [_ids(ids) for ids in found]
+
+    def _spans(self, text: str) -> Iterator[tuple[int, int, str, bytes]]:
+        """First character, the one behind the last, what is encoded, and ids of each word and special token."""
+        at = 0
+        for special in [*self._special.finditer(text), None]:
+            until = special.start() if special else len(text)
+            lead = at < until and (self.legacy or at == 0)
+            shown = " " * lead + text[at:until].replace(SPACE, " ")
+            for word in self._word.finditer(shown):
+                start, end = at + max(word.start() - lead, 0), at + word.end() - lead
+                yield start, max(end, start + 1), word.group(), self._words[word.group()]
+            if special:
+                yield until, special.end(), special.group(), self._specials[special.group()]
+                at = special.end()
+
+    def _tokens(self, word: str) -> list[tuple[int, bytes]]:
+        """Each token of a word, with the character behind the one that it ends in."""
+        found: list[tuple[int, bytes]] = []
+        end = begin = len(word)
+        for token in reversed(self._processor.encode(word, return_type="proto").pieces):
+            # Of the bytes that stand for one character, SentencePiece gives that to the last.
+            end, begin = (begin, begin - len(token.surface)) if token.surface else (end, begin)
+            found.append((end, array("i", [token.id]).tobytes()))
+        return found[::-1]
 
     def count_following(self, text: str) -> int:
         """See Tokenizer."""
@@ -119,6 +156,10 @@ class LlamaTokenizer(Tokenizer):
     def count(self, text: str) -> int:
         """See Tokenizer."""
         return len(self._text(text, starts=True)) // 4
+
+    def special_texts(self) -> frozenset[str]:
+        """See Tokenizer."""
+        return frozenset(self._specials)
 
     def largest_id(self) -> int:
         """See Tokenizer."""

@@ -7,7 +7,7 @@ stands for (`offset_tokenizer.py`).
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,8 @@ class Tokenizer(ABC):
     eos_id: int
     unk_id: int | None
     legacy: bool | None  # how a Llama tokenizer treats text behind a special token; None: not of that family
+    own_template: str | None = None  # its own chat template, as Jinja
+    named: Mapping[str, str]  # texts of the special tokens that its configuration names: {"bos_token": …}
 
     @abstractmethod
     def encode(self, text: str) -> Ids:
@@ -62,8 +64,11 @@ class Tokenizer(ABC):
         """The ids of a text by itself, without the beginning-of-sequence token."""
 
     @abstractmethod
-    def encode_parts(self, parts: Sequence[str]) -> list[Ids]:
-        """`encode` of the joined parts, cut where they meet; a token that reaches into a part belongs to it."""
+    def encode_parts(self, parts: Sequence[str], *, with_bos: bool = True) -> list[Ids]:
+        """`encode` of the joined parts, cut where they meet; a token that reaches into a part belongs to it.
+
+        Without `with_bos` the joined parts are encoded as `encode_apart` does it.
+        """
 
     @abstractmethod
     def count_following(self, text: str) -> int:
@@ -72,6 +77,14 @@ class Tokenizer(ABC):
     @abstractmethod
     def stands_alone(self, text: str) -> bool:
         """Whether a text is known to be the same tokens with a space in front and a space or an end behind it."""
+
+    @abstractmethod
+    def special_texts(self) -> frozenset[str]:
+        """Texts that are one token wherever they stand."""
+
+    def changed(self, text: str) -> bool:  # noqa: ARG002
+        """Whether a text is normalised before it is encoded, so that its tokens stand for another one."""
+        return False
 
     @abstractmethod
     def largest_id(self) -> int:
@@ -101,8 +114,22 @@ def load_tokenizer(folder: Path) -> Tokenizer:
             f"{folder} has neither tokenizer.model nor tokenizer.json: it is no folder of a tokenizer. "
             "Fix: save the tokenizer there with save_pretrained."
         )
+    found.own_template = _own_template(folder, config)
+    found.named = {name: text for name in SPECIAL_NAMES if (text := token_text(config.get(name))) is not None}
     _check_model_knows(folder, found)
     return found
+
+
+def _own_template(folder: Path, config: dict[str, Any]) -> str | None:
+    """The chat template of a folder, as transformers finds it: of several named ones the default."""
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    written = config.get("chat_template")
+    if isinstance(written, list):
+        named = {each.get("name"): each.get("template") for each in written if isinstance(each, dict)}
+        written = named.get("default")
+    return written if isinstance(written, str) else None
 
 
 def _check_model_knows(folder: Path, tokenizer: Tokenizer) -> None:

@@ -13,9 +13,10 @@ from amberline.data.conversations import BadRecord, Turn, parse_conversation
 from amberline.data.streams import Piece, read_piece
 from amberline.data.tokens import IGNORED, SEQUENCES
 from amberline.recipe.data import ConversationTokens
+from amberline.text.chats import chat_of
 from amberline.text.columns import ids_column
 from amberline.text.masks import Masked, UnusableChunk, fastchat_mask, mask_answers
-from amberline.text.tokenizers import Ids, Tokenizer, remembered_tokenizer
+from amberline.text.tokenizers import Tokenizer, remembered_tokenizer
 
 
 @dataclass(slots=True)
@@ -38,6 +39,7 @@ class TokenPiece:
 def tokenize_piece(path: Path, model: Path, settings: ConversationTokens, piece: Piece) -> TokenPiece:
     """Ids and labels of the chunks of one piece of a file. Raises BadFile and TokenizerRefused."""
     tokenizer = remembered_tokenizer(model)
+    chat_of(tokenizer, settings.template).check(last_only=settings.loss_on == "last_answer")
     funnel = Funnel("tokenize")
     rejects: list[Reject] = []
     names: list[str] = []
@@ -54,6 +56,8 @@ def tokenize_piece(path: Path, model: Path, settings: ConversationTokens, piece:
             rejects.append(Reject(path.name, row, None, fault.reason, fault.detail, value))
             continue
         kept = account(funnel, chunk.turns, sample, settings)
+        if any(tokenizer.changed(turn.text) for turn in chunk.turns):
+            funnel.note("chunks with text that the tokenizer normalises")
         if kept:
             names.append(chunk.id)
             samples.append(sample)
@@ -76,19 +80,22 @@ def tokenize_piece(path: Path, model: Path, settings: ConversationTokens, piece:
 
 
 def mask(tokenizer: Tokenizer, turns: Sequence[Turn], settings: ConversationTokens) -> Masked:
-    """Ids and labels of a chunk in the mode asked for."""
+    """Ids and labels of a chunk in the mode asked for. Raises BadRecord and UnusableChunk."""
     if settings.mode == "fastchat":
         return fastchat_mask(tokenizer, turns, settings.max_length)
-    return mask_answers(tokenizer, turns, settings.max_length)
+    return mask_answers(chat_of(tokenizer, settings.template), turns, settings.max_length, settings.loss_on)
 
 
 def account(funnel: Funnel, turns: Sequence[Turn], sample: Masked, settings: ConversationTokens) -> bool:
     """Count a chunk, its rounds (answers, each to a question) and its tokens; say whether the chunk is kept."""
     answers = [turn.text for turn in turns[1:] if turn.speaker == "gpt"]
-    rounds, empty = len(answers), answers.count("")
-    learnt = min(rounds - empty, answers_learnt(sample.labels))
+    rounds = len(answers)
+    # Vicuna has no text for an empty answer, not even an end of sequence.
+    empty = answers.count("") if settings.template == "vicuna" else 0
+    others = max(0, rounds - empty - 1) if settings.loss_on == "last_answer" else 0
+    learnt = min(rounds - empty, sample.learnt)
     # FastChat trains on samples without any loss too, so in its mode they stay.
-    kept = learnt > 0 or settings.mode == "fastchat"
+    kept = bool((sample.labels != IGNORED).any()) or settings.mode == "fastchat"
     funnel.add("chunks", out=kept)
     funnel.add("rounds", into=rounds, out=learnt)
     funnel.add("tokens", into=len(sample.input_ids) + sample.cut, out=len(sample.input_ids) * kept)
@@ -100,19 +107,14 @@ def account(funnel: Funnel, turns: Sequence[Turn], sample: Masked, settings: Con
         funnel.note("chunks cut at max_length")
     if sample.mismatch:
         funnel.note("chunks masked whole, as FastChat does")
-    if empty:
-        # The template has no text for it, not even an end of sequence.
-        funnel.reject("rounds", "empty_answer", empty)
-    if learnt < rounds - empty:
-        reason = "masked_whole" if sample.mismatch else "cut_at_max_length"
-        funnel.reject("rounds", reason, rounds - empty - learnt)
+    for reason, count in (
+        ("empty_answer", empty),
+        ("not_the_last_answer", others),
+        ("masked_whole" if sample.mismatch else "cut_at_max_length", rounds - empty - others - learnt),
+    ):
+        if count:
+            funnel.reject("rounds", reason, count)
     if kept:
         funnel.observe("tokens in a chunk, with its template", len(sample.input_ids))
         funnel.observe("rounds in a chunk", rounds)
     return kept
-
-
-def answers_learnt(labels: Ids) -> int:
-    """How many stretches of labels bear a loss."""
-    bears = labels != IGNORED
-    return int(np.count_nonzero(bears[1:] & ~bears[:-1])) + bool(len(bears) and bears[0])

@@ -11,10 +11,12 @@ import numpy as np
 import pyarrow as pa
 
 from amberline.core.funnel import Funnel, Reject
+from amberline.data.conversations import BadRecord, Turn
 from amberline.data.preferences import GROUPED_FIX, read_grouped
 from amberline.data.streams import BadFile
 from amberline.data.tokens import PAIRS, SEQUENCES
 from amberline.recipe.data import PreferenceTokens
+from amberline.text.chats import chat_of
 from amberline.text.columns import ids_column
 from amberline.text.preferences import Sequences, encode_prompt_and_responses, join
 from amberline.text.tokenizers import Ids, Tokenizer, remembered_tokenizer
@@ -24,10 +26,14 @@ BATCH_PROMPTS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt with its responses; `pairs` are indices of the chosen and the rejected one."""
+    """A prompt with its responses; `pairs` are indices of the chosen and the rejected one.
+
+    `text` is its key in the file: the text of its one turn, or its turns as JSON.
+    """
 
     index: int
     text: str
+    turns: list[Turn]
     responses: list[str]
     pairs: list[tuple[int, int]]
     sft_target: str
@@ -58,12 +64,23 @@ def _prompt(path: Path, index: int, text: str, value: Any) -> Prompt:
     try:
         responses, target = value["responses"], value["sft_target"]
         pairs = [(chosen, rejected) for chosen, rejected in value["pairs"]]
-        whole = all(isinstance(response, str) for response in [*responses, target])
+        written = value.get("turns", [{"from": "human", "value": text}])
+        turns = [Turn(turn["from"], turn["value"]) for turn in written]
+        texts = [*responses, target, *(text for turn in turns for text in (turn.speaker, turn.text))]
+        whole = bool(turns) and all(isinstance(each, str) for each in texts)
         if whole and all(0 <= number < len(responses) for pair in pairs for number in pair):
-            return Prompt(index, text, responses, pairs, target)
-    except (KeyError, TypeError, ValueError):
+            return Prompt(index, text, turns, responses, pairs, target)
+    except (AttributeError, KeyError, TypeError, ValueError):
         pass
     raise BadFile(path, index + 1, "the prompt's responses, pairs and sft_target are not whole", GROUPED_FIX)
+
+
+def check_turns(file: Path, prompts: Sequence[Prompt], template: str) -> None:
+    """Raise BadFile where a prompt has turns that there is no place for without a template."""
+    odd = next((each for each in prompts if [turn.speaker for turn in each.turns] != ["human"]), None)
+    if template == "none" and odd is not None:
+        what = f"the prompt has {len(odd.turns)} turns, and without a template there is no place for them"
+        raise BadFile(file, odd.index + 1, what, "Set template to one that has, such as chatml or zephyr.")
 
 
 def batches(prompts: Sequence[Prompt]) -> Iterator[list[Prompt]]:
@@ -86,11 +103,14 @@ def unit_of(settings: PreferenceTokens) -> str:
 def tokenize_prompts(file: str, model: Path, settings: PreferenceTokens, prompts: Sequence[Prompt]) -> PromptBatch:
     """Ids and labels of some prompts' pairs, or of their targets. Raises TokenizerRefused.
 
-    Rejected are rows whose text has the end-of-sequence token written out, at which the DPO reference stops; rows with
-    an empty response, where the settings or the template have no place for one; and rows of which no token is learnt,
-    for the first of a sequence is predicted from nothing.
+    Rejected are rows whose text has a token written out that ends a response, at which the DPO reference stops; rows
+    with an empty response, where the settings or the template have no place for one; rows whose turns the template has
+    no place for; and rows of which no token is learnt, for the first of a sequence is predicted from nothing.
     """
-    work = _Work(file, remembered_tokenizer(model), settings, Funnel("tokenize"), [])
+    tokenizer = remembered_tokenizer(model)
+    if settings.template != "none":
+        chat_of(tokenizer, settings.template).check(last_only=True)
+    work = _Work(file, tokenizer, settings, Funnel("tokenize"), [])
     of_prompt = _targets if settings.responses == "chosen" else _pairs
     names: list[str] = []
     made: list[Sequences] = []
@@ -154,11 +174,15 @@ class _Work:
         if (refusal := self._empty(responses)) is not None:
             self._reject(name, prompt, "empty_response", refusal, kept=False)
             return None
-        ids, response_ids = encode_prompt_and_responses(self.tokenizer, prompt.text, responses, self.settings.template)
-        eos = self.tokenizer.eos_id
-        if eos in ids or any(eos in response[:-1] for response in response_ids):
-            detail = f"the text has {self.tokenizer.eos!r} in it"
-            self._reject(name, prompt, "end_of_sequence_in_text", detail, kept=False)
+        if (end := self._end_in([*(turn.text for turn in prompt.turns), *responses])) is not None:
+            self._reject(name, prompt, "end_of_sequence_in_text", f"the text has {end!r} in it", kept=False)
+            return None
+        try:
+            ids, response_ids = encode_prompt_and_responses(
+                self.tokenizer, prompt.turns, responses, self.settings.template
+            )
+        except BadRecord as fault:
+            self._reject(name, prompt, fault.reason, fault.detail, kept=False)
             return None
         if len(ids) == 0 and min(map(len, response_ids)) == 1:
             self._reject(name, prompt, "nothing_to_learn", "the prompt and a response are empty", kept=False)
@@ -179,12 +203,19 @@ class _Work:
         """Why a row is refused for an empty response; None: it is not."""
         if self.settings.empty_responses == "reject" and not all(text.strip() for text in responses):
             return "a response is empty, and the settings reject those"
-        if self.settings.template != "none" and not all(responses):
-            return f"a response is empty, and the template {self.settings.template} has no answer then"
+        if self.settings.template == "vicuna" and not all(responses):
+            return "a response is empty, and the template vicuna has no answer then"
         return None
+
+    def _end_in(self, texts: Sequence[str]) -> str | None:
+        """A token that ends a response, written out in one of the texts; None: there is none."""
+        ends = [self.tokenizer.eos]
+        if self.settings.template != "none":
+            ends.append(chat_of(self.tokenizer, self.settings.template).end)
+        return next((end for end in ends for text in texts if end in text), None)
 
     def _reject(self, name: str, prompt: Prompt, reason: str, detail: str, *, kept: bool) -> None:
         if not kept:
             self.funnel.reject(self.unit, reason)
-        record = None if kept else asdict(prompt)
+        record = None if kept else {key: value for key, value in asdict(prompt).items() if key != "turns"}
         self.rejects.append(Reject(self.file, prompt.index + 1, f"{self.unit} {name}", reason, detail, record, kept))

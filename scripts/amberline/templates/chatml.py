@@ -1,0 +1,31 @@
+"""ChatML: every turn between `<|im_start|>` with its role and `<|im_end|>`, as Qwen and many others have it.
+
+    <|im_start|>user
+    question<|im_end|>
+    <|im_start|>assistant
+    answer<|im_end|>
+
+There is no default system text.
+"""
+
+from amberline.templates.base import ROLES, TurnByTurn, Words
+
+
+class ChatML(TurnByTurn):
+    """A line end stands behind each turn's end; it is not learnt."""
+
+    prompting = "Trained on the ChatML template, which is this folder's chat template: use `apply_chat_template`."
+    speakers = frozenset(ROLES)
+    tokens = ("<|im_start|>", "<|im_end|>")
+    behind = "\n"
+
+    def end(self, words: Words) -> str:  # noqa: ARG002
+        """See Template."""
+        return "<|im_end|>"
+
+    def opening_of(self, speaker: str) -> str:
+        """See TurnByTurn."""
+        return f"<|im_start|>{ROLES[speaker]}\n"
+
+
+TEMPLATE = ChatML()
