@@ -10,6 +10,7 @@ from amberline.batches.plan import plan_batches
 from amberline.model.attention import choose_attention
 from amberline.model.files import read_config
 from amberline.model.load import load_model
+from amberline.model.sizes import sizes_of
 from amberline.objectives.base import Objective
 from amberline.objectives.settings import Training
 from amberline.recipe.tracking import Tracking
@@ -46,15 +47,15 @@ def train_alone(
         micro_batch_examples=settings.micro_batch_examples,
         orders=orders,
     )
-    config = read_config(model_folder)
-    attention = choose_attention("auto", "cpu", torch.float32, config)[0]
+    sizes = sizes_of(read_config(model_folder))
+    attention = choose_attention("auto", "cpu", torch.float32, sizes.head_width)[0]
     model = load_model(model_folder, device="cpu", attention=attention)
     tracking = Tracking(wandb_project=None, wandb_mode="offline")
     run = Run(
         ranks=ALONE,
         directory=RunDirectory(folder, "test", Identity({}, {}, "", {}, {})),
         settings=settings,
-        config=config,
+        sizes=sizes,
         model=model,
         optimizer=make_optimizer(model, settings.optimizer),
         objective=objective,

@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from amberline.core.settings import Count, DescriptionSettings, Flag, PositiveCount, ResultSettings, Sha256
+from amberline.recipe.tiny_models import ARCHITECTURES
 
 
 class Source(DescriptionSettings):
@@ -38,6 +39,9 @@ class Pretrained(DescriptionSettings):
         description="commit of that id; a branch works too, and the manifest records its commit; null: a local folder"
     )
     licence: str | None = Field(description="carried into every model card downstream; null: not known")
+    trust_remote_code: Flag = Field(
+        description="run the Python files of that folder, for a model whose code is not in transformers"
+    )
 
     @property
     def folder(self) -> Path | None:
@@ -57,8 +61,9 @@ class Pretrained(DescriptionSettings):
 
 
 class TinyModel(ResultSettings):
-    """A small, randomly initialised Llama with a tokenizer of its own, trained on the raw conversations."""
+    """A small, randomly initialised model with a tokenizer of its own, trained on the raw conversations."""
 
+    architecture: str = Field(description="kind of model: llama, llama3, mistral, qwen3 or olmo2")
     vocabulary: PositiveCount = Field(description="entries of the tokenizer, byte fallback included")
     hidden_size: PositiveCount = Field(description="width of the residual stream")
     intermediate_size: PositiveCount = Field(description="width of the MLP")
@@ -66,6 +71,13 @@ class TinyModel(ResultSettings):
     heads: PositiveCount = Field(description="attention heads")
     context: PositiveCount = Field(description="longest position")
     seed: Count = Field(description="seed of the random weights")
+
+    @field_validator("architecture")
+    @classmethod
+    def _is_known(cls, architecture: str) -> str:
+        if architecture not in ARCHITECTURES:
+            raise ValueError(f"use one of {', '.join(ARCHITECTURES)}")
+        return architecture
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> "TinyModel":
