@@ -28,6 +28,7 @@ from amberline.model import estimates
 from amberline.model.forward import weighted_loss
 from amberline.model.load import load_model
 from amberline.model.packed import pack
+from amberline.model.sizes import sizes_of
 from amberline.model.weights import write_safetensors
 from amberline.training.gradients import synchronise
 
@@ -90,11 +91,12 @@ def measure(layers: int, width: int, ranks: int, repeats: int) -> list[dict[str,
     points = []
     for tokens in TOKENS:
         seconds, processor = zip(*(each[str(tokens)] for each in by_rank), strict=True)
-        flops = estimates.training_flops(config, [LENGTH] * (tokens // LENGTH))
+        sizes = sizes_of(config)
+        flops = estimates.training_flops(sizes, [LENGTH] * (tokens // LENGTH))
         points.append(
             {
                 "tokens": tokens,
-                "parameters": estimates.parameters(config)[1],
+                "parameters": sizes.in_products,
                 "processes": ranks,
                 "seconds": max(seconds),
                 "cpu_seconds": sum(processor),

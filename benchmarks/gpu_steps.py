@@ -31,12 +31,13 @@ from transformers import LlamaConfig
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 from amberline.model import estimates
-from amberline.model.attention import choose_attention
+from amberline.model.attention import choose_attention, head_width
 from amberline.model.estimates import Rates
 from amberline.model.files import read_config
 from amberline.model.forward import document_logps, inference, token_logps, weighted_loss
 from amberline.model.load import load_model
 from amberline.model.packed import PackedBatch, pack
+from amberline.model.sizes import sizes_of
 from amberline.model.weights import write_safetensors
 from amberline.objectives.settings import Training
 from amberline.recipe.check import check_recipe
@@ -194,7 +195,7 @@ class Bench:
     def attention(self, layout: Layout, config: LlamaConfig) -> str:
         """The kernel in use: in a check, the stand-in of the one that CUDA would use."""
         device = torch.device("cuda") if self.check and layout.attention == "auto" else self.device
-        return choose_attention(layout.attention, device, getattr(torch, layout.precision), config)[0]
+        return choose_attention(layout.attention, device, getattr(torch, layout.precision), head_width(config))[0]
 
     def lighter(self, layout: Layout) -> Layout:
         """Compiling takes a CPU longer than all else together: a check does so where it is what is checked."""
@@ -269,7 +270,7 @@ def predicted_bytes(bench: Bench, config: LlamaConfig, layout: Layout, kind: str
     """Peak memory of the tensors of a process. A step of pairs is one micro-batch, which accumulates nothing."""
     settings = layout.settings(kind)
     return estimates.peak_bytes(
-        config,
+        sizes_of(config),
         layout.checkpointing,
         moments=moments(settings),
         compute_bytes=compute_bytes(settings),
@@ -287,8 +288,9 @@ def predicted_seconds(
 ) -> float:
     """Time of an optimizer step over documents of these lengths, at the rates of this card."""
     settings, rates = layout.settings(kind), bench.ceilings_in(layout.precision)
+    sizes = sizes_of(config)
     seconds = estimates.passes_seconds(
-        config,
+        sizes,
         layout.checkpointing,
         compute_bytes(settings),
         bench.device.type,
@@ -296,7 +298,7 @@ def predicted_seconds(
         lengths=lengths,
         targets=targets,
     )
-    return seconds + estimates.optimizer_seconds(config, moments=moments(settings), shards=bench.world, rates=rates)
+    return seconds + estimates.optimizer_seconds(sizes, moments=moments(settings), shards=bench.world, rates=rates)
 
 
 class Steps:
@@ -425,7 +427,7 @@ def _figures(bench: Bench, kind: str, layout: Layout, taken: Steps, times: list[
     lengths = [int(each) for batch in taken.batches for each in batch.cu_seqlens.diff()]
     targets = sum(len(batch.targets) for batch in taken.batches)
     peak = peak_flops(bench.device, layout.precision, taken.settings.tf32)
-    flops = estimates.training_flops(taken.config, lengths)
+    flops = estimates.training_flops(sizes_of(taken.config), lengths)
     expected = predicted_seconds(bench, taken.config, layout, kind, lengths, targets)
     return {
         **asdict(layout),

@@ -14,7 +14,7 @@ from amberline.core.ending import one_message
 from amberline.core.files import whole_folder
 from amberline.core.manifests import model_content, write_manifest
 from amberline.hub.downloads import HubError
-from amberline.hub.model_files import check_config, check_weights, convert_pickled, download_model, link_model
+from amberline.hub.model_files import check_weights, convert_pickled, download_model, link_model
 from amberline.hub.model_names import ModelError
 from amberline.hub.origins import model_origin
 from amberline.recipe.data import Pretrained
@@ -23,9 +23,23 @@ from amberline.text.tokenizers import TRICKY_TEXTS, TokenizerRefused, load_token
 
 
 def check(folder: Path) -> None:
-    """Refuse now what a later stage could not use: another architecture, or a tokenizer that is not exact."""
-    check_config(folder)
+    """Refuse now what a later stage could not use: a model that cannot run packed, or a tokenizer that is not exact."""
+    import torch
+
+    from amberline.model.files import read_config
+    from amberline.model.probe import probe
+
     opening(load_tokenizer(folder), TRICKY_TEXTS)
+    probe(read_config(folder), device="cpu", dtype=torch.float32, attention="sdpa")
+
+
+def checked_parameters(folder: Path) -> int:
+    """Hold the weights of a folder against its config.json; return how many there are."""
+    from amberline.model.architecture import outline
+    from amberline.model.files import read_config
+
+    expected = outline(read_config(folder))
+    return check_weights(folder, expected.shapes, expected.tied)
 
 
 @contextmanager
@@ -48,14 +62,16 @@ def main(
         place = str(wanted.folder or f"{wanted.pretrained} @ {wanted.revision}")
         with whole_folder(output) as folder, naming(folder, place):
             if wanted.folder is not None:
-                link_model(wanted.folder, folder)
+                link_model(wanted.folder, folder, code=wanted.trust_remote_code)
                 check(folder)
                 commit = None
             else:
                 assert wanted.revision, "Pretrained requires it of an id on the hub"
-                commit = download_model(wanted.pretrained, wanted.revision, working, folder, check)
+                commit = download_model(
+                    wanted.pretrained, wanted.revision, working, folder, check, code=wanted.trust_remote_code
+                )
             convert_pickled(folder)
-            parameters = check_weights(folder)
+            parameters = checked_parameters(folder)
             write_manifest(
                 folder,
                 kind="model",

@@ -38,7 +38,9 @@ def main(
     import torch
 
     from amberline.hub.model_names import ModelError
+    from amberline.model.architecture import outline
     from amberline.model.export import write_model_folder
+    from amberline.model.files import read_config
     from amberline.model.weights import CheckpointWeights, DigestedWeights, write_policy
     from amberline.templates.registry import TemplateError
     from amberline.text.chats import exported_chat
@@ -60,7 +62,8 @@ def main(
             _check_weights(run, training, chosen, weights.digests)
             if asked.policy:
                 # The reference implementation counts examples, not optimizer steps.
-                write_policy(weights, folder / "policy.pt", *_progress(run, training["facts"], chosen.step))
+                done = _progress(run, training["facts"], chosen.step)
+                write_policy(weights, folder / "policy.pt", *done, tied=outline(read_config(base)).tied)
             write_manifest(
                 folder,
                 kind="model",

@@ -1,4 +1,4 @@
-"""Make a small, randomly initialised Llama with a tokenizer trained on conversations: a stand-in for a real one."""
+"""Make a small, randomly initialised model with a tokenizer trained on conversations: a stand-in for a real one."""
 
 import sys
 from collections.abc import Iterator, Mapping
@@ -18,6 +18,7 @@ from amberline.data.streams import BadFile, by_name, read_records
 from amberline.formats.base import ConversationFormat
 from amberline.formats.registry import FormatError, with_formats
 from amberline.recipe.data import Tiny, TinyModel
+from amberline.recipe.tiny_models import ARCHITECTURES, Sizes
 from amberline.text.small_byte_level import save_byte_level, train_byte_level
 from amberline.text.small_tokenizer import SmallTokenizerError, save_llama_tokenizer, train_sentencepiece
 
@@ -53,13 +54,15 @@ def save_tokenizer(settings: TinyModel, texts: Iterator[str], folder: Path) -> d
 
 
 def save_model(settings: TinyModel, special: Mapping[str, int | None], folder: Path) -> int:
-    """Write a Llama of those sizes with seeded random weights in fp32; return its number of parameters."""
+    """Write a model of those sizes with seeded random weights in fp32; return its number of parameters."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
     from transformers.utils.logging import disable_progress_bar
 
+    sizes = Sizes(settings.hidden_size, settings.heads, settings.context)
+    particular = ARCHITECTURES[settings.architecture](sizes)
     torch.manual_seed(settings.seed)
-    config = LlamaConfig(
+    config = CONFIG_MAPPING[particular.pop("model_type")](
         vocab_size=settings.vocabulary,
         hidden_size=settings.hidden_size,
         intermediate_size=settings.intermediate_size,
@@ -68,11 +71,13 @@ def save_model(settings: TinyModel, special: Mapping[str, int | None], folder: P
         max_position_embeddings=settings.context,
         rms_norm_eps=1e-6,
         **special,
+        **particular,
     )
-    model = LlamaForCausalLM(config)
+    model = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config)
     disable_progress_bar()  # of saving: a log cannot be drawn over
     model.save_pretrained(folder)
-    return model.num_parameters()
+    parameters: int = model.num_parameters()
+    return parameters
 
 
 def main(

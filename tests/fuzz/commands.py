@@ -151,7 +151,7 @@ def _tiny(recipe: Recipe) -> Command:
 
 def _acquire_model() -> Command:
     base, model = _at(paths.model("base")), _at(paths.model("copy"))
-    entry = canonical({"pretrained": base, "revision": None, "licence": None})
+    entry = canonical({"pretrained": base, "revision": None, "licence": None, "trust_remote_code": False})
     return _command(
         "acquire_model", "acquire_model", "--source", entry, "--output", model, reads=[base], writes=[model]
     )

@@ -356,7 +356,7 @@ def folder(small_model: Path, tmp_path: Path) -> Path:
 
 
 def get_model(output: Path, **changes: object) -> None:
-    wanted = {"pretrained": "someone/model", "revision": "main", "licence": None}
+    wanted = {"pretrained": "someone/model", "revision": "main", "licence": None, "trust_remote_code": False}
     acquire_model.main(json.dumps(wanted | changes), output)
 
 

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from cpu_kernels import efficient_attention_on_cpu
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import LlamaConfig
 
 from amberline.hub.model_names import ModelError
 from amberline.model.attention import choose_attention, document_attention
@@ -18,10 +17,6 @@ from amberline.model.packed import pack
 
 SCRIPTS = str(Path(__file__).parents[2] / "scripts")
 BF16, F32, F64 = torch.bfloat16, torch.float32, torch.float64
-
-
-def llama(width=128):
-    return LlamaConfig(hidden_size=2 * width, num_attention_heads=2)
 
 
 def dense(query, key, value, lengths, scaling):
@@ -70,7 +65,7 @@ def test_is_masked_attention(lengths, key_heads):
 
 
 def test_auto_on_the_cpu_is_sdpa_and_says_why():
-    kind, why = choose_attention("auto", "cpu", torch.float32, llama())
+    kind, why = choose_attention("auto", "cpu", torch.float32, 128)
     assert kind == "sdpa"
     assert why == "on the CPU, one call a document"
 
@@ -92,12 +87,12 @@ def test_sdpa_is_called_once_for_each_document(monkeypatch):
 @pytest.mark.parametrize("kind", ["varlen", "flash", "efficient"])
 def test_what_needs_cuda_is_refused_on_the_cpu(kind):
     with pytest.raises(ModelError, match=rf"attention {kind} needs CUDA, and this is cpu. Fix: .* auto or sdpa"):
-        choose_attention(kind, "cpu", torch.bfloat16, llama())
+        choose_attention(kind, "cpu", torch.bfloat16, 128)
 
 
 def test_an_unknown_kind_is_refused_with_those_that_are_known():
     with pytest.raises(ModelError, match=r"'sdap' is unknown: use auto, varlen, flash, efficient, sdpa"):
-        choose_attention("sdap", "cpu", torch.float32, llama())
+        choose_attention("sdap", "cpu", torch.float32, 128)
 
 
 @pytest.mark.parametrize(
@@ -119,20 +114,20 @@ def test_auto_on_a_gpu_is_the_first_kernel_that_takes_the_model(monkeypatch, dty
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: (flash_attn or None) if name == "flash_attn" else find(name)
     )
-    kind, why = choose_attention("auto", "cuda", dtype, llama(width))
+    kind, why = choose_attention("auto", "cuda", dtype, width)
     assert kind == chosen
     assert said in why
 
 
 def test_an_older_torch_has_no_varlen(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "torch" or None)
-    assert choose_attention("auto", "cuda", BF16, llama())[0] == "efficient"
+    assert choose_attention("auto", "cuda", BF16, 128)[0] == "efficient"
 
 
 def test_an_older_gpu_has_no_flash_attention(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
-    kind, why = choose_attention("auto", "cuda", BF16, llama())
+    kind, why = choose_attention("auto", "cuda", BF16, 128)
     assert kind == "efficient"
     assert "varlen needs a GPU of compute capability 8.0 or higher" in why
 
@@ -141,7 +136,7 @@ def test_an_older_gpu_has_no_flash_attention(monkeypatch):
 def test_flash_attention_is_refused_in_float32(kind, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: True)
     with pytest.raises(ModelError, match=rf"attention {kind} has no kernel for float32. Fix: .* auto or sdpa"):
-        choose_attention(kind, "cuda", F32, llama())
+        choose_attention(kind, "cuda", F32, 128)
 
 
 @pytest.mark.parametrize("grouped", [False, True])
@@ -162,7 +157,7 @@ def test_the_efficient_kernel_is_called_as_torch_declares_it():
     """Shapes of the forward pass are those of torch's own shape function; the backward pass has torch's arguments."""
     states, borders = torch.randn(1, 40, 4, 16, device="meta"), torch.empty(4, dtype=torch.int32, device="meta")
     operators = torch.ops.amberline
-    output, sums = operators.efficient_attention(states, states, states, borders, 20, 0.3)
+    output, sums = operators.efficient_attention(states, states, states, borders, 20, 0.3, None)
     theirs = torch.ops.aten._efficient_attention_forward(
         states, states, states, None, borders, borders, 20, 20, 0.0, 1, True, scale=0.3
     )

@@ -9,9 +9,12 @@ from amberline.model.estimates import Rates
 from amberline.model.forward import hidden_states
 from amberline.model.load import load_model
 from amberline.model.packed import pack
+from amberline.model.sizes import sizes_of
 
-AMBER = LlamaConfig(
-    vocab_size=32000, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32
+AMBER = sizes_of(
+    LlamaConfig(
+        vocab_size=32000, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32
+    )
 )
 SHAPES = [(256, 688, 4, 4), (128, 512, 2, 4), (256, 300, 8, 8)]
 
@@ -33,7 +36,8 @@ def test_parameters_are_those_of_the_model(shape):
     with torch.device("meta"):
         model = LlamaForCausalLM(config(*shape))
     matrices = sum(each.numel() for name, each in model.named_parameters() if each.ndim == 2 and "embed" not in name)
-    assert estimates.parameters(config(*shape)) == (model.num_parameters(), matrices)
+    sizes = sizes_of(config(*shape))
+    assert (sizes.parameters, sizes.in_products) == (model.num_parameters(), matrices)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -59,13 +63,13 @@ def test_activations_are_those_that_are_kept(shape, level, tmp_path):
     # Beside the layers, a token keeps its embedding's norm and its rotation.
     rest = 4 * (2 * shape[0] + 3 * shape[0] // shape[3])
     assert (kept[1] - kept[0]) / 1024 - rest == pytest.approx(
-        estimates.activation_bytes(config(*shape), level, 4, "cpu"), rel=0.1
+        estimates.activation_bytes(sizes_of(config(*shape)), level, 4, "cpu"), rel=0.1
     )
 
 
 def test_published_figures_of_the_7b_model():
-    assert estimates.parameters(AMBER)[0] == pytest.approx(6.738e9, rel=1e-3)
-    assert estimates.parameters(AMBER)[1] == pytest.approx(6.607e9, rel=1e-3)
+    assert AMBER.parameters == pytest.approx(6.738e9, rel=1e-3)
+    assert AMBER.in_products == pytest.approx(6.607e9, rel=1e-3)
     for length, gigaflops in ((512, 40.05), (2048, 41.25), (4096, 42.86)):
         assert estimates.training_flops(AMBER, [length]) / length / 1e9 == pytest.approx(gigaflops, rel=1e-3)
     # 16 bytes a parameter with AdamW, on 8 GPUs and on one, and what is gathered.
@@ -107,4 +111,4 @@ def test_time_of_the_optimizer():
     """AdamW reads and writes 40 bytes a parameter, RMSprop 64, each process those of its own."""
     for moments, width in ((2, 40), (1, 64)):
         seconds = estimates.optimizer_seconds(AMBER, moments=moments, shards=8, rates=Rates(math.inf, 4e12))
-        assert seconds == pytest.approx(width * estimates.parameters(AMBER)[0] / 8 / 4e12)
+        assert seconds == pytest.approx(width * AMBER.parameters / 8 / 4e12)

@@ -258,6 +258,7 @@ def test_amberchat_may_be_one_that_others_made():
         "pretrained": "LLM360/AmberChat",
         "revision": "main",
         "licence": None,
+        "trust_remote_code": False,
     }
     assert recipe.trained == ["ambersafe-sft", "ambersafe"]
     assert recipe.tokens("ambersafe").tokenizer == "amberchat"

@@ -11,6 +11,7 @@ from amberline.model.attention import Kind
 from amberline.model.checkpointing import Level
 from amberline.model.files import read_config
 from amberline.model.load import load_model
+from amberline.model.sizes import sizes_of
 from amberline.objectives.base import Objective
 from amberline.objectives.settings import Training
 from amberline.recipe.tracking import Tracking
@@ -52,13 +53,14 @@ def train_alone(
         micro_batch_examples=settings.micro_batch_examples,
         orders=orders,
     )
+    sizes = sizes_of(read_config(model_folder))
     model = load_model(model_folder, device="cpu", attention=attention, activation_checkpointing=level, compile=compile)
     tracking = Tracking(wandb_project=None, wandb_mode="offline")
     run = Run(
         ranks=ALONE,
         directory=RunDirectory(folder, "test", Identity({}, {}, "", {}, {})),
         settings=settings,
-        config=read_config(model_folder),
+        sizes=sizes,
         model=model,
         optimizer=make_optimizer(model, settings.optimizer),
         objective=objective,

@@ -8,7 +8,8 @@ from transformers import LlamaConfig
 from worlds import HARDWARE, RECIPE
 
 from amberline.hub.model_names import ModelError
-from amberline.model.estimates import parameters, training_flops
+from amberline.model.estimates import training_flops
+from amberline.model.sizes import sizes_of
 from amberline.objectives.settings import Training
 from amberline.recipe.hardware import Hardware
 from amberline.training import scoring
@@ -16,7 +17,7 @@ from amberline.training.autotune import Choices, Load, choose
 from amberline.training.ranks import Ranks
 from amberline.training.speed import peak_flops
 
-AMBER = LlamaConfig(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32)
+AMBER = sizes_of(LlamaConfig(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32))
 CHAT, SFT, DPO = (RECIPE.training(name) for name in ("amberchat", "ambersafe-sft", "ambersafe"))
 # On eight processes: steps of 128 conversations and of 32 pairs.
 CONVERSATIONS, PAIRS = Load(20_000, 2048), Load(1_100, 512)
@@ -39,7 +40,7 @@ def on_gpus(
 
 
 def test_parameters_of_amber() -> None:
-    assert parameters(AMBER) == (6_738_415_616, 6_607_077_376)
+    assert (AMBER.parameters, AMBER.in_products) == (6_738_415_616, 6_607_077_376)
 
 
 @pytest.mark.parametrize(("length", "gflops"), [(512, 40.05), (2048, 41.25), (4096, 42.86)])

@@ -16,6 +16,7 @@ from amberline.model.files import read_config
 from amberline.model.forward import token_logps, weighted_loss
 from amberline.model.load import load_model
 from amberline.model.packed import pack
+from amberline.model.sizes import sizes_of
 from amberline.objectives.sft import SFTSettings
 from amberline.recipe.hardware import Hardware
 from amberline.training.autotune import Load, allocated_peak, choose, expected_peak
@@ -28,11 +29,11 @@ def two_steps(expect: Callable[..., float], folder: Path, level: str, documents:
     """Take two optimizer steps of two micro-batches each; the peak in bytes that was expected before."""
     torch.set_num_threads(2)
     settings = SFTSettings(**PREFERRED) if log_probabilities else SFTSettings(**CHAT)
-    config = read_config(folder)
+    sizes = sizes_of(read_config(folder))
     tokens = documents * LENGTH
     hardware = Hardware(**(HARDWARE | {"activation_checkpointing": level, "micro_batch_tokens": tokens}))
-    choices = choose(hardware, settings, config, ALONE, Load(2 * tokens, LENGTH))
-    expected = expect(choices, settings, config, ALONE, tokens=tokens, softmaxes=tokens if log_probabilities else 0)
+    choices = choose(hardware, settings, sizes, ALONE, Load(2 * tokens, LENGTH))
+    expected = expect(choices, settings, sizes, ALONE, tokens=tokens, softmaxes=tokens if log_probabilities else 0)
     model = load_model(folder, device="cpu", activation_checkpointing=choices.activation_checkpointing)
     optimizer = make_optimizer(model, settings.optimizer)
     ids = torch.arange(LENGTH)

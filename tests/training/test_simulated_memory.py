@@ -10,6 +10,7 @@ from simulated import simulated_peak
 from transformers import LlamaConfig
 from worlds import RECIPE
 
+from amberline.model.sizes import sizes_of
 from amberline.training.autotune import Choices, allocated_peak
 from amberline.training.ranks import Ranks
 
@@ -54,7 +55,7 @@ def predicted_and_simulated(folder: Path, row: tuple[Any, ...]) -> tuple[float, 
     attention: Any = "varlen" if settings.precision == "bfloat16" else "efficient"
     choices = Choices(attention, sum(lengths), level, reshard, shards, accumulated, False, ())
     ranks = Ranks(0, nodes * shards, torch.device("cuda"), nodes)
-    predicted = allocated_peak(choices, settings, AMBER, ranks, tokens=sum(lengths), softmaxes=0)
+    predicted = allocated_peak(choices, settings, sizes_of(AMBER), ranks, tokens=sum(lengths), softmaxes=0)
     preferences = name == "ambersafe"
     found = simulated_peak(folder, AMBER, settings, choices, nodes, lengths, micro_batches, preferences=preferences)
     return predicted, found

@@ -10,13 +10,16 @@ from worlds import CHAT, HARDWARE
 
 from amberline.batches.plan import BatchPlan, plan_batches
 from amberline.model.estimates import Rates, optimizer_seconds, passes_seconds
+from amberline.model.sizes import sizes_of
 from amberline.objectives.sft import SFTSettings
 from amberline.recipe.hardware import Hardware
 from amberline.training import speed
 from amberline.training.autotune import Load, choose
 from amberline.training.ranks import Ranks
 
-MODEL = LlamaConfig(vocab_size=320, hidden_size=64, intermediate_size=172, num_hidden_layers=2, num_attention_heads=4)
+MODEL = sizes_of(
+    LlamaConfig(vocab_size=320, hidden_size=64, intermediate_size=172, num_hidden_layers=2, num_attention_heads=4)
+)
 RATES = Rates(1e9, 1e8)
 
 

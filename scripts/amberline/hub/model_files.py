@@ -10,44 +10,51 @@ from safetensors import SafetensorError, safe_open
 
 from amberline.core.progress import progress
 from amberline.hub.downloads import HubFile, download, list_files, put
-from amberline.hub.model_names import KEPT, PICKLED, SAFETENSORS, ModelError, wanted_files
-from amberline.recipe.architectures import DERIVED, Shapes, find_fault, weight_shapes
+from amberline.hub.model_names import PICKLED, SAFETENSORS, ModelError, wanted_files
+from amberline.recipe.architectures import DERIVED
+
+Shapes = Mapping[str, tuple[int, ...]]
 
 LFS_POINTER = b"version https://git-lfs"
 FLOATS = ("F64", "F32", "F16", "BF16")
+TIED_ROWS = 4096  # compared at a time
 ONE_PLACE = "Fix: get config.json and weights again, from one place, or correct config.json in a copy of the folder."
 
 
-def link_model(source: Path, folder: Path) -> None:
+def link_model(source: Path, folder: Path, *, code: bool) -> None:
     """Link to the files of a local model from `folder`, so that they are neither copied nor owned by the results.
 
-    Raises ModelError.
+    With `code`, its Python files are taken, too. Raises ModelError.
     """
     if not source.is_dir():
         raise ModelError(f"{source}: there is no such folder. Fix: check `pretrained`.")
-    for name in wanted_files((path.name for path in source.iterdir()), str(source)):
+    for name in wanted_files((path.name for path in source.iterdir()), str(source), code=code):
         # The original, for the hub's cache is made of links.
         (folder / name).symlink_to((source / name).resolve())
 
 
-def download_model(repository: str, revision: str, working: Path, folder: Path, check: Callable[[Path], None]) -> str:
+def download_model(
+    repository: str, revision: str, working: Path, folder: Path, check: Callable[[Path], None], *, code: bool
+) -> str:
     """Fetch a model's files to `working`, where an interrupted download goes on, and put them into `folder`.
 
     Returns the commit. All but the weights come first, and `check` looks at them in `folder`: what is refused should
-    not cost gigabytes. Files that are complete in `working` are checked and not fetched again; the caller removes it
-    when the model is finished. Raises HubError or ModelError, and what `check` raises.
+    not cost gigabytes. With `code`, its Python files are taken, too. Files that are complete in `working` are checked
+    and not fetched again; the caller removes it when the model is finished. Raises HubError or ModelError, and what
+    `check` raises.
     """
     commit, listed = list_files(HubFile(repository, revision, "(list of files)", "model"))
-    names = wanted_files(listed, f"{repository} @ {revision}")
+    names = wanted_files(listed, f"{repository} @ {revision}", code=code)
 
     def fetch(wanted: Iterable[str]) -> None:
         for name in wanted:
             download(HubFile(repository, commit, name, "model"), working / name)
             put(working / name, folder / name)
 
-    fetch(name for name in names if name in KEPT)
+    weights = [name for name in names if SAFETENSORS.fullmatch(name) or PICKLED.fullmatch(name)]
+    fetch(name for name in names if name not in weights)
     check(folder)
-    fetch(name for name in names if name not in KEPT)
+    fetch(weights)
     return commit
 
 
@@ -83,19 +90,13 @@ def convert_pickled(folder: Path) -> None:
         path.unlink()
 
 
-def check_config(folder: Path) -> None:
-    """Raise ModelError unless a model with the config.json of `folder` can be trained here."""
-    if fault := find_fault(folder):
-        raise ModelError(fault)
-
-
-def check_weights(folder: Path) -> int:
+def check_weights(folder: Path, expected: Shapes, tied: Mapping[str, str]) -> int:
     """Check that every weight that config.json implies is there, whole and of its shape; return their parameters.
 
-    Of several files the index is written. Raises ModelError.
+    `expected` are the shapes by name. `tied` are further names of some of these, which may be there beside them if
+    they hold the same. Of several files the index is written. Raises ModelError.
     """
-    check_config(folder)
-    expected = weight_shapes(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    expected = {**expected, **{name: expected[original] for name, original in tied.items()}}
     shards = sorted(path for path in folder.iterdir() if SAFETENSORS.fullmatch(path.name))
     places: dict[str, str] = {}
     parameters = total = 0
@@ -110,9 +111,11 @@ def check_weights(folder: Path) -> int:
             total += tensor["data_offsets"][1] - tensor["data_offsets"][0]
             if not key.endswith(DERIVED):
                 _check_tensor(shard.name, key, tensor, expected)
-            parameters += prod(tensor["shape"])
-    if missing := sorted(expected.keys() - places.keys()):
+            parameters += 0 if key in tied else prod(tensor["shape"])
+    if missing := sorted(expected.keys() - places.keys() - tied.keys()):
         raise ModelError(f"the weights lack {missing[0]}{_and_more(missing)}, which config.json implies. {ONE_PLACE}")
+    for name in sorted(tied.keys() & places.keys()):
+        _check_tied(folder, places, name, tied[name])
     if len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
@@ -133,6 +136,23 @@ def _check_tensor(file: str, name: str, tensor: Mapping[str, Any], expected: Sha
             f"{file}: {name} is {tensor['dtype']}, a quantised weight, and training needs one of {', '.join(FLOATS)}. "
             "Fix: take the model before it was quantised."
         )
+
+
+def _check_tied(folder: Path, places: Mapping[str, str], name: str, original: str) -> None:
+    """Raise ModelError unless two tensors that are one in the model are equal. Some rows are in memory at a time."""
+    with (
+        safe_open(folder / places[name], framework="pt") as its,
+        safe_open(folder / places[original], framework="pt") as others,
+    ):
+        one, other = its.get_slice(name), others.get_slice(original)
+        for start in range(0, one.get_shape()[0], TIED_ROWS):
+            rows = slice(start, start + TIED_ROWS)
+            if not one[rows].equal(other[rows]):
+                raise ModelError(
+                    f"{places[name]}: {name} differs from {original}, but config.json ties them "
+                    "(tie_word_embeddings). Fix: set tie_word_embeddings to false in a copy of the folder, if they "
+                    "were trained apart, or get the model again."
+                )
 
 
 def _and_more(names: list[str]) -> str:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-# What `transformers` reads of a model folder, weights aside. No code: none is trusted.
+# What `transformers` reads of a model folder, weights aside. Code is taken only where the recipe trusts it.
 KEPT = frozenset(
     {
         "config.json",
@@ -20,6 +20,7 @@ KEPT = frozenset(
 )
 TOKENIZERS = frozenset({"tokenizer.json", "tokenizer.model"})
 SAFETENSORS = re.compile(r"model(-[0-9]{5}-of-[0-9]{5})?\.safetensors")
+CODE = re.compile(r"[^/]+\.py")
 PICKLED = re.compile(r"pytorch_model(-[0-9]{5}-of-[0-9]{5})?\.bin")
 
 
@@ -27,8 +28,11 @@ class ModelError(Exception):
     """A folder or repository is no model that can be loaded, run or written as asked; the message says the fix."""
 
 
-def wanted_files(names: Iterable[str], place: str) -> list[str]:
-    """Which files of a model to take: safetensors if there are any, else pickled weights. Raises ModelError."""
+def wanted_files(names: Iterable[str], place: str, *, code: bool) -> list[str]:
+    """Which files of a model to take: safetensors if there are any, else pickled weights; with `code`, Python, too.
+
+    Raises ModelError.
+    """
     names = set(names)
     weights = sorted(filter(SAFETENSORS.fullmatch, names)) or sorted(filter(PICKLED.fullmatch, names))
     if "config.json" not in names:
@@ -46,4 +50,5 @@ def wanted_files(names: Iterable[str], place: str) -> list[str]:
             f"{place}: there is no tokenizer in it ({' or '.join(sorted(TOKENIZERS))}). Fix: save it there with "
             "transformers (AutoTokenizer.from_pretrained, save_pretrained), in a copy of the model's folder."
         )
-    return sorted(names & KEPT) + weights
+    trusted = filter(CODE.fullmatch, names) if code else ()
+    return sorted({*(names & KEPT), *trusted}) + weights

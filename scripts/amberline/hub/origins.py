@@ -57,8 +57,9 @@ def model_origin(source: Pretrained) -> dict[str, Any]:
     """Where a model comes from, for its manifest. Raises ModelError for a local folder that is no model."""
     folder = source.folder
     if folder is None:
-        return {"repository": source.pretrained, "revision": source.revision}
-    names = wanted_files((path.name for path in folder.iterdir()), str(folder))
+        place = {"repository": source.pretrained, "revision": source.revision}
+        return place | ({"code": True} if source.trust_remote_code else {})
+    names = wanted_files((path.name for path in folder.iterdir()), str(folder), code=source.trust_remote_code)
     # Of the others the manifest has the content: they are linked to.
     return {"files": {name: sampled_digest(folder / name) if PICKLED.fullmatch(name) else None for name in names}}
 

@@ -20,13 +20,16 @@ def efficient_attention(
     cu_seqlens: torch.Tensor,
     max_length: int,
     scaling: float,
+    window: int | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Causal attention inside each document, and the logarithms of the softmaxes' sums, for the backward pass.
 
-    `query`, `key` and `value` are [1, T, heads, width], as is the result.
+    `query`, `key` and `value` are [1, T, heads, width], as is the result. `window` is how many tokens each one sees,
+    itself included; None: all before it.
     """
+    borders = (cu_seqlens, cu_seqlens, max_length, max_length)
     output, sums, *_ = torch.ops.aten._efficient_attention_forward(
-        query, key, value, None, cu_seqlens, cu_seqlens, max_length, max_length, 0.0, _CAUSAL, True, scale=scaling
+        query, key, value, None, *borders, 0.0, _CAUSAL, True, scale=scaling, window_size=window
     )
     return output, sums
 
@@ -39,6 +42,7 @@ def _(
     cu_seqlens: torch.Tensor,
     max_length: int,
     scaling: float,  # noqa: ARG001
+    window: int | None,  # noqa: ARG001
 ) -> tuple[torch.Tensor, torch.Tensor]:
     # The sums are by document and head; the kernel rounds their number up.
     shape = (cu_seqlens.numel() - 1, query.shape[2], (max_length + 31) // 32 * 32)
@@ -56,11 +60,13 @@ def _backward(
     cu_seqlens: torch.Tensor,
     max_length: int,
     scaling: float,
+    window: int | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     unused = torch.zeros((), dtype=torch.int64, device=query.device)  # the random state of dropout
     borders = (cu_seqlens, cu_seqlens, max_length, max_length)
+    options = {"scale": scaling, "window_size": window}
     of_query, of_key, of_value, _ = torch.ops.aten._efficient_attention_backward(
-        slope, query, key, value, None, output, *borders, sums, 0.0, unused, unused, _CAUSAL, False, scale=scaling
+        slope, query, key, value, None, output, *borders, sums, 0.0, unused, unused, _CAUSAL, False, **options
     )
     return of_query, of_key, of_value
 
@@ -77,13 +83,13 @@ def _(
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
-    query, key, value, cu_seqlens, ctx.max_length, ctx.scaling = inputs
+    query, key, value, cu_seqlens, ctx.max_length, ctx.scaling, ctx.window = inputs
     ctx.save_for_backward(query, key, value, *output, cu_seqlens)
 
 
 def _gradients(ctx: Any, slope: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-    found = _backward(slope.contiguous(), *ctx.saved_tensors, ctx.max_length, ctx.scaling)
-    return *found, None, None, None
+    found = _backward(slope.contiguous(), *ctx.saved_tensors, ctx.max_length, ctx.scaling, ctx.window)
+    return *found, None, None, None, None
 
 
 efficient_attention.register_autograd(_gradients, setup_context=_remember)

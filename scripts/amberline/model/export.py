@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from amberline.hub.model_names import KEPT, ModelError
-from amberline.model.files import WeightFiles, read_config
+from amberline.hub.model_names import CODE, KEPT, ModelError
+from amberline.model.architecture import outline
+from amberline.model.files import read_config
 from amberline.model.weights import Weights, write_safetensors
 
 
@@ -27,25 +28,30 @@ def write_model_folder(
     Jinja as transformers reads it; None: that of the base, if it has one. `end_ids` are the tokens at which generation
     stops; None: those of the base. Raises ModelError when the weights are not those of the base's architecture.
     """
-    read_config(base)
-    expected, found = WeightFiles(base).names(), weights.shapes().keys()
-    if expected != found:
+    model = outline(read_config(base))
+    found = weights.shapes().keys() - model.tied.keys()
+    if model.names.keys() != found:
         raise ModelError(
-            f"the weights are not of the model in {base}: they differ in {sorted(expected ^ found)[:3]}. "
+            f"the weights are not of the model in {base}: they differ in {sorted(model.names.keys() ^ found)[:3]}. "
             "Fix: give the folder of the model that their training started from."
         )
-    for name in sorted(KEPT - {"config.json"}):
-        if (base / name).is_file():
-            shutil.copyfile(base / name, folder / name)
+    for file in sorted(base.iterdir()):
+        if file.name in KEPT - {"config.json"} or CODE.fullmatch(file.name):
+            shutil.copyfile(file, folder / file.name)
     # The base's own file is kept, so that readers of other versions find the keys that they know.
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     named = str(dtype).removeprefix("torch.")
-    config |= {"architectures": ["LlamaForCausalLM"], "dtype": named, "torch_dtype": named, "use_cache": True}
+    config |= {
+        "architectures": [model.kind],
+        "dtype": named,
+        "torch_dtype": named,
+        "use_cache": True,
+    }
     _write_json(folder / "config.json", config)
     _write_generation_config(folder / "generation_config.json", config, end_ids)
     if chat_template is not None:
         _write_chat_template(folder, chat_template)
-    write_safetensors(weights, folder, dtype)
+    write_safetensors(weights, folder, dtype, model.names)
 
 
 def _write_generation_config(file: Path, config: Mapping[str, Any], end_ids: Sequence[int] | None) -> None:

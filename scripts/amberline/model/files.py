@@ -1,28 +1,53 @@
 """Model folders on disk: configuration and weights, read a slice at a time."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+import transformers
 from safetensors import SafetensorError, safe_open
-from transformers import LlamaConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from amberline.hub.model_names import ModelError
-from amberline.recipe.architectures import DERIVED, find_fault
+from amberline.recipe.architectures import DERIVED, find_fault, why_unsupported
 
 AGAIN = "Fix: delete the folder and start the pipeline again; if it is of your own, get the model again."
 
 
-def read_config(folder: Path) -> LlamaConfig:
-    """The configuration of a model folder. Raises ModelError unless it is a Llama that can be trained here."""
+def read_config(folder: Path) -> PreTrainedConfig:
+    """The configuration of a model folder. Raises ModelError unless it is of a model that may be trained here.
+
+    A folder holds Python files only where the recipe trusts them (`trust_remote_code`): those are run.
+    """
     if fault := find_fault(folder):
         raise ModelError(fault)
     path = folder / "config.json"
+    written = json.loads(path.read_text(encoding="utf-8"))
+    kind = written["model_type"]
+    if kind not in CONFIG_MAPPING and not any(folder.glob("*.py")):
+        raise ModelError(f"{path} describes a {kind!r} model, {_why_unknown(written)}")
     try:
-        return LlamaConfig.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        if any(folder.glob("*.py")) and "auto_map" in written:
+            config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=True)
+        else:
+            config = CONFIG_MAPPING[kind].from_dict(written)
     except Exception as error:  # transformers raises errors of many classes for values that it does not take
-        raise ModelError(f"{path} is refused by transformers ({error}). {AGAIN}") from None
+        found = " ".join(str(error).split())[:300]
+        raise ModelError(f"{path} is refused by transformers ({found}). {AGAIN}") from None
+    if why := why_unsupported(config.to_dict()):
+        raise ModelError(f"{path} {why}")
+    return config
+
+
+def _why_unknown(written: Mapping[str, Any]) -> str:
+    if "auto_map" in written:
+        return (
+            "whose code is in Python files beside it. Fix: if you have read that code and trust it, set "
+            "trust_remote_code: true beside `pretrained`."
+        )
+    return f"which transformers {transformers.__version__} does not know. Fix: take another model."
 
 
 class WeightFiles:
@@ -42,7 +67,8 @@ class WeightFiles:
         try:
             # The file is opened anew for each tensor, so that what was read of it does not stay mapped.
             with safe_open(file, framework="pt") as tensors:
-                part: torch.Tensor = tensors.get_slice(name)[rows]
+                stored = tensors.get_slice(name)
+                part: torch.Tensor = stored[rows] if stored.get_shape() else tensors.get_tensor(name)
                 return part
         except (SafetensorError, OSError) as error:
             raise ModelError(f"{file} cannot be read ({error}). {AGAIN}") from None

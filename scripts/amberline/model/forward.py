@@ -2,52 +2,58 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import PreTrainedModel
 
 from amberline.model import logps
+from amberline.model.architecture import logit_scale, output_matrix
 from amberline.model.attention import Kind
 from amberline.model.packed import PackedBatch
 
 Output = Literal["hidden_states", "token_logps", "weighted_loss"]
 
 
-class PackedLlama(LlamaForCausalLM):
-    """transformers' Llama, with its parameters and their names, run on packed documents.
+def run_on_packed_documents(model: PreTrainedModel, attention: Kind, *, one_shape: bool = False) -> None:
+    """Let `model(batch, output)` be what this file's functions ask for, with parameters and their names unchanged.
 
-    The loss is computed inside `forward`, because only there does FSDP hold the output matrix whole.
+    The method is replaced, and the model not wrapped, so that no parameter changes its name. With `one_shape`,
+    layers are compiled for one number of tokens, and only the number of documents differs.
     """
+    model.forward = partial(_forward, model, attention, one_shape)
 
-    def __init__(self, config: LlamaConfig, attention: Kind, *, one_shape: bool = False) -> None:
-        super().__init__(config)
-        self.attention = attention
-        self.one_shape = one_shape  # that layers are compiled for; only the number of documents differs
 
-    def forward(self, batch: PackedBatch, output: Output) -> torch.Tensor:
-        """One of hidden states [T, width], log-probabilities of the targets [L], and the weighted loss, a scalar."""
-        hidden: torch.Tensor = self.model.embed_tokens(batch.input_ids)[None]
-        rotary = self.model.rotary_emb(hidden, batch.position_ids[None])
-        if self.one_shape:
-            torch._dynamo.mark_dynamic(batch.cu_seqlens, 0)
-        for layer in self.model.layers:
-            hidden = layer(
-                hidden,
-                position_embeddings=rotary,
-                cu_seqlens=batch.cu_seqlens,
-                max_length=batch.max_length,
-                kind=self.attention,
-            )
-        hidden = self.model.norm(hidden[0])
-        if output == "hidden_states":
-            return hidden
-        predicting, weight = hidden[batch.target_positions], self.lm_head.weight
-        if output == "token_logps":
-            return logps.log_probabilities(predicting, weight, batch.targets)
-        return logps.weighted_loss(predicting, weight, batch.targets, batch.target_weights)
+def _forward(
+    model: PreTrainedModel, attention: Kind, one_shape: bool, batch: PackedBatch, output: Output
+) -> torch.Tensor:
+    """One of hidden states [T, width], log-probabilities of the targets [L], and the weighted loss, a scalar.
+
+    The loss is computed in here, because only here does FSDP hold the output matrix whole.
+    """
+    if one_shape:
+        torch._dynamo.mark_dynamic(batch.cu_seqlens, 0)
+    states = model.base_model(
+        input_ids=batch.input_ids[None],
+        position_ids=batch.position_ids[None],
+        attention_mask=None,
+        use_cache=False,
+        cu_seqlens=batch.cu_seqlens,
+        max_length=batch.max_length,
+        kind=attention,
+    )
+    hidden: torch.Tensor = states.last_hidden_state[0]
+    if output == "hidden_states":
+        return hidden
+    predicting, weight, scale = hidden[batch.target_positions], output_matrix(model), logit_scale(model.config)
+    if scale != 1:
+        predicting = predicting * scale
+    if output == "token_logps":
+        return logps.log_probabilities(predicting, weight, batch.targets)
+    return logps.weighted_loss(predicting, weight, batch.targets, batch.target_weights)
 
 
 @contextmanager

@@ -136,16 +136,25 @@ class PolicyWeights:
         return {name: self._state[name] for name in names}
 
 
-def write_safetensors(weights: Weights, folder: Path, dtype: torch.dtype, shard_bytes: int = SHARD_BYTES) -> list[Path]:
+def write_safetensors(
+    weights: Weights,
+    folder: Path,
+    dtype: torch.dtype,
+    names: Mapping[str, str] | None = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> list[Path]:
     """Write weights as Hugging Face does: `model.safetensors`, or several of `shard_bytes` at most and their index.
 
-    Returns the files written.
+    `names` are those that are written, each with its name in the files; None: all, as they are called. Returns the
+    files written.
     """
     shapes = weights.shapes()
-    outline = {name: torch.empty(shapes[name], dtype=dtype, device="meta") for name in sorted(shapes)}
+    called = {in_file: name for name, in_file in (names or {name: name for name in shapes}).items()}
+    outline = {name: torch.empty(shapes[called[name]], dtype=dtype, device="meta") for name in sorted(called)}
     plan = split_torch_state_dict_into_shards(outline, max_shard_size=shard_bytes)
-    for file, names in plan.filename_to_tensors.items():
-        tensors = {name: tensor.to(dtype).contiguous() for name, tensor in weights.read(names).items()}
+    for file, inside in plan.filename_to_tensors.items():
+        read = weights.read([called[name] for name in inside])
+        tensors = {name: read[called[name]].to(dtype).contiguous() for name in inside}
         with _as_of_the_system(folder / file):
             save_file(tensors, folder / file, metadata={"format": "pt"})
     files = [folder / file for file in plan.filename_to_tensors]
@@ -171,8 +180,14 @@ def _as_of_the_system(path: Path) -> Iterator[None]:
         raise
 
 
-def write_policy(weights: Weights, path: Path, step: int, metrics: Mapping[str, Any]) -> None:
-    """Write `policy.pt` in float32. It is one object, so all weights are in memory at once."""
+def write_policy(
+    weights: Weights, path: Path, step: int, metrics: Mapping[str, Any], tied: Mapping[str, str] | None = None
+) -> None:
+    """Write `policy.pt` in float32. It is one object, so all weights are in memory at once.
+
+    `tied` are further names of some weights, which a state of transformers has beside the first ones.
+    """
     state = {name: tensor.float() for name, tensor in weights.read(sorted(weights.shapes())).items()}
+    state |= {name: state[original] for name, original in (tied or {}).items()}
     with _as_of_the_system(path):
         torch.save({"step_idx": step, "state": state, "metrics": dict(metrics)}, path)

@@ -1,12 +1,12 @@
 """What goes in: raw files and pretrained models, and how rows become conversations, pairs and tokens."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from amberline.core.settings import Count, DescriptionSettings, Flag, PositiveCount, ResultSettings, Sha256
+from amberline.recipe.tiny_models import ARCHITECTURES, TOKENIZERS
 
 PartOfRows = Annotated[float, Field(gt=0, le=1)]
 LossOn = Literal["answers", "all", "last_answer"]
@@ -58,6 +58,9 @@ class Pretrained(DescriptionSettings):
         description="commit of that id; a branch works too, and the manifest records its commit; null: a local folder"
     )
     licence: str | None = Field(description="carried into every model card downstream; null: not known")
+    trust_remote_code: Flag = Field(
+        description="run the Python files of that folder, for a model whose code is not in transformers"
+    )
 
     @property
     def folder(self) -> Path | None:
@@ -76,13 +79,10 @@ class Pretrained(DescriptionSettings):
         return self
 
 
-# The kind of tokenizer that a stand-in of an architecture has where the recipe names none.
-TOKENIZER_OF: Mapping[str, str] = {"llama": "llama"}
-
-
 class TinyModel(ResultSettings):
-    """A small, randomly initialised Llama with a tokenizer of its own, trained on the raw conversations."""
+    """A small, randomly initialised model with a tokenizer of its own, trained on the raw conversations."""
 
+    architecture: str = Field(description="kind of model: llama, llama3, mistral, qwen3 or olmo2")
     tokenizer: Literal["llama", "llama3", "qwen", "olmo"] | None = Field(
         description="kind of its tokenizer: llama, SentencePiece; llama3, qwen or olmo, byte-level BPE; null: that of "
         "its architecture"
@@ -98,7 +98,14 @@ class TinyModel(ResultSettings):
     @property
     def tokenizer_kind(self) -> str:
         """The kind of its tokenizer."""
-        return self.tokenizer or TOKENIZER_OF["llama"]
+        return self.tokenizer or TOKENIZERS[self.architecture]
+
+    @field_validator("architecture")
+    @classmethod
+    def _is_known(cls, architecture: str) -> str:
+        if architecture not in ARCHITECTURES:
+            raise ValueError(f"use one of {', '.join(ARCHITECTURES)}")
+        return architecture
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> "TinyModel":

@@ -179,7 +179,7 @@ def _determining(recipe: Recipe, name: str, key: Callable[[str], str]) -> Any:
         values = node.model_dump(mode="json", exclude={"licence"})
         return ["source", node.format, node.sha256] if node.sha256 else ["source", values]
     if isinstance(node, kinds.PretrainedModel):
-        return ["pretrained", node.pretrained, node.revision]
+        return ["pretrained", node.pretrained, node.revision, node.trust_remote_code]
     edges = {alias: _keyed(value, key) for alias, value in _edges(node).items()}
     own = {alias: value for alias, value in node.of(Kind.RESULT).items() if alias not in edges}
     own.pop("models", None)

@@ -6,13 +6,13 @@ from itertools import product
 
 import psutil
 import torch
-from transformers import LlamaConfig
 
 from amberline.hub.model_names import ModelError
 from amberline.model import estimates
 from amberline.model.attention import Kind, choose_attention
 from amberline.model.checkpointing import Level
 from amberline.model.estimates import Accumulated
+from amberline.model.sizes import ModelSizes
 from amberline.objectives.settings import AdamW, Training
 from amberline.recipe.hardware import Hardware
 from amberline.training.ranks import Ranks
@@ -67,16 +67,17 @@ class _Layout:
         return "shards" if self.reduce_each else "whole"
 
 
-def choose(hardware: Hardware, settings: Training, config: LlamaConfig, ranks: Ranks, load: Load) -> Choices:
+def choose(hardware: Hardware, settings: Training, sizes: ModelSizes, ranks: Ranks, load: Load) -> Choices:
     """Settle every `auto`. Raises ModelError where the model cannot run here, or not in the memory that there is."""
-    attention, why = choose_attention(hardware.attention, ranks.device, getattr(torch, settings.precision), config)
+    dtype = getattr(torch, settings.precision)
+    attention, why = choose_attention(hardware.attention, ranks.device, dtype, sizes.head_width)
     notes = [f"attention: {attention}, because {why}"]
     if ranks.device.type == "cpu":
         layout, reason = next(_layouts(hardware, ranks.shardings)), "main memory is plentiful on the CPU"
         tokens = _asked(hardware) or CPU_TOKENS
     else:
         memory = torch.cuda.get_device_properties(ranks.device).total_memory * USABLE
-        layout, tokens = _fit(hardware, settings, config, ranks, load, memory)
+        layout, tokens = _fit(hardware, settings, sizes, ranks, load, memory)
         reason = f"a step gives a GPU up to {load.share:,} tokens, and {memory / GIB:.0f} GiB of its memory can be used"
     accumulated = layout.accumulated(tokens, load)
     for name, asked, chosen in (
@@ -131,30 +132,30 @@ def _layouts(hardware: Hardware, shardings: Sequence[int]) -> Iterator[_Layout]:
 
 
 def _fit(
-    hardware: Hardware, settings: Training, config: LlamaConfig, ranks: Ranks, load: Load, memory: float
+    hardware: Hardware, settings: Training, sizes: ModelSizes, ranks: Ranks, load: Load, memory: float
 ) -> tuple[_Layout, int]:
     """The first layout with room for the tokens that are wanted, or the one with the most room; and its tokens."""
     # A step's share is a micro-batch at most: room beyond it would be of no use.
     most = min(MOST_TOKENS, -(-load.share // 256) * 256)
     asked = _asked(hardware)
-    sizes = [asked] if asked else list(range(most, 0, -256))
+    budgets = [asked] if asked else list(range(most, 0, -256))
     wanted = asked or min(most, FEWEST_TOKENS)
     found: tuple[_Layout, int] | None = None
     for layout in _layouts(hardware, ranks.shardings):
-        room = next((size for size in sizes if _need(layout, size, settings, config, load) <= memory), 0)
+        room = next((size for size in budgets if _need(layout, size, settings, sizes, load) <= memory), 0)
         if room > (found[1] if found else 0):
             found = layout, room
         if room >= wanted:
             return layout, room
     if found is None:
-        raise ModelError(_refusal(hardware, settings, config, ranks.world, load, memory))
+        raise ModelError(_refusal(hardware, settings, sizes, ranks.world, load, memory))
     return found
 
 
-def _need(layout: _Layout, tokens: int, settings: Training, config: LlamaConfig, load: Load) -> float:
+def _need(layout: _Layout, tokens: int, settings: Training, sizes: ModelSizes, load: Load) -> float:
     """Memory of a GPU at the peak, with micro-batches of so many tokens."""
     return estimates.peak_bytes(
-        config,
+        sizes,
         layout.level,
         moments=moments(settings),
         compute_bytes=compute_bytes(settings),
@@ -167,27 +168,27 @@ def _need(layout: _Layout, tokens: int, settings: Training, config: LlamaConfig,
     )
 
 
-def _refusal(hardware: Hardware, settings: Training, config: LlamaConfig, world: int, load: Load, memory: float) -> str:
+def _refusal(hardware: Hardware, settings: Training, sizes: ModelSizes, world: int, load: Load, memory: float) -> str:
     """Why nothing fits, and the nearest change that does."""
     size = _asked(hardware) or 256
-    least = min(_need(layout, size, settings, config, load) for layout in _layouts(hardware, [world]))
+    least = min(_need(layout, size, settings, sizes, load) for layout in _layouts(hardware, [world]))
     said = (
         f"the training needs at least {least / GIB:.0f} GiB of memory on each GPU (there are {world}), and "
         f"{memory / GIB:.0f} GiB can be used"
     )
     free = {"micro_batch_tokens": "auto", "activation_checkpointing": "auto", "reshard_after_forward": "auto"}
     automatic = hardware.model_copy(update=free)
-    if any(_need(each, 256, settings, config, load) <= memory for each in _layouts(automatic, [world])):
+    if any(_need(each, 256, settings, sizes, load) <= memory for each in _layouts(automatic, [world])):
         return f"{said}. Fix: set {', '.join(free)} under hardware to auto"
     for more in range(world + 1, MOST_GPUS + 1):
         part = Load(max(load.longest, -(-load.share * world // more)), load.longest)
-        if any(_need(each, 256, settings, config, part) <= memory for each in _layouts(automatic, [more])):
+        if any(_need(each, 256, settings, sizes, part) <= memory for each in _layouts(automatic, [more])):
             return f"{said}. Fix: train on {more} of them or more (nodes and ranks_per_node under hardware)"
     return f"{said}. Fix: train on GPUs with more memory, or a smaller model"
 
 
 def expected_peak(
-    choices: Choices, settings: Training, config: LlamaConfig, ranks: Ranks, *, tokens: int, softmaxes: int
+    choices: Choices, settings: Training, sizes: ModelSizes, ranks: Ranks, *, tokens: int, softmaxes: int
 ) -> float:
     """Bytes of memory that a process will take at its peak: of the GPU, or resident in main memory, where this counts
     what the process holds already, before the model is loaded.
@@ -196,15 +197,15 @@ def expected_peak(
     """
     level, width, device = choices.activation_checkpointing, compute_bytes(settings), ranks.device.type
     for_layer, for_activations = IDLE[device]
-    idle = for_layer * estimates.layer_bytes(config, width, device)
-    idle += for_activations * estimates.activation_bytes(config, level, width, device)
+    idle = for_layer * estimates.layer_bytes(sizes, width, device)
+    idle += for_activations * estimates.activation_bytes(sizes, level, width, device)
     before = psutil.Process().memory_info().rss if device == "cpu" else 0
-    allocated = allocated_peak(choices, settings, config, ranks, tokens=tokens, softmaxes=softmaxes)
+    allocated = allocated_peak(choices, settings, sizes, ranks, tokens=tokens, softmaxes=softmaxes)
     return before + allocated + idle * tokens
 
 
 def allocated_peak(
-    choices: Choices, settings: Training, config: LlamaConfig, ranks: Ranks, *, tokens: int, softmaxes: int
+    choices: Choices, settings: Training, sizes: ModelSizes, ranks: Ranks, *, tokens: int, softmaxes: int
 ) -> float:
     """Bytes of all tensors of a process at its peak.
 
@@ -212,7 +213,7 @@ def allocated_peak(
     kept, none where the objective needs no log-probabilities.
     """
     return estimates.peak_bytes(
-        config,
+        sizes,
         choices.activation_checkpointing,
         moments=moments(settings),
         compute_bytes=compute_bytes(settings),

@@ -30,6 +30,7 @@ from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_st
 
 from amberline.core.digests import file_digest
 from amberline.core.files import free_bytes, whole_file
+from amberline.model.architecture import tied_parameters
 from amberline.training.checkpoint_files import MARKER, Checkpoint, complete, find_faults
 from amberline.training.errors import first_line, is_out_of_memory, told
 from amberline.training.exportable import spared_steps
@@ -106,7 +107,9 @@ class Checkpoints:
         except (CheckpointException, OSError, RuntimeError) as error:
             cause = _cause(_first_failure(error, self._ranks.rank)[1])
             raise CheckpointError(f"{checkpoint.folder} cannot be read: {cause}") from None
-        set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+        weights = state["model"]
+        weights |= {name: weights[original] for name, original in tied_parameters(model).items()}
+        set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=state["optimizer"])
         if "random" in state:
             _set_random(state["random"][str(self._ranks.rank)])
 
@@ -122,7 +125,7 @@ class Checkpoints:
     def save_final(self, step: int, model: nn.Module) -> None:
         """Write the weights alone into `final`, by the names of the parameters. Raises CheckpointError."""
         self.wait_and_check()
-        self._write(get_model_state_dict(model), "final", step)
+        self._write(_each_once(get_model_state_dict(model), model), "final", step)
         self.wait_and_check()
 
     def wait(self) -> None:
@@ -149,7 +152,7 @@ class Checkpoints:
     def _state(self, model: nn.Module, optimizer: torch.optim.Optimizer, with_random: bool) -> dict[str, Any]:
         weights, moments = get_state_dict(model, optimizer)
         random = {"random": {str(self._ranks.rank): _random()}} if with_random else {}
-        return {"model": weights, "optimizer": moments, **random}
+        return {"model": _each_once(weights, model), "optimizer": moments, **random}
 
     def _write_in_background(self, state: dict[str, Any], name: str, step: int) -> None:
         # A new thread is on GPU 0, where torch's writer would take memory for each process of the machine.
@@ -262,6 +265,12 @@ def _set_aside(checkpoint: Checkpoint) -> None:
     aside = checkpoint.folder.with_name(f"damaged-{checkpoint.folder.name}")
     shutil.rmtree(aside, ignore_errors=True)
     checkpoint.folder.replace(aside)
+
+
+def _each_once(weights: dict[str, Any], model: nn.Module) -> dict[str, Any]:
+    """Weights without the further names of those that are tied."""
+    tied = tied_parameters(model)
+    return {name: tensor for name, tensor in weights.items() if name not in tied}
 
 
 def _staged(state: dict[str, Any]) -> dict[str, Any]:

@@ -11,12 +11,12 @@ from typing import Any, NoReturn
 
 import torch
 from torch import nn
-from transformers import LlamaConfig
 
 from amberline.batches.layout import lay_out
 from amberline.batches.plan import BatchPlan, Step
 from amberline.core.files import whole_file
 from amberline.model.estimates import training_flops
+from amberline.model.sizes import ModelSizes
 from amberline.objectives.base import MicroBatch, Objective
 from amberline.objectives.settings import Training
 from amberline.training.checkpoints import Checkpoints
@@ -50,7 +50,7 @@ class Run:
     ranks: Ranks
     directory: RunDirectory
     settings: Training
-    config: LlamaConfig
+    sizes: ModelSizes
     model: nn.Module
     optimizer: torch.optim.Optimizer
     objective: Objective
@@ -286,7 +286,7 @@ def _timing(run: Run, step: Step, number: int, seconds: float) -> Line:
     timing: Line = {"step": number + 1, "seconds": seconds, "tokens_per_second": sum(lengths) / seconds}
     peak = peak_flops(device, run.settings.precision, run.settings.tf32)
     if peak is not None:
-        timing["mfu"] = training_flops(run.config, lengths) / (seconds * peak * run.ranks.world)
+        timing["mfu"] = training_flops(run.sizes, lengths) / (seconds * peak * run.ranks.world)
     if device.type == "cuda":
         timing["memory_gb"] = torch.cuda.max_memory_allocated(device) / 1e9
     else:

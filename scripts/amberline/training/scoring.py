@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from datasets import Dataset
 from tqdm import tqdm
-from transformers import LlamaConfig
+from transformers import PreTrainedModel
 
 from amberline.batches.layout import lay_out
 from amberline.core.progress import progress
@@ -18,9 +18,11 @@ from amberline.hub.model_names import ModelError
 from amberline.model import estimates
 from amberline.model.attention import choose_attention
 from amberline.model.files import read_config
-from amberline.model.forward import PackedLlama, document_logps, inference, token_logps
+from amberline.model.forward import document_logps, inference, token_logps
 from amberline.model.load import load_model
 from amberline.model.packed import PADDING_DOCUMENT, PackedBatch, pack
+from amberline.model.probe import probe
+from amberline.model.sizes import ModelSizes, sizes_of
 from amberline.recipe.hardware import Hardware
 from amberline.training.autotune import FEWEST_TOKENS, GIB, USABLE
 from amberline.training.determinism import settle_determinism
@@ -44,7 +46,7 @@ class ScoringError(Exception):
 class Frozen:
     """A model that is only asked, never trained."""
 
-    model: PackedLlama
+    model: PreTrainedModel
     attention: str  # the kind in use
     budget: int  # tokens computed at once
     ranks: Ranks
@@ -59,8 +61,10 @@ def load_frozen(folder: Path, hardware: Hardware, precision: str, ranks: Ranks, 
     if tf32 and ranks.device.type == "cuda":
         torch.set_float32_matmul_precision("high")
     dtype, config = getattr(torch, precision), read_config(folder)
-    attention, why = choose_attention(hardware.attention, ranks.device, dtype, config)
-    shards, reshard, budget = _layout(hardware, config, dtype.itemsize, ranks)
+    sizes = sizes_of(config)
+    attention, why = choose_attention(hardware.attention, ranks.device, dtype, sizes.head_width)
+    shards, reshard, budget = _layout(hardware, sizes, dtype.itemsize, ranks)
+    probe(config, device=ranks.device, dtype=dtype, attention=attention, compile=hardware.compile)
     if ranks.first:
         tqdm.write(f"attention: {attention}, because {why}")
     model = load_model(
@@ -75,7 +79,7 @@ def load_frozen(folder: Path, hardware: Hardware, precision: str, ranks: Ranks, 
     return Frozen(model, attention, budget, ranks)
 
 
-def _layout(hardware: Hardware, config: LlamaConfig, compute_bytes: int, ranks: Ranks) -> tuple[int, bool, int]:
+def _layout(hardware: Hardware, sizes: ModelSizes, compute_bytes: int, ranks: Ranks) -> tuple[int, bool, int]:
     """Over how many processes parameters are sharded, whether they are gathered anew for each forward pass, and the
     tokens that are computed at once.
 
@@ -92,7 +96,7 @@ def _layout(hardware: Hardware, config: LlamaConfig, compute_bytes: int, ranks: 
     for tokens in [most] if asked != "auto" else [most, FEWEST_TOKENS, 1024]:
         for shards, reshard in product(ranks.shardings, reshards):
             needed = estimates.frozen_bytes(
-                config, compute_bytes=compute_bytes, shards=shards, reshard=reshard, device=device, tokens=tokens
+                sizes, compute_bytes=compute_bytes, shards=shards, reshard=reshard, device=device, tokens=tokens
             )
             if needed <= memory:
                 return shards, reshard, tokens

@@ -5,11 +5,11 @@ from collections.abc import Callable
 
 import torch
 from tqdm import tqdm
-from transformers import LlamaConfig
 
 from amberline.batches.plan import BatchPlan
 from amberline.model import estimates
 from amberline.model.estimates import Rates
+from amberline.model.sizes import ModelSizes
 from amberline.objectives.settings import Training
 from amberline.training.autotune import Choices, compute_bytes, moments
 from amberline.training.ranks import Ranks
@@ -40,7 +40,7 @@ OTHER_GPUS = 0.75
 
 
 def expected_step_seconds(
-    plan: BatchPlan, choices: Choices, settings: Training, config: LlamaConfig, ranks: Ranks
+    plan: BatchPlan, choices: Choices, settings: Training, sizes: ModelSizes, ranks: Ranks
 ) -> float:
     """Seconds of an average step, at the rates that this device reaches now with tensors of the model's own shapes, and
     on a GPU at the part of them that trainings are known to reach.
@@ -48,9 +48,9 @@ def expected_step_seconds(
     Neither waiting for other processes is in it, nor evaluations and checkpoints, nor what it costs to start each
     operation, which tells in small models. An example counts as one document.
     """
-    rates = measure_rates(ranks.device, getattr(torch, settings.precision), config, choices.micro_batch_tokens)
+    rates = measure_rates(ranks.device, getattr(torch, settings.precision), sizes, choices.micro_batch_tokens)
     passes = estimates.passes_seconds(
-        config,
+        sizes,
         choices.activation_checkpointing,
         compute_bytes(settings),
         ranks.device.type,
@@ -58,7 +58,7 @@ def expected_step_seconds(
         lengths=plan.lengths.tolist(),
         targets=int(plan.targets.sum()),
     )
-    update = estimates.optimizer_seconds(config, moments=moments(settings), shards=choices.shards, rates=rates)
+    update = estimates.optimizer_seconds(sizes, moments=moments(settings), shards=choices.shards, rates=rates)
     examples = plan.examples_before(plan.steps) / plan.steps / ranks.world  # of a step, in this process
     return (passes / len(plan.lengths) * examples + update) / efficiency(ranks.device)
 
@@ -81,9 +81,9 @@ def told_time(seconds: float, left: int) -> list[str]:
     ]
 
 
-def measure_rates(device: torch.device, dtype: torch.dtype, config: LlamaConfig, tokens: int) -> Rates:
+def measure_rates(device: torch.device, dtype: torch.dtype, sizes: ModelSizes, tokens: int) -> Rates:
     """The best of several: a product of an MLP's matrix with `tokens` hidden states or fewer, and a large copy."""
-    width, inner = config.hidden_size, config.intermediate_size
+    width, inner = sizes.width, sizes.inner
     rows = max(256, min(tokens, int(PRODUCT_FLOPS[device.type] / (2 * width * inner))))
     # Not from the generator whose state belongs to the run. And not constant: a GPU multiplies those faster.
     noise = torch.Generator(device).manual_seed(0)

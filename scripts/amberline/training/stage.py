@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from tqdm import tqdm
+from transformers import PreTrainedConfig
 
 from amberline.batches.layout import largest_share, lay_out
 from amberline.batches.plan import BatchPlan, PlanError, Step, plan_batches, target_weights
@@ -20,8 +21,11 @@ from amberline.core.locks import LockError
 from amberline.core.tensors import weights_digest
 from amberline.data.tokens import BadTokens
 from amberline.hub.model_names import ModelError
+from amberline.model.architecture import dropouts
 from amberline.model.files import read_config
 from amberline.model.load import load_model
+from amberline.model.probe import probe
+from amberline.model.sizes import sizes_of
 from amberline.model.weights import CheckpointWeights, DigestedWeights
 from amberline.objectives.base import Objective, ObjectiveError
 from amberline.objectives.settings import Training
@@ -129,15 +133,24 @@ def _train(stage: Stage, ranks: Ranks) -> bool:
     if settings.tf32 and ranks.device.type == "cuda":
         torch.set_float32_matmul_precision("high")
     config = read_config(stage.model)
-    choices = choose(stage.hardware, settings, config, ranks, _load(plan, ranks.world))
-    say(ranks, f"{ranks.world} processes on {ranks.device.type}", *choices.notes)
+    sizes = sizes_of(config)
+    choices = choose(stage.hardware, settings, sizes, ranks, _load(plan, ranks.world))
+    say(ranks, f"{ranks.world} processes on {ranks.device.type}", *choices.notes, *_without_dropout(config))
+    probe(
+        config,
+        device=ranks.device,
+        dtype=getattr(torch, settings.precision),
+        attention=choices.attention,
+        activation_checkpointing=choices.activation_checkpointing,
+        compile=choices.compile,
+    )
     heldout = _heldout(stage)
     shape = _shape(plan, heldout, choices, ranks)
     tokens, micro_targets = _largest_micro_batch(plan, choices.micro_batch_tokens, ranks.world)
     if shape:
         tokens = shape.tokens
     softmaxes = micro_targets if stage.objective.log_probabilities else 0
-    peak = expected_peak(choices, settings, config, ranks, tokens=tokens, softmaxes=softmaxes)
+    peak = expected_peak(choices, settings, sizes, ranks, tokens=tokens, softmaxes=softmaxes)
     say(ranks, f"memory: about {peak / 1e9:.2f} GB a process at its peak, in micro-batches of up to {tokens:,} tokens")
     model = load_model(
         stage.model,
@@ -164,13 +177,13 @@ def _train(stage: Stage, ranks: Ranks) -> bool:
         checkpoints.load(found, model, optimizer)
         start = found.step
         say(ranks, f"continuing after step {start} from {found.folder}")
-    say(ranks, *told_time(expected_step_seconds(plan, choices, settings, config, ranks), plan.steps - start))
+    say(ranks, *told_time(expected_step_seconds(plan, choices, settings, sizes, ranks), plan.steps - start))
     metrics = _open_metrics(stage, ranks, start, plan.steps)
     run = Run(
         ranks=ranks,
         directory=stage.directory,
         settings=settings,
-        config=config,
+        sizes=sizes,
         model=model,
         optimizer=optimizer,
         objective=stage.objective,
@@ -196,6 +209,12 @@ def _train(stage: Stage, ranks: Ranks) -> bool:
     if done < plan.steps and ranks.first:
         _ask_to_requeue(stage.directory, done)
     return done == plan.steps
+
+
+def _without_dropout(config: PreTrainedConfig) -> Iterator[str]:
+    """What to say of a model that was trained with dropout."""
+    for name, value in dropouts(config).items():
+        yield f"{name}: 0, and not {value:g} as in config.json, because trainings here are without dropout"
 
 
 def _check_exports(stage: Stage, steps: int) -> None:
