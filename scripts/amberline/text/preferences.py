@@ -50,8 +50,8 @@ def encode_prompt_and_responses(
         parts = chat.render([*prompt, Turn("gpt", response)], last_only=True)
         ids = chat.encode([part.text for part in parts])
         (last,) = (number for number, part in enumerate(parts) if part.is_answer)
-        # What a template writes behind the end of a turn is left out: the response is the end of the sequence.
-        encoded.append((np.concatenate(ids[:last]), ids[last]))
+        # With what the template writes behind the end of a turn, such as a line end: TRL trains on it, too.
+        encoded.append((np.concatenate(ids[:last]), np.concatenate(ids[last:])))
     if any(not np.array_equal(ids, encoded[0][0]) for ids, _ in encoded):
         raise BadRecord("prompt_changed_by_response", "a token reaches from the prompt into a response")
     return encoded[0][0], [answer for _, answer in encoded]
