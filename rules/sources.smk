@@ -3,12 +3,9 @@
 from amberline.core.manifests import read_manifest
 from amberline.formats.registry import format_file
 from amberline.hub.origins import find_misfit, find_model_misfit
-from amberline.hub.sources_lock import SourcesLock, SourcesLockError
+from amberline.recipe import sources_lock
 from amberline.recipe.files import find_file
 from amberline.recipe.nodes import PretrainedModel
-
-# Holds sources whose sha256 the recipe does not say to what was found first; beside the recipe, to be committed with it.
-SOURCES_LOCK = "sources.lock"
 
 
 def source_of(wildcards):
@@ -23,8 +20,8 @@ def source_misfit(wildcards):
     if manifest is None:
         return None
     try:
-        held = SourcesLock(Path(SOURCES_LOCK)).held(wildcards.source) if source.sha256 is None else None
-    except SourcesLockError as error:
+        held = None if source.sha256 else sources_lock.SourcesLock(sources_lock.PLACE).held(wildcards.source)
+    except sources_lock.SourcesLockError as error:
         return str(error)
     return find_misfit(source, manifest, held)
 
@@ -58,7 +55,7 @@ rule acquire:
             misfit=source_misfit,
         ),
         source=lambda wildcards: Untracked(source_of(wildcards).model_dump(mode="json")),
-        lock=Untracked(SOURCES_LOCK),
+        lock=Untracked(str(sources_lock.PLACE)),
         made=files_made,
     shell:
         "{params.tell} python {params.scripts:q}/acquire.py --name {wildcards.source:q} --source {params.source:q} --output {params.made.file:q}"
@@ -78,7 +75,7 @@ def described_source(name):
         "name": name,
         "repository": source.repository if published else None,
         "revision": source.revision if published else None,
-        "file": (source.files or source.file) if published else os.path.basename(source.path),
+        "file": source.files or (source.file if published else os.path.basename(source.path)),
         "licence": source.licence,
     }
 

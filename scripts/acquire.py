@@ -14,8 +14,8 @@ from amberline.formats.registry import FormatError
 from amberline.hub.acquisition import SourceError, acquire
 from amberline.hub.downloads import HubError
 from amberline.hub.origins import origin, sampled
-from amberline.hub.sources_lock import SourcesLock, SourcesLockError
 from amberline.recipe.data import Source
+from amberline.recipe.sources_lock import SourcesLock, SourcesLockError
 
 
 def main(

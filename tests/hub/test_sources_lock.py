@@ -16,8 +16,8 @@ import acquire
 from amberline.core.manifests import verify
 from amberline.data.streams import read_records
 from amberline.hub.origins import find_misfit
-from amberline.hub.sources_lock import SourcesLock
 from amberline.recipe.data import Source
+from amberline.recipe.sources_lock import SourcesLock
 
 UNKNOWN = {"bytes": None, "sha256": None, "rows": None}
 
@@ -131,7 +131,7 @@ def test_files_of_a_repository_by_a_pattern_are_one_source(hub: HubServer, lock:
     del hub.files["someone/conversations/data/train-1.parquet"], hub.files["someone/conversations/data/train-3.parquet"]
     assert "data/train-1.parquet is missing" in refusal("raw/mine.files", lock, **asked)
     asked["files"] = "train-*.parquet"
-    assert "no file there is named like 'train-*.parquet'; there are: README.md, data/" in refusal("x", lock, **asked)
+    assert "no file there is named like 'train-*.parquet'. Fix: correct" in refusal("raw/mine.files", lock, **asked)
 
 
 def test_a_fault_in_one_of_several_files_names_it(hub: HubServer, lock: Path) -> None:
@@ -161,6 +161,7 @@ def test_files_of_a_local_folder(lock: Path) -> None:
     wanted = Source.model_validate_json(source(**asked))
     assert find_misfit(wanted, verify(made)) is None
     Path("mine/notes.txt").write_text("other")
+    Path("mine/.a.jsonl").write_text("hidden")
     assert find_misfit(wanted, verify(made)) is None
     Path("mine/d.jsonl").write_bytes(lines("d"))
     assert find_misfit(wanted, verify(made)) == "the local file has another content"

@@ -121,6 +121,16 @@ def test_names_that_are_refused(overlay, said):
         ({"datasets": {"evol-mix": {"mix": ["sharegpt", "sharegpt"]}}}, ["a source stands in it twice"]),
         ({"datasets": {"evol-mix-split": {"chunk": "safe-pairs"}}}, ["no dataset of conversations 'safe-pairs'"]),
         ({"datasets": {"evol-mix-split": {"tokenizer": "bas"}}}, ["no model 'bas'; did you mean base?"]),
+        (
+            {"datasets": {"evol-mix": {"take": {"sharegtp": 9}}}},
+            ["evol-mix.take: there is no source in this mix 'sharegtp'; did you mean sharegpt?"],
+        ),
+        (
+            {"datasets": {"evol-mix": {"take": {"sharegpt": 9}, "fraction": {"sharegpt": 0.5}}}},
+            ["evol-mix.fraction: sharegpt has a take, too; remove one of them"],
+        ),
+        ({"datasets": {"evol-mix": {"fraction": {"sharegpt": 1.5}}}}, ["evol-mix.fraction.sharegpt: found 1.5"]),
+        ({"datasets": {"evol-mix": {"repeat": {"sharegpt": 0}}}}, ["evol-mix.repeat.sharegpt: found 0"]),
         ({"datasets": {"safe-pairs": {"pairs": {"train": "sharegpt"}}}}, ["holds no preferences"]),
         ({"datasets": {"safe-pairs": {"pairs": {"test": "pku_train"}}}}, ["trained on and measured on"]),
         (

@@ -105,6 +105,18 @@ def test_one_on_a_source():
     assert recipe.raw("pku_train@mine") == "raw/pku_train@mine.jsonl.xz"
 
 
+def test_one_on_a_source_of_which_a_mix_takes_a_part():
+    other = {"path": "mine.json", "sha256": None, "bytes": None, "rows": None}
+    some = {"datasets": {"evol-mix": {"take": {"sharegpt": 9}, "repeat": {"evol_instruct": 2}}}}
+    recipe = recipe_with(some, {"variants": {"mine": {"sources": {"sharegpt": other}}}}, on=DEMO)
+    node = recipe.node("evol-mix@mine")
+    assert (node.mix, node.take) == (["sharegpt@mine", "evol_instruct"], {"sharegpt@mine": 9})
+    assert [share.take for share in recipe.mix_settings("evol-mix@mine").shares] == [9, None]
+    assert [share.repeat for share in recipe.mix_settings("evol-mix@mine").shares] == [1, 2]
+    recipe = with_variants(less={"datasets": {"evol-mix": {"fraction": {"sharegpt": 0.5}}}})
+    assert "evol-mix@less" in added(recipe)["less"] and "sharegpt@less" not in added(recipe)["less"]
+
+
 def test_one_on_an_evaluation_only():
     recipe = with_variants(few={"evaluations": {"rewards": {"pairs": 8}}})
     assert added(recipe) == {"few": ["rewards@few"]}

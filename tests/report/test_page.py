@@ -154,6 +154,13 @@ def test_methods_are_sentences_of_the_settings(ten):
     assert "Exported as “best”: the checkpoint with the least held-out loss, weights in float32." in methods
 
 
+def test_methods_tell_how_much_of_a_source_is_taken(tmp_path):
+    some = {"take": {"sharegpt": 1000}, "fraction": {"evol_instruct": 0.25}, "repeat": {"sharegpt": 2}}
+    page = page_of(recipe_of({"datasets": {"evol-mix": some}}), tmp_path)
+    sources = "sharegpt (at most 1,000 rows, each 2 times) and evol_instruct (0.25 of the rows)"
+    assert f"Conversations of {sources}, shuffled with seed 0" in text_of(page)
+
+
 def test_metrics_that_are_not_known_get_a_panel(tmp_path):
     settings = settings_of(recipe_of())
     write_results(tmp_path, settings, {})

@@ -1,7 +1,6 @@
 """Raw files: fetched or local, and verified to be what the configuration says before anything reads them."""
 
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -19,9 +18,9 @@ from amberline.formats.base import Format
 from amberline.formats.recognition import LOOKED_AT, recognised
 from amberline.formats.registry import load_format
 from amberline.hub.downloads import HubFile, discard, download, explained, list_files, put
-from amberline.hub.file_patterns import local_names, matching
-from amberline.hub.sources_lock import Contents, SourcesLock, SourcesLockError, digest_of
 from amberline.recipe.data import Source
+from amberline.recipe.file_patterns import local_matches, matching
+from amberline.recipe.sources_lock import Contents, SourcesLock, SourcesLockError, digest_of
 
 
 class SourceError(Exception):
@@ -129,13 +128,13 @@ def _acquire_several(name: str, source: Source, output: Path, lock: SourcesLock 
     if source.path is not None:
         folder = Path(source.path).expanduser()
         with whole_folder(output) as partial:
-            for each in _chosen(name, str(folder), local_names(folder), source.files):
+            for each in _at_least_one(name, str(folder), local_matches(folder, source.files), source.files):
                 shutil.copyfile(folder / each, _placed(partial / each))
             return verify_source(name, source, partial, str(folder), lock)
     listed = _hub_file(source, source.files)
     commit, names = list_files(listed)
     working = _working_place(output)
-    chosen = _chosen(name, str(listed), names, source.files)
+    chosen = _at_least_one(name, str(listed), matching(names, source.files), source.files)
     for each in chosen:
         download(HubFile(listed.repository, commit, each, listed.kind), working / each)
     try:
@@ -150,15 +149,14 @@ def _acquire_several(name: str, source: Source, output: Path, lock: SourcesLock 
     return findings
 
 
-def _chosen(name: str, where: str, names: Sequence[str], pattern: str) -> list[str]:
-    """The names that a pattern fits, at least one. Raises SourceError."""
-    if found := matching(names, pattern):
-        return found
-    some = ", ".join(sorted(names)[:5]) or "none"
-    raise SourceError(
-        f"{where}: no file there is named like {pattern!r}; there are: {some}. Fix: correct sources.{name}.files, such "
-        "as data/train-*.parquet."
-    )
+def _at_least_one(name: str, where: str, found: list[str], pattern: str) -> list[str]:
+    """The names that were found by a pattern. Raises SourceError if there are none."""
+    if not found:
+        raise SourceError(
+            f"{where}: no file there is named like {pattern!r}. Fix: correct sources.{name}.files, such as "
+            "data/train-*.parquet."
+        )
+    return found
 
 
 def _placed(file: Path) -> Path:

@@ -10,10 +10,10 @@ from typing import Any
 
 from amberline.core.damage import known_digest
 from amberline.core.digests import sampled_digest, value_digest
-from amberline.hub.file_patterns import local_names, matching
 from amberline.hub.model_names import PICKLED, ModelError, wanted_files
-from amberline.hub.sources_lock import Contents, digest_of
 from amberline.recipe.data import Pretrained, Source
+from amberline.recipe.file_patterns import local_matches
+from amberline.recipe.sources_lock import Contents, digest_of
 
 
 def origin(source: Source) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def sampled(place: Path, pattern: str | None) -> str:
     """`sampled_digest` of a file; with a pattern, of those files of a folder, and of their names. Raises OSError."""
     if pattern is None:
         return sampled_digest(place)
-    return value_digest({name: sampled_digest(place / name) for name in matching(local_names(place), pattern)})
+    return value_digest({name: sampled_digest(place / name) for name in local_matches(place, pattern)})
 
 
 def find_misfit(source: Source, manifest: Mapping[str, Any], held: Contents | None = None) -> str | None:

@@ -9,17 +9,21 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from amberline.core.damage import known_digest
 from amberline.core.digests import file_digest
 from amberline.core.settings import Kind, Settings, leaves
+from amberline.recipe import sources_lock
 from amberline.recipe.architectures import find_fault
 from amberline.recipe.cluster import Cluster
 from amberline.recipe.data import Source
 from amberline.recipe.edges import find_collisions, find_faults
 from amberline.recipe.faults import explain, message
+from amberline.recipe.file_patterns import local_matches
 from amberline.recipe.files import PUBLISHED, ConfigurationError, find_file, read_recipe
 from amberline.recipe.graph import Recipe
 from amberline.recipe.nodes import PretrainedModel
 from amberline.recipe.resolve import SECTIONS, Nodes, Resolution
+from amberline.recipe.sources_lock import SourcesLock, SourcesLockError
 from amberline.recipe.variants import with_variants
 
 # A local file up to this size is checked against its sha256 at every start; a larger one by its size here and by
@@ -74,7 +78,9 @@ def _file_faults(nodes: Nodes) -> Iterator[str]:
     """Local files that are missing or others than the recipe says."""
     for name, source in nodes.sources.items():
         if source.path is not None:
-            yield from (f"sources.{name}.{fault}" for fault in _source_faults(source, find_file(source.path)))
+            path = find_file(source.path)
+            faults = [f"sources.{name}.{fault}" for fault in _source_faults(source, path)]
+            yield from faults or _lock_faults(name, source, path)
     for name, model in nodes.models.items():
         if not isinstance(model, PretrainedModel) or not (folder := model.folder):
             continue
@@ -91,6 +97,8 @@ def _source_faults(source: Source, path: Path) -> Iterator[str]:
     if source.files is not None:
         if not path.is_dir():
             yield f"path: found {str(path)!r}, and there is no such folder; give the folder that files names files of"
+        elif not local_matches(path, source.files):
+            yield f"files: found {source.files!r}, and no file of {path} is named like that; correct the pattern"
         return
     if path.is_dir():
         yield f"path: found {str(path)!r}, a folder; say which files of it by `files`, such as files: '*.jsonl'"
@@ -114,6 +122,24 @@ def _source_faults(source: Source, path: Path) -> Iterator[str]:
                 f"sha256: {path} has {found}, but {source.sha256} is expected; restore the file, "
                 "or set sha256 to its own if you mean to use this one (null: not checked)"
             )
+
+
+def _lock_faults(name: str, source: Source, path: Path) -> Iterator[str]:
+    """A local source that is not what `sources.lock` holds it to: told before any job, which would only fail."""
+    if source.sha256 is not None:
+        return
+    names = [path.name] if source.files is None else local_matches(path, source.files)
+    files = {each: path if source.files is None else path / each for each in names}
+    sizes = {each: file.stat().st_size for each, file in files.items()}
+    hashed = sum(sizes.values()) <= HASHED_AT_START
+    found = {
+        each: {"bytes": sizes[each], **({"sha256": known_digest(file)} if hashed else {})}
+        for each, file in files.items()
+    }
+    try:
+        SourcesLock(sources_lock.PLACE).check(name, found)
+    except SourcesLockError as error:
+        yield f"sources.{name}: {error}"
 
 
 def check_target(target: str, names: Sequence[str], results: str) -> None:

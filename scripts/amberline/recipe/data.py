@@ -41,6 +41,8 @@ class Source(DescriptionSettings):
             raise ValueError("say where the file is: either path, or all of repository, revision and file (or files)")
         if self.path is None and self.file and self.files:
             raise ValueError("it has both file and files: set one of them to null")
+        if self.files and (not all(parts := self.files.split("/")) or {".", "..", "**"} & set(parts)):
+            raise ValueError(f"files is {self.files!r}: write paths inside the folder, such as data/train-*.parquet")
         if self.files and (self.bytes is not None or self.sha256 is not None):
             raise ValueError(
                 "bytes and sha256 are of one file: set them to null where files names several (sources.lock has theirs)"

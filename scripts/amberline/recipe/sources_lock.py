@@ -20,12 +20,15 @@ import yaml
 from amberline.core.digests import value_digest
 from amberline.core.files import whole_file
 
+PLACE = Path("sources.lock")
+
 HEAD = """\
 # What was found of sources whose sha256 the recipe does not say; they are held to it from then on. Commit this file
 # with the recipe. To take another content, delete the entry of the source.
 """
 
-Contents = Mapping[str, Mapping[str, Any]]  # bytes and sha256 of each file of a source, by its name
+# Bytes and sha256 of each file of a source, by its name. What is compared may lack the sha256.
+Contents = Mapping[str, Mapping[str, Any]]
 
 
 def digest_of(contents: Contents) -> str:
@@ -98,9 +101,8 @@ def find_difference(held: Contents, found: Contents) -> str | None:
 
 
 def _other_content(name: str, held: Mapping[str, Any], found: Mapping[str, Any]) -> str | None:
-    if found["sha256"] == held["sha256"]:
-        return None
-    return f"{name} has sha256 {found['sha256']}, but must have {held['sha256']}"
+    key = "sha256" if "sha256" in found else "bytes"
+    return None if found[key] == held[key] else f"{name} has {key} {found[key]}, but must have {held[key]}"
 
 
 @contextmanager
