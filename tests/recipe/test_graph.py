@@ -109,6 +109,8 @@ def test_names_that_are_refused(overlay, said):
 
 # Edges
 
+LOSSLESS, WHOLE = ({"datasets": {"evol-mix-split": {"mode": mode}}} for mode in ("lossless", "whole"))
+
 
 @pytest.mark.parametrize(
     ("overlay", "said"),
@@ -172,6 +174,24 @@ def test_names_that_are_refused(overlay, said):
         ),
         (models(amberchat={"evaluation": {"examples": 5, "every_examples": 5}}), ["datasets.evol-mix.heldout is 0"]),
         (models(amberchat={"evaluation": {"examples": 5}}), ["both 0 or both positive"]),
+        (models(amberchat={"template": "vicunia"}), ["models.amberchat.template", "did you mean vicuna?"]),
+        (models(ambersafe={"template": "chatnl"}), ["no template 'chatnl'; did you mean chatml?"]),
+        (models(amberchat={"template": "none"}), ["no place for turns; choose from chatml, llama3, tokenizer, vicuna"]),
+        ({"evaluations": {"heldout": {"template": "zefyr"}}}, ["heldout.template", "did you mean zephyr?"]),
+        (models(amberchat={"template": "chatml"}), ["FastChat's masks are for template: vicuna", "mode to whole, or"]),
+        (
+            models(amberchat={"loss_on": "all"}),
+            ["loss_on: answers, not vicuna and all", "evol-mix-split.mode to whole"],
+        ),
+        (
+            LOSSLESS | models(amberchat={"template": "chatml"}),
+            ["is cut for the template vicuna. Fix: set datasets.evol-mix-split.template to chatml"],
+        ),
+        ({"datasets": {"evol-mix-split": {"template": "chatml"}}}, ["mode: fastchat cuts for the template vicuna"]),
+        (
+            WHOLE | models(amberchat={"template": "chatml"}, **{"ambersafe-sft": {"template": "tokenizer"}}),
+            ["tokenizer is the chat template of base, but amberchat is trained in chatml"],
+        ),
     ],
 )
 def test_a_wrong_edge_is_told_with_the_nearest_right_name(overlay, said):
@@ -350,3 +370,13 @@ def test_only_trainings_compile():
     assert recipe.hardware("train", "amberchat").compile
     assert not recipe.hardware("score_reference").compile
     assert not recipe.hardware("evaluate", "heldout").compile
+
+
+def test_conversations_are_measured_as_a_model_that_is_trained_on_them():
+    assert recipe_with({}).evaluation_tokens("heldout").settings == recipe_with({}).tokens("amberchat").settings
+    chatml = WHOLE | models(amberchat={"template": "chatml", "loss_on": "last_answer"})
+    measured = recipe_with(chatml).evaluation_tokens("heldout").settings
+    assert (measured.template, measured.loss_on, measured.mode) == ("chatml", "last_answer", "lossless")
+    said = recipe_with(chatml, {"evaluations": {"heldout": {"template": "zephyr", "loss_on": "all"}}})
+    measured = said.evaluation_tokens("heldout").settings
+    assert (measured.template, measured.loss_on) == ("zephyr", "all")

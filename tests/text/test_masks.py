@@ -8,7 +8,7 @@ from generated import ODD_TEXTS, conversations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amberline.data.conversations import Turn, parse_conversation
+from amberline.data.conversations import BadRecord, Turn, parse_conversation
 from amberline.templates.vicuna import render
 from amberline.text.chats import chat_of
 from amberline.text.masks import IGNORED, UnusableChunk, fastchat_mask, mask_answers
@@ -98,6 +98,39 @@ def test_a_leading_answer_bears_no_loss(legacy):
         chat_of(legacy, "vicuna"), [Turn("gpt", "before"), Turn("human", "q"), Turn("gpt", "a")], 2048
     )
     assert learnt(legacy, sample) == [" a</s>"]
+
+
+SEVERAL = [Turn("human", "q1"), Turn("gpt", "a1"), Turn("human", "q2"), Turn("gpt", "a2")]
+
+
+@pytest.mark.parametrize(("loss_on", "expected"), [("answers", [" a1</s>", " a2</s>"]), ("last_answer", [" a2</s>"])])
+def test_the_loss_is_on_the_answers_that_are_asked_for(legacy, loss_on, expected):
+    sample = mask_answers(chat_of(legacy, "vicuna"), SEVERAL, 2048, loss_on)
+    assert learnt(legacy, sample) == expected
+    assert sample.learnt == len(expected)
+
+
+def test_with_all_every_token_is_learnt_that_something_predicts(legacy):
+    sample = mask_answers(chat_of(legacy, "zephyr"), SEVERAL, 2048, "all")
+    assert sample.labels.tolist() == [IGNORED, *sample.input_ids[1:].tolist()]
+    assert sample.learnt == 2
+    # The second answer lies behind the cut.
+    assert mask_answers(chat_of(legacy, "zephyr"), SEVERAL, len(sample.input_ids) // 2, "all").learnt == 1
+
+
+def test_a_template_whose_tokens_the_tokenizer_lacks_is_refused(legacy):
+    with pytest.raises(TokenizerRefused, match=r"chatml needs '<\|im_start\|>' as one token, .* Fix: choose"):
+        chat_of(legacy, "chatml")
+
+
+def test_a_role_that_the_template_has_no_place_for_is_told(legacy):
+    for template, turns in (
+        ("zephyr", [*SEVERAL, Turn("tool", "t"), Turn("gpt", "a")]),
+        ("vicuna", [*SEVERAL, Turn("system", "s"), Turn("gpt", "a")]),
+    ):
+        with pytest.raises(BadRecord, match=f"turn 5 is of .* {template} has no place") as fault:
+            mask_answers(chat_of(legacy, template), turns, 2048)
+        assert fault.value.reason == "role_unknown_to_template"
 
 
 def test_truncation_is_counted_and_pads_nothing(legacy):

@@ -50,8 +50,16 @@ class OwnTemplate(Template):
 
     def end(self, words: Words) -> str:
         """See Template: the text behind an answer until its first special token, as in a short chat."""
-        text, spans = self._shown(ROUNDS[:2], words, last_only=True)
+        blocks = self._has_blocks(words)
+        try:
+            text, spans = self._rendered(ROUNDS[:2], words, spans=blocks)
+        except BadRecord as fault:
+            raise TemplateRefused(
+                f"the tokenizer's chat template refuses a short chat: {fault.detail}. {OTHERS}"
+            ) from None
         answer = ROUNDS[1].text
+        if answer not in text:
+            raise TemplateRefused(f"the tokenizer's chat template leaves out what the assistant says. {OTHERS}")
         behind = text[text.index(answer) + len(answer) :]
         special = [(behind.index(token) + len(token), -len(token)) for token in words.special if token in behind]
         if not special:
@@ -84,7 +92,7 @@ class OwnTemplate(Template):
 
     def _shown(self, turns: Sequence[Turn], words: Words, *, last_only: bool) -> tuple[str, list[Span]]:
         """The text, and where its answers lie. Raises BadRecord."""
-        blocks = GENERATION.search(self._template(words)) is not None
+        blocks = self._has_blocks(words)
         text, spans = self._rendered(turns, words, spans=blocks)
         answers = [number for number, turn in enumerate(turns) if turn.speaker == "gpt"]
         if blocks and len(spans) != len(answers):
@@ -99,9 +107,11 @@ class OwnTemplate(Template):
         """Where the last of some turns lies in the text of the whole, without what stands behind its end."""
         before, _ = self._rendered(turns[:-1], words, prompt=True)
         until, _ = self._rendered(turns, words)
-        for begun, begins in ((until, before), (text, until)):
+        for begun, begins, when in ((until, before, "as the prompt for"), (text, until, "until")):
             if not begun.startswith(begins):
-                fault = f"it writes {_end_of(begins)} until turn {len(turns)}, and then {_there(begun, begins)} for it"
+                fault = (
+                    f"{when} turn {len(turns)} it writes {begins[-40:]!r}, and {_there(begun, begins)} in what follows"
+                )
                 raise BadRecord("answer_not_shown_by_template", fault)
         ends = [until.rindex(token) + len(token) for token in words.special if token in until[len(before) :]]
         return len(before), max(ends, default=len(until))
@@ -128,6 +138,9 @@ class OwnTemplate(Template):
         (text,), blocks = rendered
         return text, blocks[0] if spans else []
 
+    def _has_blocks(self, words: Words) -> bool:
+        return GENERATION.search(self._template(words)) is not None
+
     def _template(self, words: Words) -> str:
         if words.own is None:
             raise TemplateRefused(
@@ -135,10 +148,6 @@ class OwnTemplate(Template):
                 f"{OTHERS}"
             )
         return words.own
-
-
-def _end_of(text: str) -> str:
-    return repr(text[-40:])
 
 
 def _there(text: str, other: str) -> str:
