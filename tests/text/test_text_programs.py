@@ -22,7 +22,15 @@ from amberline.text.masks import IGNORED, fastchat_mask
 from amberline.text.small_tokenizer import SmallTokenizerError, save_llama_tokenizer, train_sentencepiece
 from amberline.text.tokenizers import load_tokenizer
 
-TINY = {"hidden_size": 32, "intermediate_size": 64, "layers": 2, "heads": 4, "context": 128, "seed": 1}
+TINY = {
+    "architecture": "llama",
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "layers": 2,
+    "heads": 4,
+    "context": 128,
+    "seed": 1,
+}
 
 
 def describe(made: Path, kind: str, files: list[Path], **facts) -> Path:
