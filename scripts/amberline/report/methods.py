@@ -109,8 +109,7 @@ def _start(recipe: Recipe, name: str) -> str:
     node = recipe.nodes.models[name]
     if isinstance(node, kinds.TinyStandIn):
         sizes = ", ".join(
-            f"{key.replace('_', ' ')} {value if isinstance(value, str) else number(value)}"
-            for key, value in node.tiny.of(Kind.RESULT).items()
+            f"{key.replace('_', ' ')} {number(value)}" for key, value in node.tiny.of(Kind.RESULT).items()
         )
         return f"A small stand-in with random weights ({sizes}), its tokenizer trained on {listed(node.texts)}."
     if recipe.pretrained(name).folder:
