@@ -68,7 +68,13 @@ def main(
             else:
                 assert wanted.revision, "Pretrained requires it of an id on the hub"
                 commit = download_model(
-                    wanted.pretrained, wanted.revision, working, folder, check, code=wanted.trust_remote_code
+                    wanted.pretrained,
+                    wanted.revision,
+                    working,
+                    folder,
+                    check,
+                    code=wanted.trust_remote_code,
+                    earlier=output,
                 )
             convert_pickled(folder)
             parameters = checked_parameters(folder)

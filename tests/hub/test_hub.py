@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import acquire
 import acquire_model
-from amberline.core.manifests import ManifestError, manifest_path, verify
+from amberline.core.manifests import ManifestError, manifest_path, model_content, verify
 from amberline.formats.registry import load_format
 from amberline.hub.downloads import FRUITLESS_ATTEMPTS
 from amberline.hub.origins import find_misfit
@@ -372,6 +372,24 @@ def saved(tensors: dict[str, torch.Tensor], path: Path, how: str) -> bytes:
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path) if how == "safetensors" else torch.save(tensors, path)
     return path.read_bytes()
+
+
+def test_weights_that_are_there_already_are_not_fetched_again(hub, model, tmp_path: Path) -> None:
+    """As when only the programs changed; where the hub has others now, these are fetched."""
+    name = "someone/model/model.safetensors"
+    hub.files[name] = saved(model, tmp_path / "model.safetensors", "safetensors")
+    get_model(tmp_path / "base")
+    before, first = hub.sent_bytes, model_content(tmp_path / "base")
+    get_model(tmp_path / "base")
+    assert hub.sent_bytes - before < len(hub.files[name])
+    assert model_content(tmp_path / "base") == first
+    hub.files[name] = saved(
+        {key: each + 1 for key, each in model.items()}, tmp_path / "other.safetensors", "safetensors"
+    )
+    before = hub.sent_bytes
+    get_model(tmp_path / "base")
+    assert hub.sent_bytes - before > len(hub.files[name])
+    assert model_content(tmp_path / "base") != first
 
 
 @pytest.mark.parametrize("how", ["safetensors", "bin"])

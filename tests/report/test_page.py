@@ -194,7 +194,7 @@ def test_deviations_and_jobs(tmp_path):
 
 def test_the_page_says_what_the_run_is_and_links_the_files_of_its_figures(tmp_path):
     tiny = {"vocabulary": 1024, "hidden_size": 64, "intermediate_size": 176, "layers": 2, "heads": 4}
-    base = {"tiny": {**tiny, "context": 2048, "seed": 0}, "texts": ["sharegpt"]}
+    base = {"tiny": {**tiny, "context": 2048, "seed": 0, "architecture": "llama"}, "texts": ["sharegpt"]}
     recipe = recipe_of({"models": {"base": base}})
     page = page_of(recipe, tmp_path)
     assert "<b>Not comparable to published figures:</b> the models start from a stand-in of 231,744 parameters" in page

@@ -24,6 +24,7 @@ from amberline.text.tokenizers import load_tokenizer
 
 TINY = {
     "tokenizer": None,
+    "architecture": "llama",
     "hidden_size": 32,
     "intermediate_size": 64,
     "layers": 2,

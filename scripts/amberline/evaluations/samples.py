@@ -95,7 +95,9 @@ def answer(folder: Path, prompts: list[Prompt], template: str, tokens: int, devi
 
     disable_progress_bar()  # of loading: a log cannot be drawn over
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    # Code is there only where the recipe trusts it.
+    trusted = any(folder.glob("*.py"))
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", trust_remote_code=trusted)
     model = model.to(device).eval()
     answers = []
     for prompt in prompts:

@@ -115,6 +115,17 @@ def put(downloaded: Path, target: Path) -> None:
         shutil.copyfile(downloaded, target)
 
 
+def reuse(earlier: Path, wanted: HubFile, target: Path) -> None:
+    """Put an earlier copy at `target`, as if it had been fetched, where it is what the hub has: by its own sha256."""
+    if target.exists() or not earlier.is_file():
+        return
+    with explained(wanted):
+        metadata = retrying(lambda: 0)(_metadata, wanted)
+    if metadata.size == _size(earlier) and metadata.etag == file_digest(earlier):
+        _start_anew_if_another(target, metadata)
+        os.link(earlier, target)
+
+
 def _metadata(wanted: HubFile) -> HfFileMetadata:
     return get_hf_file_metadata(_url(wanted), timeout=TIMEOUT_SECONDS)
 

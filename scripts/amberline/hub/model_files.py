@@ -9,7 +9,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from amberline.core.progress import progress
-from amberline.hub.downloads import HubFile, download, list_files, put
+from amberline.hub.downloads import HubFile, download, list_files, put, reuse
 from amberline.hub.model_names import PICKLED, SAFETENSORS, ModelError, wanted_files
 from amberline.recipe.architectures import DERIVED
 
@@ -34,14 +34,21 @@ def link_model(source: Path, folder: Path, *, code: bool) -> None:
 
 
 def download_model(
-    repository: str, revision: str, working: Path, folder: Path, check: Callable[[Path], None], *, code: bool
+    repository: str,
+    revision: str,
+    working: Path,
+    folder: Path,
+    check: Callable[[Path], None],
+    *,
+    code: bool,
+    earlier: Path,
 ) -> str:
     """Fetch a model's files to `working`, where an interrupted download goes on, and put them into `folder`.
 
     Returns the commit. All but the weights come first, and `check` looks at them in `folder`: what is refused should
-    not cost gigabytes. With `code`, its Python files are taken, too. Files that are complete in `working` are checked
-    and not fetched again; the caller removes it when the model is finished. Raises HubError or ModelError, and what
-    `check` raises.
+    not cost gigabytes. With `code`, its Python files are taken, too. Files that are complete in `working`, and weights
+    that are in the folder `earlier` already, are checked and not fetched again; the caller removes `working` when the
+    model is finished. Raises HubError or ModelError, and what `check` raises.
     """
     commit, listed = list_files(HubFile(repository, revision, "(list of files)", "model"))
     names = wanted_files(listed, f"{repository} @ {revision}", code=code)
@@ -54,6 +61,8 @@ def download_model(
     weights = [name for name in names if SAFETENSORS.fullmatch(name) or PICKLED.fullmatch(name)]
     fetch(name for name in names if name not in weights)
     check(folder)
+    for name in weights:
+        reuse(earlier / name, HubFile(repository, commit, name, "model"), working / name)
     fetch(weights)
     return commit
 
