@@ -99,7 +99,15 @@ def test_acquire_tells_the_commonest_reason(tmp_path: Path) -> None:
 
 
 def test_a_tiny_model_needs_texts_of_every_source(raw, tmp_path: Path) -> None:
-    sizes = {"hidden_size": 8, "intermediate_size": 8, "layers": 1, "heads": 1, "context": 8, "seed": 0}
+    sizes = {
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "layers": 1,
+        "heads": 1,
+        "context": 8,
+        "seed": 0,
+        "tokenizer": None,
+    }
     settings = json.dumps({"tiny": {"vocabulary": 300, **sizes}, "formats": ["sharegpt", "evol_instruct"]})
     sources = [raw("good.json", rows("human", "gpt")), raw("bad.json", [{"idx": 1}])]
     with pytest.raises(SystemExit, match=r"bad.json: no row can be used, .*conversations_missing, first in row 1"):
