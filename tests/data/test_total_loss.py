@@ -108,6 +108,7 @@ def test_a_tiny_model_needs_texts_of_every_source(raw, tmp_path: Path) -> None:
         "context": 8,
         "seed": 0,
         "architecture": "llama",
+        "tokenizer": None,
     }
     settings = json.dumps({"tiny": {"vocabulary": 300, **sizes}, "formats": ["sharegpt", "evol_instruct"]})
     sources = [raw("good.json", rows("human", "gpt")), raw("bad.json", [{"idx": 1}])]

@@ -1,6 +1,7 @@
 """Weights keep their values through every form, and files in other people's layouts are understood."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -58,6 +59,20 @@ def test_policy_becomes_a_folder_that_transformers_loads(policy, grouped_folder,
     with torch.no_grad():
         logits = hidden_states(ours, pack([(ids, ids, 1.0)], whole=True)) @ ours.lm_head.weight.T
         assert (loaded.float()(input_ids=ids[None]).logits[0] - logits).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize(("ends", "written"), [([7, 2], [7, 2]), ([2], 2), (None, [5, 6])])
+def test_an_exported_model_stops_where_its_training_ended_answers(policy, grouped_folder, tmp_path, ends, written):
+    base, folder = shutil.copytree(grouped_folder, tmp_path / "base"), tmp_path / "model"
+    (base / "generation_config.json").write_text('{"eos_token_id": [5, 6], "temperature": 0.5}')
+    (base / "tokenizer_config.json").write_text('{"chat_template": "of the base", "eos_token": "</s>"}')
+    folder.mkdir()
+    write_model_folder(PolicyWeights(policy), base, folder, torch.float32, "of the training", ends)
+    generation = json.loads((folder / "generation_config.json").read_text())
+    assert generation == {"eos_token_id": written, "temperature": 0.5}
+    assert (folder / "chat_template.jinja").read_text() == "of the training"
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    assert config == {"chat_template": "of the training", "eos_token": "</s>"}
 
 
 def test_policy_round_trip(policy, tmp_path):

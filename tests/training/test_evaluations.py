@@ -20,7 +20,7 @@ from amberline.core.manifests import ManifestError, read_manifest, save_manifest
 from amberline.data.conversations import Turn
 from amberline.data.tokens import open_tokens
 from amberline.evaluations.registry import evaluation_file, evaluation_names, load_evaluation
-from amberline.evaluations.samples import prompts_in
+from amberline.evaluations.samples import answer, prompts_in
 from amberline.text.chats import Chat
 from amberline.text.small_tokenizer import save_llama_tokenizer, train_sentencepiece
 from amberline.text.tokenizers import load_tokenizer
@@ -122,6 +122,24 @@ def test_answers_are_the_likeliest_tokens(template: str, moved: tuple[Path, torc
             with torch.no_grad():
                 answer.append(int(moved[1](input_ids=torch.tensor([ids + answer])).logits[0, -1].argmax()))
         assert each["answer"] == tokenizer.decode(answer, skip_special_tokens=True).strip()
+
+
+def test_an_answer_ends_at_the_end_of_a_turn(moved: tuple[Path, torch.nn.Module], tmp_path: Path) -> None:
+    """Whatever token ends an answer of the template that the model was trained on: generation_config.json names it."""
+    prompts = [(Turn("system", "Be brief."), Turn("human", "Why do roots hold?"))]
+    tokenizer = AutoTokenizer.from_pretrained(moved[0])
+    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": prompts[0][1].text}]
+    asked = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    ids = asked["input_ids"]
+    while len(written := ids[0, asked["input_ids"].shape[1] :].tolist()) < 12 or written[-1] in written[:-1]:
+        with torch.no_grad():
+            ids = torch.cat([ids, moved[1](input_ids=ids).logits[:, -1:].argmax(-1)], 1)
+    assert tokenizer.decode(written).strip(), "something is written"
+    folder = shutil.copytree(moved[0], tmp_path / "model")
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [written[-1], 2], "pad_token_id": 0}))
+    whole, ended = (answer(each, prompts, "vicuna", len(written) + 4, "cpu")[0] for each in (moved[0], folder))
+    assert ended == tokenizer.decode(written).strip()
+    assert whole != ended
 
 
 def test_of_conversations_the_first_questions_are_asked() -> None:
