@@ -11,9 +11,10 @@ from amberline.core.ending import one_message
 from amberline.core.manifests import write_manifest
 from amberline.data.streams import BadFile, files_of
 from amberline.formats.registry import FormatError
-from amberline.hub.acquisition import SourceError, acquire
+from amberline.hub.acquisition import acquire
 from amberline.hub.downloads import HubError
 from amberline.hub.origins import origin, sampled
+from amberline.hub.verification import SourceError
 from amberline.recipe.data import Source
 from amberline.recipe.sources_lock import SourcesLock, SourcesLockError
 

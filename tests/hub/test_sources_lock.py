@@ -100,7 +100,9 @@ def test_a_fetched_file_is_held_with_its_commit(hub: HubServer, lock: Path) -> N
     get("raw/mine.json", lock, revision="main")
     assert yaml.safe_load(lock.read_text())["mine"]["commit"] == COMMIT
     hub.files["someone/conversations/rows.json"] = lines("r")
-    assert "but must have" in refusal("raw/mine.json", lock, revision="main")
+    Path("raw/mine.json").unlink()
+    said = refusal("raw/mine.json", lock, revision="main")
+    assert "but must have" in said and f"when it was first used (commit {COMMIT})" in said
     assert not list(Path("raw").glob(".*")), "what is wrong is not kept"
 
 
@@ -132,6 +134,21 @@ def test_files_of_a_repository_by_a_pattern_are_one_source(hub: HubServer, lock:
     assert "data/train-1.parquet is missing" in refusal("raw/mine.files", lock, **asked)
     asked["files"] = "train-*.parquet"
     assert "no file there is named like 'train-*.parquet'. Fix: correct" in refusal("raw/mine.files", lock, **asked)
+
+
+def test_what_is_held_is_not_fetched_again(hub: HubServer, lock: Path) -> None:
+    hub.files |= {f"someone/conversations/{n}.jsonl": lines(n) for n in "abc"}
+    several = {"file": None, "files": "[ab].jsonl"}
+    for _ in range(2):
+        get("raw/mine.files", lock, **several)
+        get("raw/other.json", lock, name="other", file="c.jsonl")
+    assert hub.sent_bytes == sum(len(lines(n)) for n in "abc")
+    Path("raw/mine.files/b.jsonl").write_bytes(lines("damaged"))
+    Path("raw/other.json").unlink()
+    made = get("raw/mine.files", lock, **several)
+    get("raw/other.json", lock, name="other", file="c.jsonl")
+    assert (made / "b.jsonl").read_bytes() == lines("b")
+    assert hub.sent_bytes == sum(len(lines(n)) for n in "abcbc"), "what is gone or damaged, alone"
 
 
 def test_a_fault_in_one_of_several_files_names_it(hub: HubServer, lock: Path) -> None:

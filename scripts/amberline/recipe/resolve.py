@@ -18,6 +18,7 @@ from amberline.recipe.faults import explain, settings_in, unknown, unknown_key
 from amberline.recipe.files import KIND_KEYS, on_top
 from amberline.recipe.hardware import Hardware
 from amberline.recipe.nodes import DATASETS, MODELS, NAME_RULE, NODE_NAME, evaluation_node, trained_model
+from amberline.recipe.paths import FILES
 from amberline.recipe.tracking import Tracking
 
 SECTIONS = tuple(KIND_KEYS)
@@ -108,6 +109,8 @@ class Resolution:
                     self.faults.append(f"{section}.{name}: {NAME_RULE}")
                 elif name in RESERVED:
                     self.faults.append(f"{section}.{name}: this word has a meaning of its own; choose another name")
+                elif name.endswith(FILES):
+                    self.faults.append(f"{section}.{name}: so folders of raw files end; choose another name")
                 elif name in seen:
                     self.faults.append(f"{section}.{name}: {seen[name]}.{name} has this name; choose another one")
                 seen.setdefault(name, section)

@@ -54,11 +54,12 @@ class SourcesLock:
 
     def check(self, name: str, found: Contents) -> None:
         """Raise SourcesLockError if a source is not what it was when it was first used."""
-        held = self.held(name)
-        if held is not None and (difference := find_difference(held, found)):
+        entry = self._read().get(name)
+        if entry and (difference := find_difference(entry["files"], found)):
+            at = f" (commit {entry['commit']})" if "commit" in entry else ""
             raise SourcesLockError(
-                f"{difference} by {self.path}, which holds what was found when it was first used. Fix: restore it, or "
-                f"delete the entry {name!r} of {self.path} if you mean to use what is there now."
+                f"{difference} by {self.path}, which holds what was found when it was first used{at}. Fix: restore it, "
+                f"or delete the entry {name!r} of {self.path} if you mean to use what is there now."
             )
 
     def hold(self, name: str, found: Contents, commit: str | None) -> None:
