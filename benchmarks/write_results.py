@@ -230,6 +230,20 @@ def overhead(found: dict[str, Any]) -> str:
     return f"{machine(found)}; {settings(found)}.\n\n" + table(["", "seconds, median"], rows)
 
 
+def step_on_a_cpu(found: dict[str, Any]) -> str:
+    stages = found["stages"]
+    rows = [[kind, *(f"{each['shares'][kind]:.1%}" for each in stages.values())] for kind in stages["sft"]["shares"]]
+    rows.append(["the same products by themselves", *(f"{each['products_alone']:.1%}" for each in stages.values())])
+    sizes = "; ".join(
+        f"{name}: {each['tokens']:,} tokens, {each['targets']:,} targets, {each['micro_batches']} micro-batches"
+        for name, each in stages.items()
+    )
+    return (
+        f"{machine(found)}; torch {found['versions']['torch']}; {settings(found)}; 19.5M parameters. {sizes}. Parts of "
+        f"a step's processor time.\n\n{table(['', *stages], rows)}"
+    )
+
+
 CHAPTERS = (
     ("Supervised finetuning", "sft_throughput", lambda found: throughput(found, "sft_throughput", "loss tokens")),
     (
@@ -241,6 +255,7 @@ CHAPTERS = (
     ("Data preparation at growing sizes", "data_preparation_scaling", scaling),
     ("Memory and time: predicted and measured", "predictions", predictions),
     ("How cost grows", "cost_growth", growth),
+    ("What a CPU's step is made of", "training_profile", step_on_a_cpu),
     ("Output matrix and loss", "output_head", head),
     ("Memory while loading", "load_memory", loading),
     ("6.7B Llama on GPUs", "gpu_training", gpu),

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from torch.distributed.checkpoint.state_dict import get_model_state_dict
 
 from amberline.model.forward import weighted_loss
 from amberline.model.load import load_model
 from amberline.model.packed import pack
+from amberline.training.checkpoints import _bytes_of
 from amberline.training.gradients import squared_gradients, synchronise
 from amberline.training.ranks import Ranks
 
@@ -58,6 +60,7 @@ def on_a_rank(rank: int, folder: Path, results: Path) -> None:
             "gradients": {name: each.grad.full_tensor() for name, each in model.named_parameters()},
             "squares": ranks.add([float(squared_gradients(model))])[0],
             "all-reduced": sum(seen),
+            "bytes": _bytes_of(get_model_state_dict(model)),
         }
         torch.save(found, results / f"{rank} {reduce_each}.pt")
     dist.destroy_process_group()
@@ -104,3 +107,7 @@ def test_shards_of_gradients_go_between_nodes_once_a_step(results, alone, reduce
     count = sum(each.numel() for each in alone.values())
     found = torch.load(results / f"0 {reduce_each}.pt")
     assert found["all-reduced"] == pytest.approx(count / (RANKS // NODES), rel=0.01)
+
+
+def test_a_checkpoint_is_as_large_as_one_replica(results, alone):
+    assert torch.load(results / "0 False.pt")["bytes"] == sum(4 * each.numel() for each in alone.values())

@@ -71,6 +71,9 @@ def test_two_nodes(micro_batch_tokens: int, world: World, chat_alone: dict[str, 
     weights = trained("chat", 4, world, tmp_path, nodes=2, micro_batch_tokens=micro_batch_tokens)
     assert "sharded over the 2 processes of a node and replicated on 2 nodes" in (tmp_path / "log").read_text()
     assert largest_difference(weights, chat_alone) < 3e-6
+    (final,) = tmp_path.glob("checkpoints/*/final")
+    written = sum(file.stat().st_size for file in final.glob("*.distcp"))
+    assert written < 1.2 * sum(each.nbytes for each in weights.values())  # every shard once
 
 
 def test_two_processes_are_bitwise_one_at_equal_micro_batches(world: World, tmp_path: Path) -> None:
