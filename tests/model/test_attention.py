@@ -19,16 +19,18 @@ SCRIPTS = str(Path(__file__).parents[2] / "scripts")
 BF16, F32, F64 = torch.bfloat16, torch.float32, torch.float64
 
 
-def dense(query, key, value, lengths, scaling):
-    """Attention with the whole mask written out: causal, and zero across documents."""
+def dense(query, key, value, lengths, scaling, window=None):
+    """Attention with the whole mask written out: causal, zero across documents, and beyond the window."""
     document = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
-    allowed = (document[:, None] == document[None]) & torch.ones(len(document), len(document)).tril().bool()
+    place = torch.arange(len(document))
+    back = place[:, None] - place[None]
+    allowed = (document[:, None] == document[None]) & (back >= 0) & (back < (window or len(document)))
     groups = query.shape[1] // key.shape[1]
     key, value = (each.repeat_interleave(groups, dim=1) for each in (key, value))
     return F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, scale=scaling).transpose(1, 2)
 
 
-def attend(query, key, value, borders, longest, kind):
+def attend(query, key, value, borders, longest, kind, window=None):
     return document_attention(
         torch.nn.Module(),
         query,
@@ -39,21 +41,23 @@ def attend(query, key, value, borders, longest, kind):
         cu_seqlens=borders,
         max_length=longest,
         kind=kind,
+        sliding_window=window,
     )
 
 
+@pytest.mark.parametrize("window", [None, 1, 5, 12])
 @pytest.mark.parametrize("key_heads", [4, 2, 1])
 @pytest.mark.parametrize("lengths", [[1], [1, 1], [7], [3, 1, 12, 3, 40, 1], [9] * 5])
-def test_is_masked_attention(lengths, key_heads):
+def test_is_masked_attention(lengths, key_heads, window):
     torch.manual_seed(0)
     tokens = sum(lengths)
     query = torch.randn(1, 4, tokens, 8, dtype=torch.float64, requires_grad=True)
     key = torch.randn(1, key_heads, tokens, 8, dtype=torch.float64, requires_grad=True)
     value = torch.randn(1, key_heads, tokens, 8, dtype=torch.float64, requires_grad=True)
     borders = torch.tensor([0, *torch.tensor(lengths).cumsum(0)], dtype=torch.int32)
-    ours, weights = attend(query, key, value, borders, max(lengths), "sdpa")
+    ours, weights = attend(query, key, value, borders, max(lengths), "sdpa", window)
     assert weights is None
-    theirs = dense(query, key, value, lengths, 0.3)
+    theirs = dense(query, key, value, lengths, 0.3, window)
     assert (ours - theirs).abs().max() < 1e-14
     slope = torch.randn_like(ours)
     for mine, other in zip(
@@ -171,9 +175,10 @@ def test_the_efficient_kernel_is_called_as_torch_declares_it():
     ]
 
 
+@pytest.mark.parametrize("window", [None, 5])
 @pytest.mark.parametrize("key_heads", [4, 1])
-def test_the_efficient_call_is_sdpa_document_by_document(key_heads):
-    """With a kernel on the CPU in the place of CUDA's: borders, causality, scale, grouped keys and layout are right."""
+def test_the_efficient_call_is_sdpa_document_by_document(key_heads, window):
+    """With a kernel on the CPU in the place of CUDA's: borders, causality, window, scale, grouped keys and layout."""
     torch.manual_seed(0)
     lengths = [3, 1, 12, 24]
     borders = torch.tensor([0, 3, 4, 16, 40], dtype=torch.int32)
@@ -184,7 +189,7 @@ def test_the_efficient_call_is_sdpa_document_by_document(key_heads):
     found = {}
     with efficient_attention_on_cpu() as calls:
         for kind in ("efficient", "sdpa"):
-            output, _ = attend(query, key, value, borders, max(lengths), kind)
+            output, _ = attend(query, key, value, borders, max(lengths), kind, window)
             found[kind] = [output, *torch.autograd.grad(output, (query, key, value), slope)]
     assert calls == {"forward": 1, "backward": 1}
     for mine, other in zip(*found.values(), strict=True):

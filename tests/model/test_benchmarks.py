@@ -61,6 +61,7 @@ def test_first_light_checks_itself_on_the_cpu(tmp_path):
     assert "FlashAttention" in kernels["flash attention in float32"]["raises"]
     assert kernels["varlen bfloat16, mixed"]["kept"] == ["torch_attn._varlen_attn.default"]
     assert kernels["efficient float32, mixed"]["backward"] < 1e-5
+    assert kernels["efficient float32, windowed"]["backward"] < 1e-5
     assert found["steps"]["profile"]["figures"]["pairs"]["reads_a_step"] > 0
 
 

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from amberline.model.forward import hidden_states
 from amberline.model.load import load_model
 from amberline.model.packed import pack
 from amberline.model.sizes import sizes_of
+from architectures import configuration
 
 AMBER = sizes_of(
     LlamaConfig(
@@ -112,3 +114,25 @@ def test_time_of_the_optimizer():
     for moments, width in ((2, 40), (1, 64)):
         seconds = estimates.optimizer_seconds(AMBER, moments=moments, shards=8, rates=Rates(math.inf, 4e12))
         assert seconds == pytest.approx(width * AMBER.parameters / 8 / 4e12)
+
+
+def test_sizes_are_those_of_other_architectures():
+    """A tied matrix is counted once and multiplied with all the same; wide heads, windows and MLPs without a gate."""
+    qwen = sizes_of(configuration("qwen3"))
+    assert (qwen.query, qwen.keys, qwen.inner, qwen.inner_products) == (128, 64, 96, 192)
+    assert qwen.outside == 64 * (512 + 1)
+    assert qwen.parameters - qwen.in_products == 2 * (2 * 64 + 2 * 32) + 64  # norms alone
+    assert sizes_of(configuration("mistral")).windows == {9: 2}
+    assert sizes_of(configuration("exaone4")).windows == {9: 1, None: 1}
+    assert sizes_of(configuration("starcoder2")).inner_products == 96
+
+
+def test_windows_take_fewer_operations():
+    """As many pairs of tokens as see each other, counted one by one, half of the first token's on the diagonal."""
+    plain, windowed = (replace(AMBER, windows={window: 32}) for window in (None, 512))
+    assert estimates.training_flops(windowed, [512, 100]) == estimates.training_flops(plain, [512, 100])
+    pairs = sum(min(token + 1, 512) for token in range(2048))
+    of_products = 6 * AMBER.in_products * 2048
+    assert estimates.training_flops(windowed, [2048]) - of_products == pytest.approx(
+        12 * AMBER.query * 32 * pairs, rel=1e-3
+    )

@@ -4,7 +4,6 @@ Nothing here knows an architecture by name: layers, output matrix, tied paramete
 """
 
 import copy
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,11 +157,3 @@ def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
     """The module that has a parameter or buffer, and the name that it has there."""
     path, _, last = name.rpartition(".")
     return model.get_submodule(path), last
-
-
-def attention_windows(layer: nn.Module) -> Iterator[int]:
-    """Tokens that each windowed attention of a layer looks back on, its own included."""
-    for module in layer.modules():
-        window = getattr(module, "sliding_window", None)
-        if isinstance(window, int) and not isinstance(window, bool):
-            yield window

@@ -1,19 +1,14 @@
 """The sizes of a model that estimates are made from, counted in the model itself, without its weights."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
-from amberline.model.architecture import (
-    attention_windows,
-    build_model,
-    decoder_layers,
-    output_matrix,
-)
+from amberline.model.architecture import build_model, decoder_layers, output_matrix
 from amberline.model.attention import NAME, head_width
 
 
@@ -60,10 +55,24 @@ def sizes_of(config: PreTrainedConfig) -> ModelSizes:
         width=width,
         query=query,
         keys=keys,
-        # What is multiplied back to the width of hidden states is the MLP's result, or attention's.
-        inner=max((each.in_features for each in linear if each.out_features == width), default=width),
+        inner=_inner(linear, width, query),
         inner_products=max(made, 0),
         vocabulary=head.shape[0],
         head_width=head_width(config),
-        windows=Counter(min(attention_windows(layer), default=None) for layer in layers),
+        windows=_windows(config),
     )
+
+
+def _inner(linear: Sequence[nn.Linear], width: int, query: int) -> int:
+    """Width of the MLP: what is multiplied back to hidden states is attention's result, as wide as queries, and its."""
+    back = [each.in_features for each in linear if each.out_features == width]
+    if query in back:
+        back.remove(query)
+    return max(back, default=width)
+
+
+def _windows(config: PreTrainedConfig) -> Mapping[int | None, int]:
+    """Layers by the tokens that their attention sees: all have the window, or those that are called sliding."""
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None) or ["sliding"] * config.num_hidden_layers
+    return Counter(window if "sliding" in kind else None for kind in kinds)
