@@ -207,6 +207,6 @@ def test_where_the_text_has_few_words_the_model_has_embeddings_to_spare(mix, tmp
 
 def test_a_vocabulary_without_room_for_all_bytes_is_refused(mix, tmp_path):
     settings = {"tiny": TINY | {"tokenizer": "qwen", "vocabulary": 200}, "formats": ["sharegpt"]}
-    with pytest.raises(SystemExit, match="are 259 entries. Fix: set it to 259 or more"):
+    with pytest.raises(SystemExit, match=r"are 259 entries\. Fix: set it to 259 or more"):
         make_tiny_model.main(conversations=[mix], settings=json.dumps(settings), output=tmp_path / "model")
     assert not (tmp_path / "model").exists()
