@@ -109,6 +109,16 @@ def test_names_that_are_refused(overlay, said):
 
 # Edges
 
+TINY = {
+    "vocabulary": 512,
+    "hidden_size": 8,
+    "intermediate_size": 8,
+    "layers": 1,
+    "heads": 1,
+    "context": 4096,
+    "seed": 0,
+}
+TINY_QWEN = {"models": {"base": {"tiny": {**TINY, "tokenizer": "qwen"}, "texts": ["sharegpt"]}}}
 LOSSLESS, WHOLE = ({"datasets": {"evol-mix-split": {"mode": mode}}} for mode in ("lossless", "whole"))
 
 
@@ -187,6 +197,7 @@ LOSSLESS, WHOLE = ({"datasets": {"evol-mix-split": {"mode": mode}}} for mode in 
             LOSSLESS | models(amberchat={"template": "chatml"}),
             ["is cut for the template vicuna. Fix: set datasets.evol-mix-split.template to chatml"],
         ),
+        (TINY_QWEN, ["masks are for Llama tokenizers, and base has one of the kind qwen. Fix: set datasets.evol-mix"]),
         ({"datasets": {"evol-mix-split": {"template": "chatml"}}}, ["mode: fastchat cuts for the template vicuna"]),
         (
             WHOLE | models(amberchat={"template": "chatml"}, **{"ambersafe-sft": {"template": "tokenizer"}}),

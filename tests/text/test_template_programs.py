@@ -198,9 +198,15 @@ def test_a_stand_in_has_a_tokenizer_of_the_kind(mix, tmp_path, kind):
     ]
 
 
-@pytest.mark.parametrize(("vocabulary", "why"), [(200, "are 259 entries. Fix: set it to 259 or more"), (9999, "less")])
-def test_a_vocabulary_that_a_byte_level_tokenizer_cannot_have_is_refused(mix, tmp_path, vocabulary, why):
-    settings = {"tiny": TINY | {"tokenizer": "qwen", "vocabulary": vocabulary}, "formats": ["sharegpt"]}
-    with pytest.raises(SystemExit, match=why):
+def test_where_the_text_has_few_words_the_model_has_embeddings_to_spare(mix, tmp_path):
+    settings = {"tiny": TINY | {"tokenizer": "qwen", "vocabulary": 9999}, "formats": ["sharegpt"]}
+    make_tiny_model.main(conversations=[mix], settings=json.dumps(settings), output=tmp_path / "model")
+    assert load_tokenizer(tmp_path / "model").largest_id() < 2000
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "model").config.vocab_size == 9999
+
+
+def test_a_vocabulary_without_room_for_all_bytes_is_refused(mix, tmp_path):
+    settings = {"tiny": TINY | {"tokenizer": "qwen", "vocabulary": 200}, "formats": ["sharegpt"]}
+    with pytest.raises(SystemExit, match=r"are 259 entries\. Fix: set it to 259 or more"):
         make_tiny_model.main(conversations=[mix], settings=json.dumps(settings), output=tmp_path / "model")
     assert not (tmp_path / "model").exists()

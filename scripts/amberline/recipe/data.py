@@ -89,7 +89,9 @@ class TinyModel(ResultSettings):
         description="kind of its tokenizer: llama, SentencePiece; llama3, qwen or olmo, byte-level BPE; null: that of "
         "its architecture"
     )
-    vocabulary: PositiveCount = Field(description="entries of the tokenizer, byte fallback included")
+    vocabulary: PositiveCount = Field(
+        description="entries of the tokenizer, byte fallback included; of a byte-level one at most"
+    )
     hidden_size: PositiveCount = Field(description="width of the residual stream")
     intermediate_size: PositiveCount = Field(description="width of the MLP")
     layers: PositiveCount = Field(description="decoder layers")

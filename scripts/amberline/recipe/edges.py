@@ -38,6 +38,7 @@ def find_faults(nodes: Nodes) -> list[str]:
     return [
         *_tokenizers(recipe),
         *_own_templates(recipe),
+        *_masks_of_fastchat(recipe),
         *_evaluated(recipe),
         *_trainings(recipe),
         *find_collisions(recipe),
@@ -148,6 +149,20 @@ def _own_templates(recipe: Recipe) -> Iterator[str]:
             yield (
                 f"models.{name}.template: tokenizer is the chat template of {recipe.root(name)}, but {node.from_} is "
                 f"trained in {before.template} and has that as its own. Fix: set both to the same template"  # type: ignore[attr-defined]
+            )
+
+
+def _masks_of_fastchat(recipe: Recipe) -> Iterator[str]:
+    """FastChat counts the tokens of Llama tokenizers; of a stand-in it is known before anything starts what it has."""
+    for name in recipe.trained:
+        node, root = recipe.node(name), recipe.node(recipe.root(name))
+        chunks = recipe.node(node.on)
+        if not isinstance(chunks, kinds.Chunk) or not isinstance(root, kinds.TinyStandIn):
+            continue
+        if (node.mode or chunks.mode) == "fastchat" and root.tiny.tokenizer_kind != "llama":
+            yield (
+                f"models.{name}.on: FastChat's masks are for Llama tokenizers, and {recipe.root(name)} has one of the "
+                f"kind {root.tiny.tokenizer_kind}. Fix: set datasets.{node.on}.mode to lossless or whole"
             )
 
 
