@@ -60,7 +60,7 @@ def _delete(found: list[Unused], results: Path) -> None:
                 shutil.rmtree(each.path)
             else:
                 each.path.unlink()
-                each.path.with_name(f"{each.path.name}.manifest.json").unlink(missing_ok=True)
+            each.path.with_name(f"{each.path.name}.manifest.json").unlink(missing_ok=True)
     finally:
         lock.release()
     print(f"deleted {len(found)} files and folders")

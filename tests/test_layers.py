@@ -51,7 +51,7 @@ def test_the_recipe_and_the_settings_of_registries_need_no_torch():
         "assert [load_objective(name).Settings for name in objective_names()]\n"
         "assert [load_evaluation(name).Settings for name in evaluation_names()]\n"
         "assert [load_format(name).holds for name in format_names()]\n"
-        "print(sorted({'torch', 'transformers', 'datasets'} & sys.modules.keys()))"
+        "print(sorted({'torch', 'transformers', 'datasets', 'pyarrow'} & sys.modules.keys()))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, env={"PYTHONPATH": str(LIBRARY.parent)}

@@ -95,6 +95,12 @@ def test_what_is_left_out_is_told_and_null_is_nothing() -> None:
         ("key_left_out", "tools"),
         ("turn_key_left_out", "name"),
     ]
+    named = [{**USER, "name": "Ann"}]
+    pair = {"prompt": "q", "chosen": [*named, ASSISTANT], "rejected": [*named, OTHER], "margin": 2}
+    assert list(keys_left_out(pair, load_format("chosen_rejected"))) == [
+        ("key_left_out", "margin"),
+        ("turn_key_left_out", "name"),
+    ]
     with_system = keys_left_out({**row, "system": "s"}, load_format("messages"))
     assert ("system_prompt_left_out", "system") in with_system
 

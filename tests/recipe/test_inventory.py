@@ -75,6 +75,16 @@ def test_unfinished_runs_of_the_recipe_are_kept_and_finished_ones_that_nothing_n
     }
 
 
+def test_the_folder_of_a_sources_files_is_listed_with_its_manifest(results):
+    own = {"sources": {"mine": {"path": "data", "files": "*.jsonl", "format": "messages"}}}
+    folder = results / "raw/mine.files"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep/a.jsonl").write_text("x" * 30)
+    folder.with_name("mine.files.manifest.json").write_text("x" * 5)
+    assert listed(results, recipe_with(B3, own, on=DEMO)) == set()
+    assert [(each.path, each.bytes) for each in find_unused(results, [recipe_with(B3, on=DEMO)])] == [(folder, 35)]
+
+
 def test_tokens_of_other_settings_are_listed(results):
     longer = recipe_with(B3, {"models": {"ambersafe-sft": {"max_length": 120}}}, on=DEMO)
     assert {Path(each).parts[0] for each in listed(results, longer)} == {"tokens", "funnels", "rejects"}

@@ -1,6 +1,6 @@
 """Conversations: their JSON shape, `{"id": ..., "conversations": [{"from": ..., "value": ...}]}`, checked and typed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
@@ -17,7 +17,7 @@ SYSTEM_KEYS = frozenset({"system", "system_prompt"})
 PUBLISHED_NAMES = {"user": "human", "assistant": "gpt"}
 KNOWN_SPEAKERS = HUMAN_SPEAKERS | ASSISTANT_SPEAKERS | {"system", "tool"}
 
-TURNS = ("conversations", frozenset({"from", "value"}))  # the key of the turns, and what of a turn is read
+TURNS = {"conversations": frozenset({"from", "value"})}  # keys of a turn that are read, by the key of the turns
 
 
 class BadRecord(Exception):
@@ -142,7 +142,7 @@ class Read(Protocol):
     """What of a row is read, as a format says."""
 
     keys: frozenset[str] | None
-    turns: tuple[str, frozenset[str]] | None
+    turns: Mapping[str, frozenset[str]]
 
 
 def keys_left_out(row: Any, read: Read) -> Iterator[tuple[str, str]]:
@@ -155,10 +155,11 @@ def keys_left_out(row: Any, read: Read) -> Iterator[tuple[str, str]]:
     for key in sorted(key for key in row.keys() - read.keys if row[key] is not None):
         system = key in SYSTEM_KEYS and isinstance(row[key], str) and row[key].strip()
         yield "system_prompt_left_out" if system else "key_left_out", key
-    if read.turns is not None:
-        turns, keys = read.turns
-        of_turns = {key for turn in row[turns] for key, value in turn.items() if value is not None}
-        yield from (("turn_key_left_out", key) for key in sorted(of_turns - keys))
+    left_out: set[str] = set()
+    for column, keys in read.turns.items():
+        if isinstance(row.get(column), list):
+            left_out |= {key for turn in row[column] for key in turn.keys() - keys if turn[key] is not None}
+    yield from (("turn_key_left_out", key) for key in sorted(left_out))
 
 
 class LeftOut:

@@ -10,7 +10,7 @@ import tempfile
 from array import array
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -56,7 +56,7 @@ class Reader(Protocol):
     id_key: str | None
     part: re.Pattern[str] | None
     keys: frozenset[str] | None
-    turns: tuple[str, frozenset[str]] | None
+    turns: Mapping[str, frozenset[str]]
 
     def conversation(self, row: Any) -> Conversation:
         """A row as a conversation. Raises BadRecord or WrongFile."""

@@ -29,7 +29,7 @@ class Reader(Protocol):
 
     shape: str
     keys: frozenset[str] | None
-    turns: tuple[str, frozenset[str]] | None
+    turns: Mapping[str, frozenset[str]]
     selections: frozenset[str]
 
     def preference(self, row: Any) -> Preference:

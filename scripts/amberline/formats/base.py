@@ -7,7 +7,7 @@ the recipe says `format: NAME`, with the file's name. Files of this folder are r
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Literal
@@ -31,7 +31,7 @@ class Format(ABC):
     shape: str  # of a row, for messages
     # Keys of a row that are read or known to be of no use; all others are counted as left out. None: nothing is said.
     keys: frozenset[str] | None = None
-    turns: tuple[str, frozenset[str]] | None = None  # the key of a row's turns, and the keys of a turn that are read
+    turns: Mapping[str, frozenset[str]] = {}  # keys of a turn that are read, by the keys under which turns are listed
     too_many: TooManyRows | None = None  # a known trap among the files of this dataset
 
     @abstractmethod

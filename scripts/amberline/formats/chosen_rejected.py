@@ -6,7 +6,7 @@ from typing import Any
 from amberline.data.conversations import BadRecord, Turn
 from amberline.data.preferences import Preference, preference_of_turns
 from amberline.formats.base import PreferenceFormat, columns_of, text_of
-from amberline.formats.message_lists import turns_of
+from amberline.formats.message_lists import READ, turns_of
 
 Turns = tuple[Turn, ...]
 
@@ -20,6 +20,7 @@ class ChosenRejected(PreferenceFormat):
 
     shape = "{'prompt', 'chosen', 'rejected'}, each a text or a list of messages {'role', 'content'}"
     keys = frozenset({"id", "prompt_id", "prompt", "chosen", "rejected"})
+    turns = dict.fromkeys(("prompt", "chosen", "rejected"), READ)
     selections = frozenset({"chosen"})
 
     def preference(self, row: Any) -> Preference:

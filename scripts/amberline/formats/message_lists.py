@@ -12,6 +12,7 @@ SPEAKERS = {
     "tool": "tool",
     "function": "tool",  # the earlier name of the same
 }
+READ = frozenset({"role", "content"})  # keys of a message
 # Keys by which an assistant's message calls a tool. How a call is written differs from model to model.
 CALLS = ("tool_calls", "function_call")
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from amberline.data.conversations import Conversation
 from amberline.formats.base import ConversationFormat, columns_of, id_of_turns, optional_id
-from amberline.formats.message_lists import turns_of
+from amberline.formats.message_lists import READ, turns_of
 
 
 class Messages(ConversationFormat):
@@ -16,7 +16,7 @@ class Messages(ConversationFormat):
     shape = "{'messages': [{'role', 'content'}]}"
     id_key = "id"
     keys = frozenset({"id", "prompt_id", "messages"})
-    turns = ("messages", frozenset({"role", "content"}))
+    turns = dict.fromkeys(("messages",), READ)
 
     def conversation(self, row: Any) -> Conversation:
         """See ConversationFormat."""

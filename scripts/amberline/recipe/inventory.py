@@ -98,5 +98,5 @@ def _run_directories(results: Path, runs: set[str]) -> Iterator[str]:
 def _size(path: Path) -> int:
     """Bytes of a file with its manifest, or of a folder; links count as what they are, not as what they lead to."""
     manifest = path.with_name(f"{path.name}.manifest.json")
-    files = path.rglob("*") if path.is_dir() and not path.is_symlink() else [path, manifest]
-    return sum(file.lstat().st_size for file in files if file.is_symlink() or file.is_file())
+    files = path.rglob("*") if path.is_dir() and not path.is_symlink() else [path]
+    return sum(file.lstat().st_size for file in [*files, manifest] if file.is_symlink() or file.is_file())
