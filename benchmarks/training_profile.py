@@ -33,7 +33,7 @@ from amberline.model.packed import PackedBatch, pack
 from amberline.recipe.check import check_recipe
 from amberline.recipe.files import PUBLISHED, read_recipe
 from amberline.training.gradients import clip, squared_gradients
-from amberline.training.optimizers import make_optimizer
+from amberline.training.optimizers import make_optimizer, set_learning_rate
 
 RECIPE = check_recipe(read_recipe([PUBLISHED]), files=False)
 EXAMPLES = {"sft": 8, "dpo": 32}
@@ -198,7 +198,10 @@ def measure(stage: str, repeats: int) -> dict[str, Any]:
         workload.write_model(Path(place))
         model = load_model(Path(place), device="cpu")
     name = next(name for name in RECIPE.trained if RECIPE.node(name).train == stage)
-    optimizer = make_optimizer(model, RECIPE.training(name).optimizer)
+    settings = RECIPE.training(name)
+    optimizer = make_optimizer(model, settings.optimizer)
+    # A model that learns too fast has gradients too small for normal numbers, which are multiplied slowly.
+    set_learning_rate(optimizer, settings.learning_rate)
     work = batches(stage)
     step = partial(take_step, model, Updates(model, optimizer), stage, work)
     step()
