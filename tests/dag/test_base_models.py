@@ -17,10 +17,8 @@ SWEPT = [pytest.param(name, marks=pytest.mark.sweep) for name in sorted(ARCHITEC
 @pytest.mark.parametrize("architecture", ["qwen3", *SWEPT])
 def test_the_demo_with_another_base_model(fresh, tmp_path, architecture):
     project = fresh.copy(tmp_path / "project")
-    tiny: dict[str, Any] = {"architecture": architecture}
-    mine: dict[str, Any] = {"models": {"base": {"tiny": tiny}, "amberchat": {"epochs": 1}}}
+    mine: dict[str, Any] = {"models": {"base": {"tiny": {"architecture": architecture}}, "amberchat": {"epochs": 1}}}
     if TOKENIZERS[architecture] != "llama":
-        tiny["vocabulary"] = 600  # the demo's words make no more pieces than that
         mine["datasets"] = {"evol-mix-split": {"mode": "lossless"}}  # FastChat's counts are those of Llama's tokenizer
     (project.root / "mine.yaml").write_text(json.dumps(mine))
     configured = [DEMO[0], DEMO[1], "mine.yaml", *DEMO[2:]]
@@ -29,7 +27,7 @@ def test_the_demo_with_another_base_model(fresh, tmp_path, architecture):
     made = project.root / "results/demo"
     assert (made / "report/index.html").is_file()
     assert AutoConfig.from_pretrained(made / "models/ambersafe").model_type in architecture
-    tokenizer = AutoTokenizer.from_pretrained(made / "models/ambersafe")
+    tokenizer = AutoTokenizer.from_pretrained(made / "models/ambersafe", fix_mistral_regex=False)
     text = "How do I make crêpes? 味噌汁"
     assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
     (metrics,) = (made / "checkpoints").glob("amberchat-*/metrics.jsonl")

@@ -94,7 +94,8 @@ def answer(folder: Path, prompts: list[Prompt], template: str, tokens: int, devi
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # of loading: a log cannot be drawn over
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    # As its files have it, and as training read it: neither with a corrected pattern, nor by Mistral's own package.
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, fix_mistral_regex=False)
     # Code is there only where the recipe trusts it.
     trusted = any(folder.glob("*.py"))
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", trust_remote_code=trusted)

@@ -10,7 +10,7 @@ import torch
 
 from amberline.hub.model_names import CODE, KEPT, ModelError
 from amberline.model.architecture import outline
-from amberline.model.files import read_config
+from amberline.model.files import AGAIN, read_config
 from amberline.model.weights import Weights, write_safetensors
 
 
@@ -56,7 +56,7 @@ def write_model_folder(
 
 def _write_generation_config(file: Path, config: Mapping[str, Any], end_ids: Sequence[int] | None) -> None:
     """Let generation stop at those tokens. What else the base's own file says stays."""
-    written = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    written = _read_json(file) if file.is_file() else None
     special = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if key in config}
     wanted = special if written is None else dict(written)
     if end_ids is not None:
@@ -69,9 +69,19 @@ def _write_chat_template(folder: Path, chat_template: str) -> None:
     """Write the template; another one in tokenizer_config.json, which old versions read, would contradict it."""
     (folder / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
     file = folder / "tokenizer_config.json"
-    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    config = _read_json(file) if file.is_file() else {}
     if "chat_template" in config:
         _write_json(file, config | {"chat_template": chat_template})
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, OSError) as error:
+        raise ModelError(f"{path.name} of the base model is damaged ({error}). {AGAIN}") from None
+    if not isinstance(found, dict):
+        raise ModelError(f"{path.name} of the base model is damaged (it holds no JSON object). {AGAIN}")
+    return found
 
 
 def _write_json(path: Path, value: object) -> None:
