@@ -1,9 +1,11 @@
 """From a model folder on disk to a model ready to run: sharded over ranks, with no rank ever holding all of it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
@@ -61,10 +63,11 @@ def load_model(
         compile=compile,
         one_shape=one_shape,
     )
+    names = file_names(model)  # by its class, which FSDP changes
     if mesh is not None:
         _shard(model, mesh, compute_dtype, reshard_after_forward)
     materialise(model, device)
-    _fill(model, WeightFiles(folder))
+    _fill(model, WeightFiles(folder), names)
     model.train()
     return model
 
@@ -118,9 +121,12 @@ def _shard(model: PreTrainedModel, mesh: DeviceMesh, compute_dtype: torch.dtype,
 
 
 @torch.no_grad()
-def _fill(model: PreTrainedModel, files: WeightFiles) -> None:
-    """Copy weights from files into parameters and buffers; of a sharded one, only this rank's rows are read."""
-    tensors = {file_name: stored_tensors(model)[name] for name, file_name in file_names(model).items()}
+def _fill(model: nn.Module, files: WeightFiles, names: Mapping[str, str]) -> None:
+    """Copy weights from files into parameters and buffers; of a sharded one, only this rank's rows are read.
+
+    `names` are those in the files, by the names in the model.
+    """
+    tensors = {names[name]: tensor for name, tensor in stored_tensors(model).items()}
     absent, unknown = tensors.keys() - files.names(), files.names() - tensors.keys() - tied_parameters(model).keys()
     if absent or unknown:
         raise ModelError(
