@@ -153,7 +153,8 @@ def test_prompts_of_several_turns_are_rendered(model, tmp_path):
     jinja, _ = exported_chat(load_tokenizer(model), "chatml")
     prompt = published.apply_chat_template(chat, chat_template=jinja, add_generation_prompt=True, return_dict=True)
     assert row["prompt_length"] == len(prompt["input_ids"])
-    for side, response in (("chosen", "Yes.<|im_end|>"), ("rejected", "<|im_end|>")):
+    # With the line end that the template writes behind the end of a turn.
+    for side, response in (("chosen", "Yes.<|im_end|>\n"), ("rejected", "<|im_end|>\n")):
         assert row[f"{side}_input_ids"][: row["prompt_length"]] == prompt["input_ids"]
         assert published.decode(row[f"{side}_input_ids"][row["prompt_length"] :]) == response
     assert counts(tmp_path / "funnel.json", "pairs")["rejected"] == {
