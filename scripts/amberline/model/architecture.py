@@ -58,8 +58,8 @@ def without_dropout(config: PreTrainedConfig) -> PreTrainedConfig:
 
 
 def dropouts(config: PreTrainedConfig) -> dict[str, float]:
-    """The dropouts of a configuration that are not 0, by name."""
-    numbers = {name: value for name, value in config.to_dict().items() if "drop" in name}
+    """The dropouts of a configuration that are not 0, by name; not those of classifiers, which no causal model has."""
+    numbers = {name: each for name, each in config.to_dict().items() if "drop" in name and "classifier" not in name}
     return {name: value for name, value in numbers.items() if isinstance(value, int | float) and value > 0}
 
 
