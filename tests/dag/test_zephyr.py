@@ -52,7 +52,7 @@ def test_tokens_and_losses_are_those_of_trl(made, objective):
     order = list(in_order(folder, seed=42))
     assert digest([READ[objective](rows[name]) for name in order]) == golden["tokens_sha256"]
 
-    (metrics,) = (made / "checkpoints").glob(f"{MODELS[objective]}-*/metrics.jsonl")
+    (metrics,) = (made / "checkpoints").glob(f"{MODELS[objective]}-{'[0-9a-f]' * 16}/metrics.jsonl")
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line]
     assert len(losses) == len(golden["losses"]) > 5
