@@ -22,14 +22,16 @@ PARTICULAR = {
     "olmo2": {"model_type": "olmo2"},
 }
 
+SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+
 
 def sizes(architecture):
-    return TinyModel(**SIZES, seed=1, architecture=architecture)
+    return TinyModel(**SIZES, seed=1, architecture=architecture, tokenizer=None)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_what_makes_it_another_is_there(architecture, tmp_path):
-    parameters = save_model(sizes(architecture), tmp_path)
+    parameters = save_model(sizes(architecture), SPECIAL, tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     assert config | PARTICULAR[architecture] == config
     assert ("rope_type" in str(config) and "llama3" in str(config)) == (architecture == "llama3")
@@ -48,11 +50,10 @@ def test_the_llama_is_what_it_was(tmp_path):
     """Its weights and config.json are those of transformers' class, made from the same seed."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    save_model(sizes("llama"), tmp_path / "ours")
+    save_model(sizes("llama"), SPECIAL, tmp_path / "ours")
     torch.manual_seed(1)
     shape = {"vocab_size": 400, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
     shape |= {"num_attention_heads": 4, "max_position_embeddings": 128, "rms_norm_eps": 1e-6}
-    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-    LlamaForCausalLM(LlamaConfig(**shape, **special)).save_pretrained(tmp_path / "theirs")
+    LlamaForCausalLM(LlamaConfig(**shape, **SPECIAL)).save_pretrained(tmp_path / "theirs")
     for file in (tmp_path / "theirs").iterdir():
         assert file.read_bytes() == (tmp_path / "ours" / file.name).read_bytes(), file.name
