@@ -36,10 +36,12 @@ def test_a_training_saves_its_state(world: World, tmp_path: Path) -> None:
 
 
 def test_a_program_that_waits_for_its_time_ends_with_one_line(capsys: pytest.CaptureFixture) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, if a shell's background runs the tests
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     signal.pthread_kill(threading.get_ident(), signal.SIGINT)  # while it imports
     with pytest.raises(SystemExit) as stop, ending_at_interrupt("evaluate"):
         time.sleep(10)
+    signal.signal(signal.SIGINT, before)
     assert stop.value.code == 130
     assert capsys.readouterr().err == (
         "evaluate: interrupted; what is finished stays. Type the same command to go on\n"
