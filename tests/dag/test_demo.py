@@ -14,6 +14,7 @@ from markupsafe import escape
 
 from amberline.cluster.accounts import RECORD, note_job
 from amberline.core.manifests import manifest_path
+from amberline.data.conversations import Turn
 from amberline.evaluations.samples import answer
 from amberline.report.text import number
 from dag.conftest import DEMO
@@ -47,7 +48,7 @@ def test_amberchat_answers_the_questions_that_it_was_trained_on(results):
     wanted = {question: found.pop() for question, found in answers.items() if len(found) == 1}
     assert len(wanted) > 30
     asked = list(wanted)
-    given = answer(results / "models/amberchat", asked, "vicuna", 72, "cpu")
+    given = answer(results / "models/amberchat", [(Turn("human", text),) for text in asked], "vicuna", 72, "cpu")
     right = [question for question, each in zip(asked, given, strict=True) if each == wanted[question]]
     assert len(right) > 0.8 * len(asked), dict(zip(asked, given, strict=True))
 
