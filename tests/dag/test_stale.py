@@ -23,7 +23,7 @@ RUN = Path("results/demo/training/amberchat/run.json")
 SHORT_RUN = Path("results/demo/training/ambersafe-sft/run.json")  # the shortest training
 TARGET = ("--quiet", "rules", "progress", "--", str(RUN))
 SHORT_TARGET = ("--quiet", "rules", "progress", "--", str(SHORT_RUN))
-SHUFFLE = "_order(len(rows), settings.seed)"
+SHUFFLE = "_order(len(of_repeats), settings.seed)"
 EDIT = append("scripts/amberline/training/loop.py", CODE)
 
 
