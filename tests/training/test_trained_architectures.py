@@ -45,7 +45,7 @@ def test_two_processes_are_one_and_the_export_loads(architecture: str, world: Wo
     moved = max(float((weights[name] - before[name]).abs().max()) for name in weights)
 
     (tmp_path / "model").mkdir()
-    write_model_folder(one, base, tmp_path / "model", torch.float32, None)
+    write_model_folder(one, base, tmp_path / "model", torch.float32, None, None)
     theirs, report = AutoModelForCausalLM.from_pretrained(tmp_path / "model", output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
     ids = torch.arange(3, 40)
@@ -67,7 +67,7 @@ def test_an_exported_tied_matrix_is_stored_once(tmp_path: Path) -> None:
     }
     torch.distributed.checkpoint.save(state, checkpoint_id=tmp_path / "final", no_dist=True)
     (tmp_path / "model").mkdir()
-    write_model_folder(CheckpointWeights(tmp_path / "final"), base, tmp_path / "model", torch.float32, None)
+    write_model_folder(CheckpointWeights(tmp_path / "final"), base, tmp_path / "model", torch.float32, None, None)
     with safe_open(tmp_path / "model" / "model.safetensors", framework="pt") as file:
         assert "lm_head.weight" not in file.keys() and "model.embed_tokens.weight" in file.keys()  # noqa: SIM118
     assert json.loads((tmp_path / "model" / "config.json").read_text())["architectures"] == ["Qwen3ForCausalLM"]
