@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig
 
-from amberline.model import load, logps, products
+from amberline.model import load, logps, norms, products
 from amberline.model.forward import document_logps, token_logps, weighted_loss
 from amberline.model.packed import PackedBatch, pack
 from amberline.objectives.base import Contribution, MicroBatch
@@ -153,7 +153,9 @@ def simulated_peak(
             with mode, held:
                 return to_empty(model, **options)
 
-        with like_cuda(), held.resizes(), patch.object(nn.Module, "to_empty", without_data):
+        # A Llama's norms are torch's, which tensors without data cannot show.
+        plain = patch.object(norms, "_is_plain", lambda _: True)
+        with like_cuda(), held.resizes(), plain, patch.object(nn.Module, "to_empty", without_data):
             model = load.load_model(
                 folder,
                 device="cpu",
