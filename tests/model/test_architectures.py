@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from test_forward import furthest, gradients
 from transformers import CONFIG_MAPPING, AttentionInterface, AutoModelForCausalLM
 
 from amberline.hub.model_names import ModelError
@@ -17,18 +18,6 @@ from amberline.model.probe import probe, slice_of
 from architectures import NORMS_IN_FLOAT32, SIZES, all_architectures, configuration, save_model
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
-
-
-def gradients(model):
-    found = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
-    model.zero_grad()
-    return found
-
-
-def furthest(ours, theirs):
-    assert ours.keys() == theirs.keys()
-    scale = max(float(each.abs().max()) for each in theirs.values())
-    return max(float((ours[name] - theirs[name]).abs().max()) for name in ours) / scale
 
 
 @all_architectures

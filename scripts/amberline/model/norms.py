@@ -12,8 +12,11 @@ def use_exact_norms(model: nn.Module) -> None:
     plain: dict[type[nn.Module], bool] = {}
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            kind = type(child)
-            if _looks_like_a_norm(child) and plain.setdefault(kind, _is_plain(child)):
+            if not _looks_like_a_norm(child):
+                continue
+            if type(child) not in plain:
+                plain[type(child)] = _is_plain(child)
+            if plain[type(child)]:
                 weight = child.weight
                 setattr(parent, name, nn.RMSNorm(weight.shape, _epsilon(child), device="meta", dtype=weight.dtype))
 
