@@ -1,6 +1,7 @@
 """Architectures other than Llama: loaded by their configuration, packed exactly, and probed before they are trained."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -166,3 +167,11 @@ def test_layers_and_names_are_those_of_transformers(tmp_path):
     model = load_model(save_model("gpt_neox", tmp_path), device="cpu")
     assert len(decoder_layers(model)) == 2
     assert "gpt_neox.layers.0.attention.dense.bias" in stored_tensors(model)
+
+
+def test_a_compiled_probe_is_not_counted_for_the_training(monkeypatch):
+    """Whether layers were compiled is told by torch's counters, which the slice's graphs must not be in."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    torch._dynamo.utils.counters.clear()
+    probe(configuration("mistral"), device="cpu", dtype=torch.float32, attention="sdpa", compile=True)
+    assert not torch._dynamo.utils.counters
