@@ -5,7 +5,7 @@ the compact JSON of that list, so that files that are grouped by prompt have one
 `turns`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,12 @@ def preference_of_turns(prompt: Sequence[Turn], responses: tuple[str, str], chos
         return Preference(prompt[0].text, responses, chosen)
     name = orjson.dumps(list(map(turn_to_json, prompt))).decode()
     return Preference(name, responses, chosen, turns=tuple(prompt))
+
+
+def prompt_turns(prompt: str, value: Mapping[str, Any]) -> tuple[Turn, ...]:
+    """The turns of a prompt in a file of pairs grouped by prompt: those in its value, or its text as one human turn."""
+    written = value.get("turns", [{"from": "human", "value": prompt}])
+    return tuple(Turn(turn["from"], turn["value"]) for turn in written)
 
 
 def read_grouped(path: Path) -> dict[str, Any]:

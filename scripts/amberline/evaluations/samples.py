@@ -11,6 +11,7 @@ from pydantic import Field
 from amberline.core.manifests import read_manifest
 from amberline.core.settings import Count, PositiveCount, ResultSettings
 from amberline.data.conversations import Turn
+from amberline.data.preferences import prompt_turns
 from amberline.evaluations.base import Evaluation, EvaluationError
 from amberline.templates.base import ROLES
 
@@ -76,11 +77,10 @@ def _prompts(data: Path) -> list[Prompt]:
 def prompts_in(rows: Any) -> list[Prompt]:
     """Prompts of pairs, or the first questions of conversations with their system turns, each once."""
     if isinstance(rows, dict):
-        written = [value.get("turns", [{"from": "human", "value": prompt}]) for prompt, value in rows.items()]
-    else:
-        starts = [row["conversations"][: 1 + (row["conversations"][0]["from"] == "system")] for row in rows]
-        written = [start for start in starts if start[-1]["from"] == "human"]
-    return list(dict.fromkeys(tuple(Turn(turn["from"], turn["value"]) for turn in turns) for turns in written))
+        return list(dict.fromkeys(prompt_turns(prompt, value) for prompt, value in rows.items()))
+    starts = [row["conversations"][: 1 + (row["conversations"][0]["from"] == "system")] for row in rows]
+    asked = [start for start in starts if start[-1]["from"] == "human"]
+    return list(dict.fromkeys(tuple(Turn(turn["from"], turn["value"]) for turn in turns) for turns in asked))
 
 
 def answer(folder: Path, prompts: list[Prompt], template: str, tokens: int, device: str) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from amberline.core.funnel import Funnel, Reject
-from amberline.data.conversations import BadRecord, Conversation, Turn, parse_conversation
+from amberline.data.conversations import BadRecord, Conversation, Turn, parse_conversation, turn_to_json
 from amberline.data.streams import Piece, read_piece
 from amberline.recipe.data import Chunk as ChunkSettings
 from amberline.templates.vicuna import render, render_round
@@ -162,9 +162,7 @@ def chunk_json(conversation: Conversation, chunk: Chunk) -> dict[str, Any]:
     return {
         "id": f"{conversation.id}_{chunk.start}",
         "model": "",
-        "conversations": [
-            {"from": turn.speaker, "value": turn.text} for turn in map(named, chunk.of(conversation.turns))
-        ],
+        "conversations": [turn_to_json(named(turn)) for turn in chunk.of(conversation.turns)],
     }
 
 

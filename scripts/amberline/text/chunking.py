@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TypeVar
 
-from amberline.data.conversations import ASSISTANT_SPEAKERS, HUMAN_SPEAKERS, Turn
+from amberline.data.conversations import ASSISTANT_SPEAKERS, HUMAN_SPEAKERS, KNOWN_SPEAKERS, Turn
 
 Each = TypeVar("Each")
 
@@ -18,7 +18,6 @@ Each = TypeVar("Each")
 FASTCHAT_OVERHEAD = 6
 
 FASTCHAT_ROLES = ("human", "gpt")
-SPEAKERS = HUMAN_SPEAKERS | ASSISTANT_SPEAKERS | {"system", "tool"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +78,7 @@ def fastchat_cut(turns: Sequence[Turn], lengths: Sequence[int], max_length: int)
 
 def whole_cut(turns: Sequence[Turn]) -> Cut:
     """The conversation as one chunk. It is lost whole where a speaker is unknown, as speaker_unknown."""
-    if any(turn.speaker not in SPEAKERS for turn in turns):
+    if any(turn.speaker not in KNOWN_SPEAKERS for turn in turns):
         return Cut([], ["speaker_unknown"] * len(turns))
     return Cut([Chunk(0, len(turns))], [None] * len(turns))
 
@@ -158,7 +157,7 @@ def _unusable(turns: Sequence[Turn], speakers: Container[str]) -> list[str | Non
     """Why turns cannot be kept, whatever stands around them; of tools, whatever is around their own."""
     lost: list[str | None] = []
     for number, turn in enumerate(turns):
-        if turn.speaker not in SPEAKERS:
+        if turn.speaker not in KNOWN_SPEAKERS:
             lost.append("speaker_unknown")
         elif named(turn).speaker not in speakers:
             lost.append("role_unknown_to_template")

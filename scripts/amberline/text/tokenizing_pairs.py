@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from amberline.core.funnel import Funnel, Reject
 from amberline.data.conversations import BadRecord, Turn
-from amberline.data.preferences import GROUPED_FIX, read_grouped
+from amberline.data.preferences import GROUPED_FIX, prompt_turns, read_grouped
 from amberline.data.streams import BadFile
 from amberline.data.tokens import PAIRS, SEQUENCES
 from amberline.recipe.data import PreferenceTokens
@@ -33,7 +33,7 @@ class Prompt:
 
     index: int
     text: str
-    turns: list[Turn]
+    turns: tuple[Turn, ...]
     responses: list[str]
     pairs: list[tuple[int, int]]
     sft_target: str
@@ -64,8 +64,7 @@ def _prompt(path: Path, index: int, text: str, value: Any) -> Prompt:
     try:
         responses, target = value["responses"], value["sft_target"]
         pairs = [(chosen, rejected) for chosen, rejected in value["pairs"]]
-        written = value.get("turns", [{"from": "human", "value": text}])
-        turns = [Turn(turn["from"], turn["value"]) for turn in written]
+        turns = prompt_turns(text, value)
         texts = [*responses, target, *(text for turn in turns for text in (turn.speaker, turn.text))]
         whole = bool(turns) and all(isinstance(each, str) for each in texts)
         if whole and all(0 <= number < len(responses) for pair in pairs for number in pair):
