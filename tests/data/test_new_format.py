@@ -1,21 +1,19 @@
 """A format is added with one file: rows of `dolly.py`, put among the others, are acquired, mixed and chunked."""
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-import acquire
 from amberline.core.code import imported_files
 from amberline.core.manifests import model_content, read_manifest, write_manifest
 from amberline.formats.registry import FormatError, format_file, format_names, load_format
 from amberline.text.small_tokenizer import save_llama_tokenizer, train_sentencepiece
 from data.conftest import mix_settings
+from programs import PROGRAMS, programs_with
 
-PROGRAMS = Path(acquire.__file__).parent
 CHATS = [
     {"id": f"chat{n}_0", "conversations": [{"from": "human", "value": f"Hello {n}"}, {"from": "gpt", "value": "Hi."}]}
     for n in range(3)
@@ -34,10 +32,7 @@ AS_CONVERSATIONS = [
 @pytest.fixture
 def scripts(tmp_path: Path) -> Path:
     """The programs, with Dolly among the formats."""
-    copy = tmp_path / "scripts"
-    shutil.copytree(PROGRAMS, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copyfile(Path(__file__).with_name("dolly.py"), copy / "amberline/formats/dolly.py")
-    return copy
+    return programs_with(Path(__file__).with_name("dolly.py"), "formats", tmp_path)
 
 
 def run(program: Path, **options: object) -> subprocess.CompletedProcess[str]:

@@ -1,7 +1,6 @@
 """A template is added with one file: `plain.py`, put among the others, is trained on, exported and described."""
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,13 +9,12 @@ import pytest
 from chat_oracle import kind_folder
 from transformers import AutoTokenizer
 
-import tokenize_conversations
 from amberline.core.code import imported_files
 from amberline.core.manifests import model_content, write_manifest
 from amberline.data.tokens import open_tokens
 from amberline.templates.registry import TemplateError, chat_templates, load_template, template_file, template_names
+from programs import PROGRAMS, programs_with
 
-PROGRAMS = Path(tokenize_conversations.__file__).parent
 ROWS = [{"id": "a", "conversations": [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}]}]
 SETTINGS = {"template": "plain", "loss_on": "answers", "mode": "lossless", "max_length": 100}
 EXPORTED = """
@@ -30,10 +28,7 @@ Path(sys.argv[1], "chat_template.jinja").write_text(jinja); print(ends)
 @pytest.fixture
 def scripts(tmp_path: Path) -> Path:
     """The programs, with `plain` among the templates."""
-    copy = tmp_path / "scripts"
-    shutil.copytree(PROGRAMS, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copyfile(Path(__file__).with_name("plain.py"), copy / "amberline/templates/plain.py")
-    return copy
+    return programs_with(Path(__file__).with_name("plain.py"), "templates", tmp_path)
 
 
 def python(scripts: Path, *words: object) -> subprocess.CompletedProcess[str]:

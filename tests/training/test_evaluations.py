@@ -25,6 +25,7 @@ from amberline.text.chats import Chat
 from amberline.text.small_tokenizer import save_llama_tokenizer, train_sentencepiece
 from amberline.text.tokenizers import load_tokenizer
 from golden_model import golden_model
+from programs import programs_with
 
 ARITHMETIC = {"precision": "float32", "tf32": False}
 REWARDS = {"pairs": 0, "beta": 0.5, **ARITHMETIC}
@@ -233,9 +234,7 @@ def test_evaluations_are_found_by_their_names() -> None:
 
 
 def test_one_file_among_the_others_is_enough(world: World, tmp_path: Path) -> None:
-    scripts = tmp_path / "scripts"
-    shutil.copytree(Path(evaluate.__file__).parent, scripts, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copyfile(Path(__file__).with_name("top_one.py"), scripts / "amberline/evaluations/top_one.py")
+    scripts = programs_with(Path(__file__).with_name("top_one.py"), "evaluations", tmp_path)
     arguments = {
         "evaluation": "top_one",
         "model": world.model,

@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +12,9 @@ from orpo import Orpo, OrpoSettings
 from worlds import DPO as RECIPE
 from worlds import World, changed, logp
 
-import train
 from amberline.data.tokens import open_tokens
 from golden_model import golden_model
+from programs import programs_with
 
 OF_DPO = {"loss", "beta", "label_smoothing", "reference_free"}
 SHARED = {key: value for key, value in changed(RECIPE).items() if key not in OF_DPO}  # a copy
@@ -25,9 +24,7 @@ SIDES = ("chosen", "rejected")
 
 
 def test_one_file_among_the_others_is_enough(world: World, tmp_path: Path) -> None:
-    scripts = tmp_path / "scripts"
-    shutil.copytree(Path(train.__file__).parent, scripts, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copyfile(Path(__file__).with_name("orpo.py"), scripts / "amberline/objectives/orpo.py")
+    scripts = programs_with(Path(__file__).with_name("orpo.py"), "objectives", tmp_path)
     settings = changed(ORPO, learning_rate=1e-3)
     arguments = world.arguments("dpo", tmp_path, settings) | {"objective": "orpo", "reference": None}
     options = [
