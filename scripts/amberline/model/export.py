@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from amberline.core.files import read_json_object
 from amberline.hub.model_names import CODE, KEPT, ModelError
 from amberline.model.architecture import outline
 from amberline.model.files import AGAIN, read_config
@@ -76,12 +77,9 @@ def _write_chat_template(folder: Path, chat_template: str) -> None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError, OSError) as error:
+        return read_json_object(path)
+    except (ValueError, OSError) as error:
         raise ModelError(f"{path.name} of the base model is damaged ({error}). {AGAIN}") from None
-    if not isinstance(found, dict):
-        raise ModelError(f"{path.name} of the base model is damaged (it holds no JSON object). {AGAIN}")
-    return found
 
 
 def _write_json(path: Path, value: object) -> None:

@@ -4,10 +4,11 @@ It is not a list of architectures: any causal language model of transformers is 
 in none of its layers is refused by a probe (`model/probe.py`).
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from amberline.core.files import read_json_object
 
 SIZES = (
     "vocab_size",
@@ -32,13 +33,11 @@ def find_fault(folder: Path) -> str | None:
     """Why a model folder cannot be trained here as its config.json has it, with the fix; None if it can."""
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json_object(path)
     except (FileNotFoundError, NotADirectoryError):
         return f"{path} is missing: {folder} is no model folder. Fix: give the Hugging Face folder of a model."
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         return f"{path} is damaged ({error}). Fix: get the model again."
-    if not isinstance(config, dict):
-        return f"{path} is damaged (it holds no JSON object). Fix: get the model again."
     why = why_unsupported(config)
     return f"{path} {why}" if why else None
 

@@ -5,7 +5,6 @@ Two kinds are known. A Llama tokenizer with its `tokenizer.model` is read by Sen
 stands for (`offset_tokenizer.py`).
 """
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -14,6 +13,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from amberline.core.files import read_json_object
 
 Ids = NDArray[np.int32]
 
@@ -165,12 +166,9 @@ def _read_object(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError, OSError) as error:
+        return read_json_object(file)
+    except (ValueError, OSError) as error:
         raise TokenizerRefused(f"{file} is damaged: {error}. Fix: get it again.") from None
-    if not isinstance(found, dict):
-        raise TokenizerRefused(f"{file} is damaged: it holds no JSON object. Fix: get it again.")
-    return found
 
 
 def _added_tokens(folder: Path) -> dict[str, int]:
