@@ -90,7 +90,7 @@ def test_documents_do_not_see_each_other(grouped_folder, examples):
 
 
 def test_loss_is_the_weighted_sum_and_gives_the_same_gradients(grouped_folder, examples, monkeypatch):
-    """Both ways to the loss, and any number of chunks, agree with plain torch on the whole logits."""
+    """Both ways to the loss, and any number of chunks and their pieces, agree with plain torch on the whole logits."""
     model = load_model(grouped_folder, device="cpu", compute_dtype=DOUBLE)
     batch = pack(examples)
     logits = hidden_states(model, batch)[batch.target_positions] @ model.lm_head.weight.T
@@ -98,8 +98,9 @@ def test_loss_is_the_weighted_sum_and_gives_the_same_gradients(grouped_folder, e
     plain.backward()
     expected = gradients(model)
     monkeypatch.setitem(logps.KEPT_BYTES, "cpu", 20 * 300 * 8)
-    for rows in (1, 7, 10_000):
+    for rows, of_piece in ((1, 1), (7, 3), (10_000, 10_000)):
         monkeypatch.setitem(logps.CHUNK_BYTES, "cpu", rows * 300 * 8)
+        monkeypatch.setitem(logps.PIECE_BYTES, "cpu", of_piece * 300 * 8)
         direct = weighted_loss(model, batch)
         direct.backward()
         assert direct.item() == pytest.approx(plain.item(), rel=1e-13)

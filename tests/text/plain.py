@@ -6,7 +6,6 @@ from amberline.templates.base import TurnByTurn
 class Plain(TurnByTurn):
     """Names, and the end of sequence behind every turn."""
 
-    prompting = "Trained on plain names."
     behind = "\n"
 
     def opening_of(self, speaker: str) -> str:

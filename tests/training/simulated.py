@@ -97,10 +97,10 @@ class FusedNorm(torch.autograd.Function):
 
 @contextmanager
 def like_cuda() -> Iterator[None]:
-    cpu_as_cuda = [{"cpu": sizes["cuda"]} for sizes in (logps.CHUNK_BYTES, logps.KEPT_BYTES)]
     with (
-        patch.dict(logps.CHUNK_BYTES, cpu_as_cuda[0]),
-        patch.dict(logps.KEPT_BYTES, cpu_as_cuda[1]),
+        patch.dict(logps.CHUNK_BYTES, cpu=logps.CHUNK_BYTES["cuda"]),
+        patch.dict(logps.PIECE_BYTES, cpu=logps.PIECE_BYTES["cuda"]),
+        patch.dict(logps.KEPT_BYTES, cpu=logps.KEPT_BYTES["cuda"]),
         patch.object(products, "_has_onednn", lambda: False),
         patch.object(nn.RMSNorm, "forward", lambda norm, states: FusedNorm.apply(states, norm.weight)),
         patch.object(load, "_fill", lambda *_: None),

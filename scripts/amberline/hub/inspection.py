@@ -96,8 +96,8 @@ def _shown(turns: list[Turn]) -> Iterator[str]:
     for turn in turns[:SHOWN_TURNS]:
         text = turn.text[:SHOWN_CHARACTERS].replace("\n", "\\n")
         yield f"  {turn.speaker}: {text}{'…' * (len(turn.text) > SHOWN_CHARACTERS)}"
-    if len(turns) > SHOWN_TURNS:
-        yield f"  … and {len(turns) - SHOWN_TURNS} more turns"
+    if (more := len(turns) - SHOWN_TURNS) > 0:
+        yield f"  … and {more} more turn{'s' * (more > 1)}"
 
 
 def told(found: Inspection) -> str:

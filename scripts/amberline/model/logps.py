@@ -18,6 +18,9 @@ from amberline.model.products import TILE, multiply_transposed
 # Bytes of one chunk's logits: large enough for the matrix products to be efficient, and no larger. glibc takes larger
 # blocks fresh from the system each time, which costs a CPU as much as larger products gain.
 CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}
+# Bytes of logits whose softmax is taken at once. Pieces of this size stay in a core's cache from one pass over them to
+# the next, which makes the softmax 1.3 times as fast on a CPU; a GPU takes the whole chunk.
+PIECE_BYTES = {"cpu": 2**20, "cuda": CHUNK_BYTES["cuda"]}
 # Bytes of softmax that are remembered for the backward pass of log-probabilities. On a CPU, with small models, the
 # output matrix is most of the work, and computing the logits again costs much; on a GPU with large ones it does not.
 KEPT_BYTES = {"cpu": 512 * 2**20, "cuda": 0}
@@ -75,7 +78,7 @@ class _LogProbabilities(torch.autograd.Function):
             softmax = next(kept, None)
             if softmax is None:
                 softmax = scratch = _Softmax(hidden[rows], weight, targets[rows], scratch)
-            gradients.add(rows, softmax, targets[rows], -grad[rows])
+            gradients.add(rows, softmax, -grad[rows])
         return gradients.of_hidden, gradients.of_weight.to(weight.dtype), None, None
 
 
@@ -96,7 +99,7 @@ class _WeightedLoss(torch.autograd.Function):
             softmax = _Softmax(hidden[rows], weight, targets[rows], softmax)
             loss -= (softmax.logps.double() * target_weights[rows]).sum()
             if gradients:
-                gradients.add(rows, softmax, targets[rows], target_weights[rows].to(loss.dtype))
+                gradients.add(rows, softmax, target_weights[rows].to(loss.dtype))
         if gradients:
             ctx.save_for_backward(gradients.of_hidden, gradients.of_weight.to(weight.dtype))
         return loss
@@ -109,7 +112,7 @@ class _WeightedLoss(torch.autograd.Function):
 
 
 class _Softmax:
-    """The softmax of a chunk's logits, not yet divided by its sums, and log p of the targets.
+    """log p of a chunk's targets, and the gradient of their sum with respect to the logits.
 
     Takes over the memory of an earlier one, if given: on the CPU, fresh memory costs as much as the softmax itself.
     """
@@ -121,13 +124,17 @@ class _Softmax:
         self._memory: torch.Tensor = (
             hidden.new_empty(rows, len(weight), dtype=exact) if earlier is None else earlier._memory
         )
-        logits = self._memory[:rows]
-        multiply_transposed(hidden, weight, out=logits)
-        logits.sub_(logits.amax(dim=1, keepdim=True))
-        of_targets = logits.gather(1, targets[:, None]).squeeze(1)
-        self.exponentials = logits.exp_()
-        self.sums = self.exponentials.sum(dim=1)
-        self.logps = of_targets - self.sums.log()
+        self.sums = hidden.new_empty(rows, dtype=exact)
+        self.logps = torch.empty_like(self.sums)
+        # Softmax minus one at the target, times the sums: a row is divided where fewer numbers have to be.
+        self.slope = multiply_transposed(hidden, weight, out=self._memory[:rows])
+        for piece in _pieces(rows, PIECE_BYTES[hidden.device.type] // _row_bytes(hidden, weight)):
+            logits, of_targets = self.slope[piece], targets[piece, None]
+            logits.sub_(logits.amax(dim=1, keepdim=True))
+            exponents = logits.gather(1, of_targets).squeeze(1)
+            sums = torch.sum(logits.exp_(), dim=1, out=self.sums[piece])
+            torch.sub(exponents, sums.log(), out=self.logps[piece])
+            logits.scatter_add_(1, of_targets, -sums[:, None])
 
 
 class _Gradients:
@@ -139,25 +146,30 @@ class _Gradients:
         self.of_hidden = torch.empty_like(hidden)
         self.of_weight = torch.zeros_like(weight, dtype=_exact(weight))
 
-    def add(self, rows: slice, softmax: _Softmax, targets: torch.Tensor, scales: torch.Tensor) -> None:
-        """Add a chunk. The softmax becomes the gradient of its logits: scale · (softmax − one at the target)."""
-        scales = scales.to(softmax.sums.dtype)
-        slope = softmax.exponentials.mul_((scales / softmax.sums)[:, None])
-        slope.scatter_add_(1, targets[:, None], -scales[:, None])
-        slope = slope.to(self.weight.dtype)
-        multiply_transposed(slope, self.weight.T, out=self.of_hidden[rows])
-        if self.of_weight.dtype == slope.dtype:
-            self.of_weight.addmm_(slope.T, self.hidden[rows])
-        else:
-            self.of_weight += slope.T @ self.hidden[rows]
+    def add(self, rows: slice, softmax: _Softmax, scales: torch.Tensor) -> None:
+        """Add a chunk, of which the softmax is used up."""
+        factors = (scales.to(softmax.sums.dtype) / softmax.sums)[:, None]
+        of_hidden, hidden = self.of_hidden[rows], self.hidden[rows]
+        if softmax.slope.dtype == self.weight.dtype:
+            multiply_transposed(softmax.slope, self.weight.T, out=of_hidden).mul_(factors)
+            self.of_weight.addmm_(softmax.slope.T, hidden * factors)
+        else:  # scaled before they are rounded, so that they are rounded once
+            slope = softmax.slope.mul_(factors).to(self.weight.dtype)
+            multiply_transposed(slope, self.weight.T, out=of_hidden)
+            self.of_weight += slope.T @ hidden
 
 
 def _chunks(hidden: torch.Tensor, weight: torch.Tensor) -> Iterator[slice]:
-    size = max(1, CHUNK_BYTES[hidden.device.type] // _row_bytes(hidden, weight))
+    size = CHUNK_BYTES[hidden.device.type] // _row_bytes(hidden, weight)
     if size > TILE:
         size -= size % TILE
-    for start in range(0, len(hidden), size):
-        yield slice(start, start + size)
+    return _pieces(len(hidden), size)
+
+
+def _pieces(rows: int, size: int) -> Iterator[slice]:
+    size = max(1, size)
+    for start in range(0, rows, size):
+        yield slice(start, min(rows, start + size))
 
 
 def _row_bytes(hidden: torch.Tensor, weight: torch.Tensor) -> int:

@@ -8,8 +8,10 @@ PIECE_BYTES = 4 * 2**20
 TILE = 64
 
 
-def multiply_transposed(left: torch.Tensor, right: torch.Tensor, *, out: torch.Tensor) -> None:
-    """Write left · rightᵀ into `out`: left [M, K] and right [N, K] of one dtype, out [M, N] of this or a wider one.
+def multiply_transposed(left: torch.Tensor, right: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
+    """Write left · rightᵀ into `out`; return it.
+
+    left [M, K] and right [N, K] are of one dtype, out [M, N] of this or a wider one.
 
     float32 on a CPU goes to oneDNN. torch itself hands it to MKL, which takes a fifth to a half longer for the output
     head's shapes on an AMD EPYC (benchmarks/output_head.py has the whole head). The operator is the one that torch's
@@ -29,6 +31,7 @@ def multiply_transposed(left: torch.Tensor, right: torch.Tensor, *, out: torch.T
         torch.mm(left, right.T, out=out)
     else:
         out.copy_(left @ right.T)
+    return out
 
 
 def _has_onednn() -> bool:

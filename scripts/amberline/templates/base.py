@@ -41,7 +41,8 @@ class Words:
 class Template(ABC):
     """How turns become text. Speakers of turns are "system", "human", "gpt" and "tool"."""
 
-    prompting: str  # for model cards: how a model that was trained on it is asked
+    # For model cards: how a model that was trained on it is asked.
+    prompting: str = "Trained on the chat template in this folder: use `apply_chat_template`."
     chats: bool = True  # whether it has a place for turns; `none` has not
     speakers: frozenset[str] = frozenset({"human", "gpt"})
     tokens: tuple[str, ...] = ()  # texts that must be one token each

@@ -14,7 +14,6 @@ from amberline.templates.base import ROLES, TurnByTurn, Words
 class ChatML(TurnByTurn):
     """A line end stands behind each turn's end; in conversations it is not learnt."""
 
-    prompting = "Trained on the ChatML template, which is this folder's chat template: use `apply_chat_template`."
     speakers = frozenset(ROLES)
     tokens = ("<|im_start|>", "<|im_end|>")
     behind = "\n"

@@ -16,7 +16,6 @@ from amberline.templates.base import ROLES, TurnByTurn, Words
 class Llama3(TurnByTurn):
     """`<|begin_of_text|>` stands in front of all, where the tokenizer puts it there."""
 
-    prompting = "Trained on the Llama 3 template, which is this folder's chat template: use `apply_chat_template`."
     speakers = frozenset(ROLES)
     tokens = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
     strips = True

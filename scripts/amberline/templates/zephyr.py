@@ -14,7 +14,6 @@ from amberline.templates.base import ROLES, TurnByTurn
 class Zephyr(TurnByTurn):
     """Works with every tokenizer: its only token is the end of sequence. A line end stands behind it."""
 
-    prompting = "Trained on the Zephyr template, which is this folder's chat template: use `apply_chat_template`."
     behind = "\n"
 
     def opening_of(self, speaker: str) -> str:

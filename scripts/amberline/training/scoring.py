@@ -84,8 +84,7 @@ def _layout(hardware: Hardware, sizes: ModelSizes, compute_bytes: int, ranks: Ra
     tokens that are computed at once.
 
     Gathered parameters stay where there is room: no gradients and no optimizer need it. They are gathered within a node
-    where they fit into it. Raises ModelError where the
-    model has no room at all.
+    where they fit into it. Raises ModelError where the model has no room at all.
     """
     kept, asked, device = hardware.reshard_after_forward, hardware.micro_batch_tokens, ranks.device.type
     reshards = [False, True] if kept == "auto" else [kept]
