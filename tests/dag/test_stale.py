@@ -20,15 +20,13 @@ from dag.test_reruns import CARDS, CODE, FROM_AMBERCHAT, FROM_SFT, append, repla
 pytestmark = pytest.mark.timeout(1800)
 
 RUN = Path("results/demo/training/amberchat/run.json")
-SHORT_RUN = Path("results/demo/training/ambersafe-sft/run.json")  # the shortest training
 TARGET = ("--quiet", "rules", "progress", "--", str(RUN))
-SHORT_TARGET = ("--quiet", "rules", "progress", "--", str(SHORT_RUN))
 SHUFFLE = "_order(len(of_repeats), settings.seed)"
 EDIT = append("scripts/amberline/training/loop.py", CODE)
 
 
-def run_directories(project: Project, run: Path = RUN) -> set[Path]:
-    return set((project.root / "results/demo/checkpoints").glob(f"{run.parent.name}-*/"))
+def run_directories(project: Project) -> set[Path]:
+    return set((project.root / "results/demo/checkpoints").glob("amberchat-*/"))
 
 
 def facts(project: Project, run: Path = RUN) -> dict:
@@ -37,26 +35,22 @@ def facts(project: Project, run: Path = RUN) -> dict:
 
 def interrupted(project: Project) -> Path:
     """Start a training with another seed, kill it as soon as the checkpoint after step 40 is there; its directory."""
-    project.overlay({"models": {"ambersafe-sft": {"seed": 7, "epochs": 9}}})
-    before = run_directories(project, SHORT_RUN)
+    project.overlay({"models": {"amberchat": {"seed": 7, "epochs": 3}}})
+    before = run_directories(project)
     program = Path(sys.executable).with_name("snakemake")
     started = subprocess.Popen(
-        [program, *DEMO, *SHORT_TARGET],
+        [program, *DEMO, *TARGET],
         cwd=project.root,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env={**os.environ, "PYTHONPATH": "", "OMP_NUM_THREADS": "1"},
         start_new_session=True,
     )
-    while not [
-        each
-        for new in run_directories(project, SHORT_RUN) - before
-        for each in new.glob("step-00000040/checkpoint.json")
-    ]:
+    while not [each for new in run_directories(project) - before for each in new.glob("step-00000040/checkpoint.json")]:
         assert started.poll() is None
         time.sleep(0.002)
     # The launcher starts the ranks in sessions of their own.
-    (new,) = run_directories(project, SHORT_RUN) - before
+    (new,) = run_directories(project) - before
     ranks = [process for process in Path("/proc").glob("[0-9]*") if str(project.root).encode() in environment(process)]
     os.killpg(started.pid, signal.SIGKILL)
     for process in ranks:
@@ -87,7 +81,7 @@ def test_an_unfinished_training_stops_and_both_commands_work(finished, tmp_path,
     old = interrupted(project)
     code_before = json.loads((old / "identity.json").read_text())["code"]
     EDIT(project)
-    rerun = ("--rerun-incomplete", *DEMO, *SHORT_TARGET)
+    rerun = ("--rerun-incomplete", *DEMO, *TARGET)
     printed = project.snakemake(*rerun, check=False)
     assert f"{old.relative_to(project.root)} is an unfinished run of this training" in printed
     assert "made with other code. Nothing was started." in printed
@@ -99,7 +93,7 @@ def test_an_unfinished_training_stops_and_both_commands_work(finished, tmp_path,
     assert done.returncode == 0, done.stderr
     printed = project.snakemake(*rerun)
     assert not old.exists()
-    made = facts(project, SHORT_RUN)
+    made = facts(project)
     assert made["made_with"]["code"] != code_before
     if choice == "continue":
         until = made["earlier"][0]["until_step"]
@@ -109,7 +103,7 @@ def test_an_unfinished_training_stops_and_both_commands_work(finished, tmp_path,
     else:
         assert made["earlier"] == []
         assert "continuing after step" not in printed
-    assert made["steps"] == 180
+    assert made["steps"] == 120
 
 
 def test_ask_lists_stale_trainings_and_stops_a_real_run_alone(finished, tmp_path):
@@ -201,8 +195,8 @@ def test_a_changed_setting_before_a_stale_training_is_no_question(finished, tmp_
 
 def test_deleted_final_weights_are_made_again_when_they_are_needed(finished, tmp_path):
     project = finished.copy(tmp_path / "project")
-    made = facts(project, SHORT_RUN)
-    final = project.root / SHORT_RUN.parent / made["final_weights"]
+    run = Path("results/demo/training/ambersafe-sft/run.json")  # of the shortest training
+    final = project.root / run.parent / facts(project, run)["final_weights"]
     for file in final.iterdir():
         file.unlink()
     assert project.planned() == set(), "the model is exported"
@@ -227,20 +221,22 @@ def test_results_without_records_are_told_of(finished, tmp_path):
 
 def test_retrain_trains_again_after_another_torch(finished, tmp_path):
     project = finished.copy(tmp_path / "project")
-    before, directories = facts(project, SHORT_RUN), run_directories(project, SHORT_RUN)
+    project.overlay({"models": {"amberchat": {"epochs": 1}}})
+    project.snakemake(*DEMO, *TARGET)
+    before, directories = facts(project), run_directories(project)
     replace("envs/cpu.lock", "torch==2.13.0", "torch==2.13.1")(project)
-    printed = project.snakemake(*DEMO, *SHORT_TARGET)
+    printed = project.snakemake(*DEMO, *TARGET)
     assert "because packages.torch changed since" in printed
     assert "already finished" not in printed
-    (new,) = run_directories(project, SHORT_RUN) - directories
-    assert (new / "metrics.jsonl").read_text().count('"grad_norm"') == 60
-    made = facts(project, SHORT_RUN)
+    (new,) = run_directories(project) - directories
+    assert (new / "metrics.jsonl").read_text().count('"grad_norm"') == 40
+    made = facts(project)
     assert made["made_with"]["packages"]["torch"] == "2.13.1"
     assert made["weights_sha256"] == before["weights_sha256"], "for the torch that is installed is the same"
     # And back again: the run of before is still there.
     replace("envs/cpu.lock", "torch==2.13.1", "torch==2.13.0")(project)
-    assert "already finished" in project.snakemake(*DEMO, *SHORT_TARGET)
-    assert facts(project, SHORT_RUN) == before
+    assert "already finished" in project.snakemake(*DEMO, *TARGET)
+    assert facts(project) == before
 
 
 @pytest.mark.parametrize(("stale", "said"), [("ask", "--config stale=retrain"), ("keep", "kept, though")])
