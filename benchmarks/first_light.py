@@ -28,7 +28,8 @@ import typer
 
 HERE = Path(__file__).resolve().parent
 Record = Callable[[str, dict[str, Any]], None]
-# Seconds that each step may take; together with starting them, a quarter of an hour where all goes well.
+MINUTES = 15
+# Seconds that each step may take of so many minutes, which all of them need where all goes well.
 LIMITS = {
     "card": 120,
     "kernels": 120,
@@ -213,7 +214,7 @@ def main(
     output: Annotated[Path | None, typer.Option(help="JSON file; its name has the card's otherwise")] = None,
     steps: Annotated[str, typer.Option(help=f"of {', '.join(LIMITS)}; the card is always read")] = ",".join(LIMITS),
     check: Annotated[bool, typer.Option(help="a small model on the CPU, through the same code")] = False,
-    minutes: Annotated[float, typer.Option(help="after which nothing runs any more")] = 15,
+    minutes: Annotated[float, typer.Option(help="after which nothing runs any more")] = MINUTES,
     scratch: Annotated[Path | None, typer.Option(help="folder for 13 GB of random weights")] = None,
     take: Annotated[str, typer.Option(hidden=True)] = "",
 ) -> None:
@@ -241,7 +242,8 @@ def main(
                 if output:
                     write(output, result)
 
-            run_step(name, Path(place), check, max(0, min(LIMITS[name], end - time.monotonic())), note)
+            limit = LIMITS[name] * max(1, minutes / MINUTES)
+            run_step(name, Path(place), check, max(0, min(limit, end - time.monotonic())), note)
             print(f"{name}: {'right' if is_right(result['steps'][name]) else 'WRONG'}", flush=True)
     wrong = [name for name in wanted if not is_right(result["steps"][name])]
     if wrong:
