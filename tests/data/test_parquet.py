@@ -38,6 +38,7 @@ def test_rows_are_json_values_whatever_the_columns_types(tmp_path: Path) -> None
             "day": pa.array([datetime.date(2024, 2, 29), None]),
             "price": pa.array([decimal.Decimal("1.50"), None]),
             "image": pa.array([{"bytes": b"\x89PNG"}, None]),
+            "chat": pa.array([[{"text": b"hello", "at": datetime.datetime(2024, 2, 29, 12)}], None]),
             "map": pa.array([[("k", 1)], None], pa.map_(pa.string(), pa.int64())),
         }
     )
@@ -45,7 +46,7 @@ def test_rows_are_json_values_whatever_the_columns_types(tmp_path: Path) -> None
     assert first == {
         "messages": [{**TURNS[0], "name": None}, TURNS[1]],
         **{"large": "x", "category": "a", "score": 1.5, "fixed": [1, 2], "day": "2024-02-29", "price": "1.50"},
-        **{"image": "{'bytes': b'\\x89PNG'}", "map": "[('k', 1)]"},
+        **{"image": {"bytes": "\\x89PNG"}, "map": [["k", 1]], "chat": [{"text": "hello", "at": "2024-02-29 12:00:00"}]},
     }
     assert second["day"] is None and second["messages"] is None
     json.dumps([first, second])
@@ -66,8 +67,14 @@ def test_a_text_that_is_not_utf_8_is_named_with_its_row(tmp_path: Path) -> None:
     texts = pa.array([b"good"] * 300 + [b"b\xffd"], pa.binary())
     column = pa.Array.from_buffers(pa.string(), len(texts), texts.buffers())
     path = written(tmp_path / "rows.parquet", pa.table({"text": column}))
-    with pytest.raises(BadFile, match=r"rows\.parquet, row 301: a text is not UTF-8"):
+    with pytest.raises(BadFile, match=r"rows\.parquet, row 301: a value cannot be read \(.*utf-8"):
         values(path)
+
+
+def test_a_date_that_python_has_not_is_named_with_its_row(tmp_path: Path) -> None:
+    days = pa.array([0] * 299 + [10**7], pa.int32()).cast(pa.date32())
+    with pytest.raises(BadFile, match=r"rows\.parquet, row 300: a value cannot be read \(.*Correct the row"):
+        values(written(tmp_path / "rows.parquet", pa.table({"day": days})))
 
 
 def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from amberline.core.manifests import read_manifest
 from amberline.model.forward import weighted_loss
 from amberline.model.load import load_model
 from amberline.model.packed import pack
+from amberline.recipe.data import Pretrained
 
 HERE = Path(__file__).parent
 BATCH = pack([(list(range(3, 12)), list(range(3, 12)), 0.1), ([5, 6, 7], [5, 6, 7], 0.1)])
@@ -68,6 +69,22 @@ def test_code_is_not_run_where_nobody_said_so(mine: Path, tmp_path: Path) -> Non
     # Nor that of an architecture which transformers has itself.
     changed(mine, model_type="llama")
     assert not (acquired(mine, tmp_path / "base") / "own.py").exists()
+
+
+def test_code_of_another_repository_is_refused(mine: Path, tmp_path: Path) -> None:
+    """transformers would fetch it, of whatever commit is the newest one."""
+    own_code(mine)
+    for foreign in ("somebody/else--own.OwnConfig", [None, "somebody/else--own.OwnConfig"]):
+        changed(mine, auto_map={"AutoConfig": "own.OwnConfig", "AutoTokenizer": foreign})
+        with pytest.raises(SystemExit, match=r"takes its code from another repository \(somebody/else--own"):
+            acquired(mine, tmp_path / "base", trust=True)
+
+
+def test_code_of_a_branch_is_refused() -> None:
+    asked = {"pretrained": "someone/model", "licence": None, "trust_remote_code": True}
+    assert Pretrained(**asked, revision="0123456789" * 4).trust_remote_code
+    with pytest.raises(ValueError, match="trust_remote_code needs a commit as revision"):
+        Pretrained(**asked, revision="main")
 
 
 def test_tied_weights_may_be_there_twice_if_they_are_equal(mine: Path, tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ BUFFER_BYTES = 2**20  # read of a column at a time
 def read_parquet(path: Path) -> Iterator[Record]:
     """Yield the rows of a Parquet file; memory is that of some rows and of a part of each column.
 
-    A value that JSON does not know, such as a date, is its text, and so are bytes. Raises BadFile.
+    Values that JSON does not have become texts, inside of lists and structs too: dates as Python prints them, bytes as
+    UTF-8. Raises BadFile.
     """
     row = 0
     try:
@@ -24,11 +25,11 @@ def read_parquet(path: Path) -> Iterator[Record]:
             schema = file.schema_arrow
             if twins := sorted({name for name in schema.names if schema.names.count(name) > 1}):
                 raise BadFile(path, 0, f"there are two columns {twins[0]!r}", "Rename one of them.")
-            as_text = {field.name for field in schema if not _is_json(field.type)}
+            odd = {field.name for field in schema if not _is_json(field.type)}
             for batch in file.iter_batches(BATCH_ROWS, use_threads=False):
                 for value in _rows(path, batch, row):
                     row += 1
-                    yield Record(row, {name: _text(each) if name in as_text else each for name, each in value.items()})
+                    yield Record(row, {name: _json(each) if name in odd else each for name, each in value.items()})
     except (pa.ArrowException, OSError) as error:
         raise BadFile(
             path, row and row + 1, f"it is damaged or cut short ({_first_line(error)})", "Get it again."
@@ -38,14 +39,22 @@ def read_parquet(path: Path) -> Iterator[Record]:
 def _rows(path: Path, batch: pa.RecordBatch, before: int) -> Iterator[dict[str, Any]]:
     """The rows of a batch, behind `before` others."""
     try:
-        yield from batch.to_pylist()
-    except ValueError:  # text that is not UTF-8, in one of the rows
-        for index in range(batch.num_rows):
-            try:
-                batch.slice(index, 1).to_pylist()
-            except ValueError as error:
-                fix = "Correct the row, or get the file again."
-                raise BadFile(path, before + index + 1, f"a text is not UTF-8 ({error})", fix) from None
+        rows = batch.to_pylist()
+    except (ValueError, OverflowError) as error:  # such as text that is not UTF-8, and dates after the year 9999
+        row = before + _first_unreadable(batch) + 1
+        fix = "Correct the row, or get the file again."
+        raise BadFile(path, row, f"a value cannot be read ({_first_line(error)})", fix) from None
+    yield from rows
+
+
+def _first_unreadable(batch: pa.RecordBatch) -> int:
+    """The first row of a batch that has no values in Python."""
+    for index in range(batch.num_rows):
+        try:
+            batch.slice(index, 1).to_pylist()
+        except (ValueError, OverflowError):
+            return index
+    return 0
 
 
 def _is_json(type_: pa.DataType) -> bool:
@@ -63,8 +72,15 @@ def _is_json(type_: pa.DataType) -> bool:
     return any(is_of(type_) for is_of in of_json)
 
 
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)
+def _json(value: Any) -> Any:
+    """A value as JSON has it."""
+    if isinstance(value, dict):
+        return {key: _json(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json(each) for each in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
 
 
 def _first_line(error: Exception) -> str:

@@ -1,7 +1,7 @@
 """Model folders on disk: configuration and weights, read a slice at a time."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,16 @@ def read_config(folder: Path) -> PreTrainedConfig:
     path = folder / "config.json"
     written = json.loads(path.read_text(encoding="utf-8"))
     kind = written["model_type"]
-    if kind not in CONFIG_MAPPING and not any(folder.glob("*.py")):
+    trusted = any(folder.glob("*.py"))
+    if kind not in CONFIG_MAPPING and not trusted:
         raise ModelError(f"{path} describes a {kind!r} model, {_why_unknown(written)}")
+    if trusted and (foreign := [each for each in _classes(written) if "--" in each]):
+        raise ModelError(
+            f"{path} takes its code from another repository ({foreign[0]}), which is neither verified nor kept. Fix: "
+            "put those Python files into a copy of the folder, and name them in auto_map without 'OWNER/NAME--'."
+        )
     try:
-        if any(folder.glob("*.py")) and "auto_map" in written:
+        if trusted and "auto_map" in written:
             config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=True)
         else:
             config = CONFIG_MAPPING[kind].from_dict(written)
@@ -39,6 +45,13 @@ def read_config(folder: Path) -> PreTrainedConfig:
     if why := why_unsupported(config.to_dict()):
         raise ModelError(f"{path} {why}")
     return config
+
+
+def _classes(written: Mapping[str, Any]) -> Iterator[str]:
+    """The classes that auto_map names: `FILE.CLASS`, or `OWNER/NAME--FILE.CLASS` of another repository."""
+    classes = written.get("auto_map")
+    for each in classes.values() if isinstance(classes, dict) else ():
+        yield from map(str, each if isinstance(each, list) else [each])
 
 
 def _why_unknown(written: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """What goes in: raw files and pretrained models, and how rows become conversations, pairs and tokens."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -77,6 +78,11 @@ class Pretrained(DescriptionSettings):
             raise ValueError(
                 f"say which revision of {self.pretrained!r} on the hub to take: its commit (if it is a local folder, "
                 f"write ./{self.pretrained})"
+            )
+        if self.folder is None and self.trust_remote_code and not re.fullmatch("[0-9a-f]{40}", self.revision or ""):
+            raise ValueError(
+                "trust_remote_code needs a commit as revision, for the code of a branch may change after it was read. "
+                "Fix: set revision to the commit (40 hexadecimal digits)"
             )
         return self
 
