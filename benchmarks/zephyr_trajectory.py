@@ -18,12 +18,13 @@ from typing import Annotated, Any
 import contest
 import pyarrow.parquet as pq
 import typer
-import yaml
 
 sys.path += [str(contest.ROOT / "scripts"), str(contest.ROOT / "tests")]
 
 from amberline.batches.plan import shuffle
 from amberline.data.tokens import open_tokens
+from amberline.recipe.check import check_recipe
+from amberline.recipe.files import read_recipe
 from dag.small_zephyr import RECIPES, write_raw
 
 GOLDEN = contest.ROOT / "tests/golden/zephyr_trajectory.json"
@@ -70,8 +71,7 @@ def main(
 ) -> None:
     """Run both, and write TRL's figures."""
     trl = contest.environment("trl", environments.resolve())
-    recipe = yaml.safe_load(RECIPES[-1].read_text(encoding="utf-8"))["models"]
-    published = yaml.safe_load(RECIPES[0].read_text(encoding="utf-8"))["models"]
+    recipe = check_recipe(read_recipe(RECIPES), files=False)
     golden: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
@@ -86,7 +86,7 @@ def main(
         folders = {"sft": "ultrachat-whole-????????", "dpo": "ultrafeedback-train-????????"}
         rows = {"sft": conversations(place / "raw"), "dpo": preferences(place / "raw")}
         for objective, model in MODELS.items():
-            settings = published[model] | recipe[model]
+            settings = recipe.training(model).model_dump()
             (tokens,) = (place / MADE / "tokens").glob(folders[objective])
             lines = [json.dumps(rows[objective][name]) for name in in_order(tokens, settings["seed"])]
             (place / "rows.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -100,6 +100,7 @@ def main(
                     *("--batch", str(batch), "--micro-batch", str(batch)),
                     *("--learning-rate", str(settings["learning_rate"])),
                     *("--warmup-ratio", str(settings["schedule"]["warmup_ratio"])),
+                    *(["--beta", str(settings["beta"])] if objective == "dpo" else []),
                 ],
                 check=True,
             )

@@ -16,7 +16,7 @@ from amberline.core.locks import LockError
 from amberline.training.run_directory import RunDirectoryError, allow_to_continue, discard
 
 app = typer.Typer(add_completion=False, help=__doc__)
-Folder = Annotated[Path, typer.Argument(help="run directory, results/checkpoints/STAGE-DIGEST")]
+Folder = Annotated[Path, typer.Argument(help="run directory, results/checkpoints/MODEL-DIGEST")]
 
 
 @app.command("continue")

@@ -53,17 +53,35 @@ def test_conversations_are_told_as_turns(chats: Path, capsys) -> None:
     )
     assert "… and 4 more turns" in text
     assert "6 rows in, 5 out, 1 rejected (role_unknown 1); noted: " in text
-    assert "key_left_out: topic 1" in text and "no_answer_to_a_question 1" in text
+    assert "key_left_out: topic 1" in text and "no_answer 1" in text
     assert "role_unknown: first in row 2: messages, message 2 has the role 'bot'" in text
 
 
 def test_its_lines_are_a_recipe(chats: Path, capsys) -> None:
     lines = recipe_in(said(capsys, chats))
-    source = lines["sources"]["my_chats"]
+    source = lines["sources"]["my-chats"]
     assert (source["rows"], source["format"], source["path"]) == (6, "messages", str(chats))
     recipe = check_recipe(put_on_top(read_recipe([PUBLISHED]), lines))
-    assert recipe.nodes.sources["my_chats"].sha256
-    assert recipe.sources_of("my_chats-data") == ["my_chats"]
+    assert recipe.nodes.sources["my-chats"].sha256
+    assert recipe.sources_of("my-chats-data") == ["my-chats"]
+
+
+@pytest.mark.parametrize(
+    "file", ["train.jsonl", "report.json", "sharegpt.jsonl", "x.files.jsonl", "2 été.jsonl", "–.jsonl"]
+)
+def test_its_lines_are_a_recipe_whatever_the_file_is_called(tmp_path: Path, capsys, file: str) -> None:
+    (tmp_path / file).write_text("\n".join(map(json.dumps, CHATS)))
+    published = read_recipe([PUBLISHED])
+    lines = recipe_in(said(capsys, tmp_path / file))
+    assert not lines["sources"].keys() & published["sources"].keys()
+    check_recipe(put_on_top(published, lines))
+
+
+def test_a_file_without_a_row_that_can_be_used_gets_no_lines(chats: Path, capsys) -> None:
+    chats.write_text(json.dumps(CHATS[1]))
+    text = said(capsys, chats)
+    assert text.endswith("No row can be used as messages. Fix: correct the rows, or give another --format.\n")
+    assert "sources:" not in text
 
 
 def test_preferences_are_told_with_their_selection(tmp_path: Path, capsys) -> None:
@@ -76,7 +94,7 @@ def test_preferences_are_told_with_their_selection(tmp_path: Path, capsys) -> No
     assert "It looks like messages, too: --format messages shows it read so." in text
     assert "row 1:\n  human: Hi\\nthere\n  chosen: Hello.\n  rejected: No.\n" in text
     assert "rejected (prompt_disagrees 1)" in text
-    assert recipe_in(text)["datasets"]["prefs-data"]["select"] == "chosen"
+    assert recipe_in(text)["datasets"]["my-prefs-data"]["select"] == "chosen"
     assert "format: messages (conversations)" in said(capsys, file, "messages")
 
 

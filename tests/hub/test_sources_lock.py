@@ -212,6 +212,15 @@ def _hold(lock: str, name: str) -> None:
     SourcesLock(Path(lock)).hold(name, {"a": described(b"")}, None)
 
 
+def test_one_file_of_many_in_another_format_stops_with_its_name(lock: Path) -> None:
+    Path("folder").mkdir()
+    Path("folder/a.jsonl").write_bytes(lines("q", "r", "s"))
+    Path("folder/b.jsonl").write_text(json.dumps({"instruction": "q", "input": "", "output": "a"}) + "\n")
+    said = refusal("raw/mine.files", lock, path="folder", files="*.jsonl")
+    assert "b.jsonl: no row has the shape of messages" in said
+    assert "they look like alpaca" in said
+
+
 def test_a_wrong_format_stops_with_what_the_file_looks_like(lock: Path) -> None:
     Path("mine.jsonl").write_bytes(lines("q"))
     said = refusal("raw/mine.jsonl", lock, path="mine.jsonl", format="sharegpt")

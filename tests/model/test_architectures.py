@@ -117,7 +117,7 @@ REFUSED = {
     "gemma2": r"caps logits softly",
     "stablelm": r"'stablelm' model cannot be run on packed documents .*'cu_seqlens'",
     "nemotron": r"'nemotron' model cannot be run on packed documents .*'cu_seqlens'",
-    "falcon": r"'falcon' model with this config.json cannot be built .*: its attention cannot be replaced",
+    "falcon": r"cannot build a 'falcon' model, with its attention replaced, from this config.json \(KeyError: ",
     "phi": r"output layer of a 'phi' model is no plain matrix",
     "mamba": r"hidden states after layer 0 differ",
     "bloom": r"hidden states after layer 0 differ",
@@ -130,6 +130,21 @@ def test_what_cannot_be_right_is_refused_by_name(model_type, tmp_path):
     CONFIG_MAPPING[model_type](**SIZES).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match=REFUSED[model_type]):
         probe(read_config(tmp_path), device="cpu", dtype=torch.float32, attention="sdpa")
+
+
+@pytest.mark.parametrize(
+    ("model_type", "lacks"),
+    [
+        ("mamba", "num_attention_heads"),
+        ("rwkv", "num_attention_heads"),
+        ("gemma3", "vocab_size"),
+        ("llava", "vocab_size"),
+    ],
+)
+def test_one_without_attention_or_with_an_image_model_is_refused_before_it_is_built(model_type, lacks, tmp_path):
+    CONFIG_MAPPING[model_type]().save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=rf"describes a '{model_type}' model without {lacks}: it has no attention, or"):
+        read_config(tmp_path)
 
 
 def test_a_slice_has_a_layer_of_each_kind_and_few_heads():

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -154,6 +155,24 @@ def test_a_step_that_dies_says_how(tmp_path, monkeypatch):
 def test_a_wrong_figure_makes_a_step_wrong():
     assert first_light.is_right({"ended": "well", "figures": {"rate": {}, "one": {"right": True}}})
     assert not first_light.is_right({"ended": "well", "figures": {"one": {"right": False}}})
+    assert not first_light.is_right({"ended": "well", "figures": {}})
+
+
+def test_steps_that_there_is_no_time_for_keep_their_earlier_figures(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "first_light.json"
+    before = {"ended": "well", "figures": {"rate": {}}}
+    first_light.write(path, {"card": "A card", "steps": {"sft": before}})
+
+    def run_step(name, _folder, _check, limit, note):
+        assert 0 < limit <= 0.06
+        time.sleep(limit)
+        note({"ended": "well", "figures": {"card": {"name": "A card"}}})
+
+    monkeypatch.setattr(first_light, "run_step", run_step)
+    with pytest.raises(SystemExit, match="not as it should be: sft"):
+        first_light.main(path, "sft", check=True, minutes=0.001, scratch=tmp_path)
+    assert "sft: not taken, for 0.001 minutes are over" in capsys.readouterr().out
+    assert first_light.earlier(path, "A card")["sft"] == before
 
 
 def test_steps_that_were_taken_on_the_card_before_are_kept(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 from amberline.core.settings import Kind
 from amberline.recipe import paths
 from amberline.recipe.check import deviations
+from amberline.recipe.files import put_on_top
 from amberline.recipe.graph import alternatives
 from recipe.conftest import DEMO, PUBLISHED, recipe_with, refused
 
@@ -120,6 +121,7 @@ TINY = {
 }
 TINY_QWEN = {"models": {"base": {"tiny": {**TINY, "tokenizer": "qwen"}, "texts": ["sharegpt"]}}}
 LOSSLESS, WHOLE = ({"datasets": {"evol-mix-split": {"mode": mode}}} for mode in ("lossless", "whole"))
+FASTCHAT_HELDOUT = {"evaluations": {"heldout": {"mode": "fastchat"}}}
 
 
 @pytest.mark.parametrize(
@@ -131,6 +133,25 @@ LOSSLESS, WHOLE = ({"datasets": {"evol-mix-split": {"mode": mode}}} for mode in 
         ),
         ({"datasets": {"evol-mix": {"mix": ["pku_train"]}}}, ["pku_train is of the format pku_saferlhf_v0", "no conv"]),
         ({"datasets": {"evol-mix": {"mix": ["sharegpt", "sharegpt"]}}}, ["a source stands in it twice"]),
+        ({"datasets": {"safe-pairs": {"pairs": {"train": ["pku_train"] * 2}}}}, ["pairs.train: a source stands in it"]),
+        ({"datasets": {"evol-mix": {"repeat": {"sharegpt": 10**20}}}}, ["evol-mix.repeat.sharegpt", "1000"]),
+        (
+            {"models": {"base": {"tiny": {**TINY, "hidden_size": 12, "heads": 4}, "texts": ["sharegpt"]}}},
+            ["hidden_size (12) divided by heads (4) must be even"],
+        ),
+        ({"evaluations": {"heldout": {"template": "chatml"}}}, ["evaluations.heldout.mode to lossless"]),
+        (
+            put_on_top(WHOLE, models(amberchat={"template": "chatml"}) | FASTCHAT_HELDOUT),
+            ["evaluations.heldout: FastChat's masks", "not chatml and answers"],
+        ),
+        (
+            put_on_top(WHOLE, models(amberchat={"template": "chatml"}, b={"like": "amberchat", "template": "zephyr"})),
+            ["evaluations.heldout.template: models are trained on evol-mix-split with chatml and zephyr, and all are"],
+        ),
+        (
+            put_on_top(WHOLE, models(amberchat={"loss_on": "all"}, b={"like": "amberchat", "loss_on": "answers"})),
+            ["evaluations.heldout.loss_on: models are trained on evol-mix-split with all and answers"],
+        ),
         ({"datasets": {"evol-mix-split": {"chunk": "safe-pairs"}}}, ["no dataset of conversations 'safe-pairs'"]),
         ({"datasets": {"evol-mix-split": {"tokenizer": "bas"}}}, ["no model 'bas'; did you mean base?"]),
         (
@@ -283,6 +304,30 @@ def test_tokens_take_the_mode_of_their_dataset_unless_told_otherwise():
     lossless = {"datasets": {"evol-mix-split": {"mode": "lossless"}}}
     assert recipe_with(lossless).tokens("amberchat").settings.mode == "lossless"
     assert recipe_with(lossless, models(amberchat={"mode": "fastchat"})).tokens("amberchat").settings.mode == "fastchat"
+
+
+def test_what_is_measured_is_read_as_the_model_reads_it_that_is_trained_on_it():
+    settings = (
+        recipe_with(models(amberchat={"mode": "lossless", "loss_on": "all"})).evaluation_tokens("heldout").settings
+    )
+    assert (settings.mode, settings.loss_on) == ("lossless", "all")
+    two = models(amberchat={"template": "chatml"}, b={"like": "amberchat", "template": "zephyr"})
+    told = {"evaluations": {"heldout": {"template": "zephyr"}}}
+    assert recipe_with(WHOLE, two, told).evaluation_tokens("heldout").settings.template == "zephyr"
+
+
+def test_null_takes_back_what_a_file_below_says_of_a_source():
+    shares = {"take": {"sharegpt": 5}, "repeat": {"sharegpt": 2}}
+    back = {"take": {"sharegpt": None}, "fraction": {"sharegpt": 0.5}, "repeat": {"sharegpt": None}}
+    share = recipe_with({"datasets": {"evol-mix": shares}}, {"datasets": {"evol-mix": back}}).mix_settings("evol-mix")
+    assert share.shares[0].model_dump() == {"take": None, "fraction": 0.5, "repeat": 1}
+
+
+@pytest.mark.parametrize("files", ["", "**.parquet", "a**b", "x/**/y", "../x"])
+def test_patterns_that_would_leave_the_folder_or_fit_all_are_refused(files):
+    assert "write paths inside the folder" in refused(
+        {"sources": {"sharegpt": {"file": None, "files": files, "path": "x", "bytes": None, "sha256": None}}}
+    )
 
 
 def test_only_other_settings_of_tokens_make_other_tokens():

@@ -53,7 +53,7 @@ def agree(kind, template: str, count: int, seed: int) -> int:
     name, tokenizer, published, ends = kind
     chat = chat_of(tokenizer, template)
     jinja = chat.jinja()
-    bos = chat.template.with_opening and tokenizer.added() == 1
+    bos = chat.template.adds_bos and tokenizer.added() == 1
     rendered = 0
     for each in chats(count, seed):
         turns = [Turn(SPEAKERS[role], text) for role, text in each]

@@ -157,3 +157,11 @@ def test_where_fastchat_stops_with_an_error_the_chunk_is_named(legacy, speakers,
 def test_fastchats_way_is_refused_for_other_tokenizers(byte_level):
     with pytest.raises(TokenizerRefused, match="lossless"):
         fastchat_mask(byte_level, [Turn("human", "q"), Turn("gpt", "a")], 2048)
+
+
+def test_the_last_answer_is_not_one_before_it_where_it_is_empty(modern):
+    """Vicuna has no text for an empty answer."""
+    turns = [Turn("human", "q"), Turn("gpt", "first"), Turn("human", "q"), Turn("gpt", "")]
+    assert learnt(modern, mask_answers(chat_of(modern, "vicuna"), turns, 1000, "last_answer")) == []
+    assert learnt(modern, mask_answers(chat_of(modern, "vicuna"), turns[:2], 1000, "last_answer")) == [" first</s>"]
+    assert learnt(modern, mask_answers(chat_of(modern, "zephyr"), turns, 1000, "last_answer")) == ["</s>"]

@@ -118,12 +118,46 @@ def test_what_a_template_leaves_out_or_refuses_is_told(folder):
         "turn_left_out_by_template",
         "the text of turn 2 is not in what it writes",
     )
+    with pytest.raises(BadRecord, match="turn_left_out_by_template"):  # although another turn has its text in it
+        chat(folder, silent).render([ROUNDS[0], Turn("gpt", "get(42)"), Turn("tool", "42"), Turn("gpt", "a")])
     strict = CHATML.replace(
         "{{ '<|im_start|>' +", "{{ raise_exception('no system') if message['role'] == 'system' }}{{ '<|im_start|>' +", 1
     )
     with pytest.raises(BadRecord) as fault:
         chat(folder, strict).render([Turn("system", "s"), *ROUNDS])
     assert (fault.value.reason, fault.value.detail) == ("refused_by_template", "no system")
+
+
+def test_what_its_expressions_cannot_do_is_a_reject(folder):
+    adding = CHATML.replace(
+        "{{ '<|im_start|>' +", "{{ '' if message['content'] != 'q2' else 1 + '' }}{{ '<|im_start|>' +", 1
+    )
+    with pytest.raises(BadRecord) as fault:
+        chat(folder, adding).render(ROUNDS)
+    assert fault.value.reason == "refused_by_template"
+    assert "unsupported operand" in fault.value.detail
+
+
+def test_what_follows_the_end_of_a_turn_is_not_learnt_even_if_it_is_a_special_token(folder):
+    twice = each("{{ " + HEADER + "message['content'] + '<|im_end|><|endoftext|>' }}")
+    found = chat(folder, twice)
+    assert found.end == "<|im_end|>"
+    assert learnt(found.tokenizer, mask_answers(found, ROUNDS, 1000)) == [
+        "<think>hm</think>a1<|im_end|>",
+        "a2<|im_end|>",
+    ]
+
+
+def test_an_answer_without_the_end_of_a_turn_is_a_reject(folder):
+    endless = each("{{ " + HEADER + "message['content'] + ('' if message['content'] == 'a2' else '<|im_end|>') }}")
+    with pytest.raises(BadRecord, match="behind turn 4 it writes '', and not '<|im_end|>'".replace("|", r"\|")):
+        mask_answers(chat(folder, endless), ROUNDS, 1000)
+
+
+def test_turns_for_which_it_writes_nothing_are_a_reject(folder):
+    silent = each("{% if message['role'] != 'tool' %}{{ " + HEADER + "message['content'] + '<|im_end|>' }}{% endif %}")
+    with pytest.raises(BadRecord, match="it writes nothing for these turns"):
+        mask_answers(chat(folder, silent), [Turn("tool", " ")], 1000)
 
 
 def test_as_many_generation_blocks_as_answers_are_needed(folder):

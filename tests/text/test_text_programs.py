@@ -188,6 +188,34 @@ def test_chunking_that_loses_all_stops_with_the_commonest_reason(model, tmp_path
     stage_stops(run_chunk, mix, model, reason=f"{reason}, first in row 1: turns 1 of 1", out=tmp_path / "out")
 
 
+def test_what_is_learnt_without_being_an_answer_is_noted(model, tmp_path):
+    """Special tokens that somebody wrote out, answers of which there is but the end, and chunks without any answer."""
+    turns = [[("human", "q"), ("gpt", "see </s>")], [("human", "q"), ("gpt", "")], [("human", "q"), ("human", "r")]]
+    rows = [
+        {"id": str(number), "conversations": [{"from": who, "value": text} for who, text in each]}
+        for number, each in enumerate(turns)
+    ]
+    settings = {"template": "zephyr", "loss_on": "answers", "mode": "lossless", "max_length": 200}
+    tokenize_conversations.main(
+        rows=rows_file(tmp_path / "chunks.json", rows),
+        model=model,
+        settings=json.dumps(settings),
+        processes=1,
+        tokens=tmp_path / "tokens",
+        funnel=tmp_path / "tokens.json",
+        rejects=tmp_path / "tokens.jsonl",
+    )
+    found = json.loads((tmp_path / "tokens.json").read_text())
+    assert counts(tmp_path / "tokens.json", "chunks") == {
+        "unit": "chunks",
+        "in": 3,
+        "out": 2,
+        "rejected": {"no_answer": 1},
+    }
+    assert found["notes"]["chunks with the text of a special token, which is read as that token"] == 1
+    assert found["notes"]["empty answers, of which the end alone is learnt"] == 1
+
+
 def test_tokens_without_any_loss_stop_the_stage(model, tmp_path):
     """FastChat would train on chunks that it has masked whole; where there are no others, nothing is learnt."""
     masked = {"id": "a", "conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": ""}]}

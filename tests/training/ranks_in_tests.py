@@ -27,7 +27,7 @@ class Launch:
     processes: list[ForkServerProcess]
     log: Path
 
-    def wait(self, timeout: float = 60) -> list[int | None]:
+    def wait(self, timeout: float = 240) -> list[int | None]:
         """Exit codes of all ranks; a rank that outlives the timeout is killed, and its code is that of SIGKILL.
 
         As torchrun does, the others are terminated once a rank has failed.

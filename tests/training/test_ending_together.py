@@ -9,7 +9,7 @@ import pytest
 import torch
 from plants import ERRORS, PLACES
 from ranks_in_tests import Launch, launch
-from test_faults import SOON, assert_good_checkpoints, finishes
+from test_faults import PATIENCE, assert_good_checkpoints, finishes
 from worlds import CHAT, HARDWARE, World
 
 from amberline.training import checkpoints
@@ -24,6 +24,7 @@ SAID = {
     "KeyError": "KeyError: 'planted'",
     "RuntimeError": "RuntimeError: planted",
 }
+SOON = 30.0  # seconds after an error
 FAULTS = ("ValueError", "KeyError", "RuntimeError")  # of a program: their traceback helps
 
 
@@ -46,7 +47,7 @@ def train(world: World, folder: Path, plant: str | None = None) -> Launch:
 
 def ended(started: Launch) -> str:
     """Its message, after it has ended by itself soon after the error."""
-    codes = started.wait(240)
+    codes = started.wait(PATIENCE)
     at = re.findall(r"^error at (.*)$", started.text(), re.MULTILINE)
     assert time.time() - float(at[0]) < SOON
     assert codes[1] == 1 and codes[0] not in {0, 75, -9}, started.text()  # 0 may be told to end, as torchrun does

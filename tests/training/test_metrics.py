@@ -148,7 +148,7 @@ def test_weights_and_biases_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     write_curve(folder, Tracking(wandb_project="amberline", wandb_mode="offline"), 0, 3)
     (file,) = folder.glob("wandb/offline-run-*/run-sft-0123456789abcdef.wandb")
     # A process of its own writes the file, and may still be at it.
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not all(name in file.read_bytes() for name in (b"train/loss", b"heldout/loss")):
         assert time.monotonic() < deadline
         time.sleep(0.1)

@@ -92,7 +92,7 @@ def test_torchrun_passes_a_signal_on(world: World, tmp_path: Path) -> None:
         while not list(tmp_path.glob("checkpoints/*/step-*")) and started.poll() is None:
             time.sleep(0.01)
         started.send_signal(signal.SIGTERM)
-        code = started.wait(30)
+        code = started.wait(120)
     assert code != 0
     steps = json.loads((tmp_path / "checkpoints" / "amberchat.requeue.json").read_text())["steps"]
     (place,) = (tmp_path / "checkpoints").glob("amberchat-*")

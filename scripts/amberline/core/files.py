@@ -33,6 +33,14 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return found
 
 
+def expanded(path: str | Path) -> Path:
+    """A path with the home folder in the place of `~`; as it is where there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def free_bytes(path: Path) -> int:
     """What is free on the disk of a path, which need not be there yet."""
     there = next(each for each in (path, *path.absolute().parents) if each.exists())

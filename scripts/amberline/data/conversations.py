@@ -68,8 +68,7 @@ def parse_conversation(value: Any, id_key: str = "id") -> Conversation:
     """A JSON value as a conversation; `id_key` is "idx" in evol-instruct. For the keys that are left out,
     see `keys_left_out`.
 
-
-    A whole number as id is taken as its digits. Raises BadRecord with one of the reasons
+    Raises BadRecord with one of the reasons
     row_not_an_object, id_missing, id_wrong_type, conversations_missing, conversations_wrong_type,
     conversations_empty, turn_not_an_object, turn_key_missing, turn_wrong_type, lone_surrogate.
     """
@@ -89,10 +88,13 @@ def parse_conversation(value: Any, id_key: str = "id") -> Conversation:
 
 
 def id_in(row: dict[str, Any], key: str) -> str:
-    """The id of a row; a whole number is taken as its digits. Raises BadRecord: id_wrong_type, lone_surrogate."""
+    """The id of a row; a whole number is taken as its digits, also where pandas made it 1.0 for others are missing.
+
+    Raises BadRecord: id_wrong_type, lone_surrogate.
+    """
     identity = row[key]
-    if isinstance(identity, int) and not isinstance(identity, bool):
-        identity = str(identity)
+    if isinstance(identity, int | float) and not isinstance(identity, bool) and identity == identity // 1:
+        identity = str(int(identity))
     if not isinstance(identity, str):
         raise BadRecord("id_wrong_type", f"{key!r} is {kind_of(identity)}, not a string")
     refuse_lone_surrogates(identity, key)
@@ -121,10 +123,10 @@ def refuse_lone_surrogates(text: str, where: str) -> None:
         ) from None
 
 
-def has_round(conversation: Conversation) -> bool:
-    """Whether an assistant's turn follows a human's: without, no stage can learn anything from the conversation."""
+def has_answer(conversation: Conversation) -> bool:
+    """Whether an assistant's turn follows a human's, or a tool's: without, no stage can learn anything from it."""
     speakers = [turn.speaker for turn in conversation.turns]
-    return any(a in HUMAN_SPEAKERS and b in ASSISTANT_SPEAKERS for a, b in pairwise(speakers))
+    return any(a in HUMAN_SPEAKERS | {"tool"} and b in ASSISTANT_SPEAKERS for a, b in pairwise(speakers))
 
 
 def with_published_speakers(conversation: Conversation) -> Conversation | None:

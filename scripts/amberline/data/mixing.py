@@ -28,7 +28,7 @@ from amberline.data.conversations import (
     Conversation,
     LeftOut,
     WrongFile,
-    has_round,
+    has_answer,
     keys_left_out,
     oddities,
     with_published_speakers,
@@ -202,7 +202,7 @@ def _take(source: _Source, *, rows: _Rows, funnel: Funnel, rejected: RejectsWrit
     path, reader = source.path, source.reader
     before, rows_before = len(rows), funnel.into["rows"]
     taken = source.taken()
-    with_round = False
+    with_answer = False
     left_out = LeftOut()
     for number, value in progress(read_records(path), desc=f"reading {path.name}", unit=" rows"):
         funnel.add("rows", into=1)
@@ -213,6 +213,7 @@ def _take(source: _Source, *, rows: _Rows, funnel: Funnel, rejected: RejectsWrit
             known = _known_id(value, reader.id_key)
             rejected.write(Reject(path.name, number, known, fault.reason, fault.detail, value))
             continue
+        with_answer = with_answer or has_answer(conversation)
         if taken is not None and number not in taken:
             funnel.reject("rows", "not_taken")
             detail = f"the mix takes {len(taken):,} rows of this source"
@@ -221,7 +222,6 @@ def _take(source: _Source, *, rows: _Rows, funnel: Funnel, rejected: RejectsWrit
         if (renamed := with_published_speakers(conversation)) is not None:
             funnel.note("user_and_assistant_renamed")
             conversation = renamed
-        with_round = with_round or has_round(conversation)
         part = reader.part and reader.part.fullmatch(conversation.id)
         rows.add(conversation, number, source.prefix + (part[1] if part else conversation.id), source.seed)
         funnel.add("turns", into=len(conversation.turns), out=len(conversation.turns))
@@ -242,7 +242,7 @@ def _take(source: _Source, *, rows: _Rows, funnel: Funnel, rejected: RejectsWrit
             f"no row can be used, {rejected.commonest(path.name)}" if funnel.into["rows"] > rows_before else NO_ROW,
             f"Rows must be {reader.shape}: is it the right file, and the right format?",
         )
-    if not with_round:
+    if not with_answer:
         rows.flush()
         speakers = sorted({turn["from"] for turn in orjson.loads(rows.line(before))["conversations"]})
         raise BadFile(

@@ -17,6 +17,22 @@ def recognised(rows: Sequence[Any]) -> list[str]:
     return sorted(fitting, key=lambda name: (fits[name][1] / fits[name][0], -fits[name][0], name))
 
 
+def nearest(rows: Sequence[Any]) -> list[str]:
+    """Names of the formats whose columns most of the rows have, whatever is in them."""
+
+    def has_columns(format_: Format, row: Any) -> bool:
+        try:
+            format_.check(row)
+        except WrongFile:
+            return False
+        except BadRecord as fault:
+            return fault.reason != "row_not_an_object" and not fault.reason.endswith("_missing")
+        return True
+
+    count = {name: sum(has_columns(load_format(name), row) for row in rows) for name in format_names()}
+    return sorted((name for name in count if 2 * count[name] > len(rows)), key=lambda name: (-count[name], name))
+
+
 def _fit(format_: Format, rows: Sequence[Any]) -> tuple[int, int]:
     """How many rows have the shape of a format, and how many keys of those it does not read."""
     read = left_out = 0

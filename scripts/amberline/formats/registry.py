@@ -41,5 +41,7 @@ def with_formats(files: Sequence[Path], names: Sequence[str], kind: type[Kind]) 
 def _of_kind(name: str, kind: type[Kind]) -> Kind:
     found = load_format(name)
     if not isinstance(found, kind):
-        raise FormatError(f"the format {name} holds {found.holds}, but {kind.holds} are asked for")
+        raise FormatError(
+            f"the format {name} holds {found.holds}, but {kind.holds} are asked for. Fix: set the source's format"
+        )
     return found

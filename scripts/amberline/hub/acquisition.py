@@ -7,7 +7,7 @@ from pathlib import Path
 from huggingface_hub import try_to_load_from_cache
 
 from amberline.core.digests import file_digest
-from amberline.core.files import whole_file, whole_folder
+from amberline.core.files import expanded, whole_file, whole_folder
 from amberline.data.streams import BadFile
 from amberline.hub.downloads import HubFile, discard, download, explained, list_files, put
 from amberline.hub.verification import Findings, SourceError, verify_source
@@ -27,7 +27,7 @@ def acquire(name: str, source: Source, output: Path, lock: SourcesLock | None = 
     if source.files is not None:
         findings = _acquire_several(name, source, output, lock)
     elif source.path is not None:
-        findings = _copy(name, source, Path(source.path).expanduser(), output, lock)
+        findings = _copy(name, source, expanded(source.path), output, lock)
     else:
         findings = _acquire_one(name, source, output, lock)
     if lock is not None:
@@ -97,7 +97,7 @@ def _acquire_several(name: str, source: Source, output: Path, lock: SourcesLock 
     assert source.files, "the caller has looked"
     if source.path is None:
         return _download_several(name, source, _hub_file(source, source.files), output, lock)
-    folder = Path(source.path).expanduser()
+    folder = expanded(source.path)
     names = _at_least_one(name, str(folder), local_matches(folder, source.files), source.files)
     with whole_folder(output) as partial:
         for each in names:

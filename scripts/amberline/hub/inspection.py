@@ -12,11 +12,11 @@ import yaml
 from amberline.core.digests import file_digest
 from amberline.core.funnel import Funnel
 from amberline.core.progress import progress
-from amberline.data.conversations import BadRecord, LeftOut, Turn, WrongFile, has_round, keys_left_out, oddities
+from amberline.data.conversations import BadRecord, LeftOut, Turn, WrongFile, has_answer, keys_left_out, oddities
 from amberline.data.selecting_pairs import SELECTIONS
 from amberline.data.streams import BadFile, container, read_records, stem
 from amberline.formats.base import ConversationFormat, Format, PreferenceFormat
-from amberline.formats.recognition import LOOKED_AT, recognised
+from amberline.formats.recognition import LOOKED_AT, nearest, recognised
 from amberline.formats.registry import format_names, load_format
 
 SHOWN_ROWS = 3
@@ -70,7 +70,7 @@ def _formats_of(file: Path, kind: str) -> list[str]:
     rows = [row for _, row in islice(read_records(file), LOOKED_AT)]
     if not rows:
         raise BadFile(file, 0, "there is no row in it", "Get it again.")
-    if found := recognised(rows):
+    if found := recognised(rows) or nearest(rows):
         return found
     keys = ", ".join(map(repr, rows[0])) if isinstance(rows[0], dict) else "none, for it is no object"
     known = "; ".join(f"{name}: {load_format(name).shape}" for name in format_names())
@@ -83,7 +83,7 @@ def _understood(format_: Format, row: Any) -> tuple[list[Turn], list[str]]:
     if isinstance(format_, ConversationFormat):
         conversation = format_.conversation(row)
         remarks = [kind for kind, _ in oddities(conversation)]
-        return list(conversation.turns), remarks + ["no_answer_to_a_question"] * (not has_round(conversation))
+        return list(conversation.turns), remarks + ["no_answer"] * (not has_answer(conversation))
     assert isinstance(format_, PreferenceFormat), "a format holds conversations or preferences"
     select, _ = SELECTIONS[min(format_.selections)]
     pair = select(format_.preference(row))
@@ -109,13 +109,22 @@ def told(found: Inspection) -> str:
     lines += [f"It looks like {' and '.join(more)}, too: --format {more[0]} shows it read so."] if more else []
     lines += ["", *found.shown, "", found.account.line("rows")]
     lines += [f"  {reason}: first in row {row}: {detail[:200]}" for reason, (row, detail) in found.first.items()]
-    lines += ["", "For the recipe (docs/recipes.md):", "", _recipe(found)]
+    if found.account.out["rows"]:
+        lines += ["", "For the recipe (docs/recipes.md):", "", _recipe(found)]
+    else:
+        lines += ["", f"No row can be used as {format_}. Fix: correct the rows, or give another --format."]
     return "\n".join(lines)
+
+
+def _name(file: Path) -> str:
+    """What a recipe may call a file: no word that it has a meaning for, and no node of the published recipe."""
+    words = re.sub(r"[^a-z0-9]+", "-", stem(file).lower()).strip("-") or "rows"
+    return words if words.startswith("my-") else f"my-{words}"
 
 
 def _recipe(found: Inspection) -> str:
     """The source as lines of a recipe, and how a dataset names it."""
-    name = re.sub(r"[^a-z0-9_.-]+", "_", stem(found.file).lower()).strip("_.-") or "mine"
+    name = _name(found.file)
     source = {
         "format": found.formats[0],
         "path": str(found.file),

@@ -10,6 +10,7 @@ from typing import Any
 
 from amberline.core.damage import known_digest
 from amberline.core.digests import sampled_digest, value_digest
+from amberline.core.files import expanded
 from amberline.hub.model_names import PICKLED, ModelError, wanted_files
 from amberline.recipe.data import Pretrained, Source
 from amberline.recipe.file_patterns import local_matches
@@ -46,7 +47,7 @@ def find_misfit(source: Source, manifest: Mapping[str, Any], held: Contents | No
     if held is not None and facts["sha256"] != digest_of(held):
         return "sources.lock holds it to another content"
     if source.path is not None:
-        same = sampled(Path(source.path).expanduser(), source.files) == facts["sampled"]
+        same = sampled(expanded(source.path), source.files) == facts["sampled"]
         return None if same else "the local file has another content"
     if source.sha256 is None and origin(source) != facts["origin"]:
         return "it comes from elsewhere, and no sha256 tells that it is the same"

@@ -23,7 +23,7 @@ class SourceError(Exception):
 
 @dataclass
 class Findings:
-    """What verification found out about raw files. `unchecked` names what nothing said what it must be."""
+    """What verification found out about raw files. `unchecked`: which of bytes, sha256 and rows nobody has said."""
 
     contents: Contents
     rows: int = 0
@@ -71,7 +71,12 @@ def verify_source(name: str, source: Source, place: Path, called: str, lock: Sou
     if lock is not None:
         lock.check(name, findings.contents)
     try:
-        _count(name, source.format, place, findings)
+        for file in files_of(place):
+            _count(name, source, file, "" if file == place else f"{file.relative_to(place)}: ", findings)
+        if not findings.rows:
+            raise BadFile(place, 0, "there is no row in it", "Get it again.")
+        if trap := _too_many(format_, findings.rows):
+            raise SourceError(trap)
     except BadFile as fault:
         within = Path(fault.file).relative_to(place).as_posix()
         raise BadFile(called if within == "." else f"{called}: {within}", fault.row, fault.what, fault.fix) from None
@@ -96,28 +101,27 @@ def _contents(source: Source, place: Path) -> Contents:
     return {each: {"bytes": file.stat().st_size, "sha256": file_digest(file)} for file, each in names.items()}
 
 
-def _count(name: str, format_name: str, file: Path, findings: Findings) -> None:
-    """Read the file once: number of rows, and whether they have the shape of the format."""
-    format_ = load_format(format_name)
+def _count(name: str, source: Source, file: Path, called: str, findings: Findings) -> None:
+    """Read a file once: number of rows, and whether they have the shape of the format."""
+    format_ = load_format(source.format)
     reasons = Reasons()
+    rows = others = 0
     for number, row in progress(read_records(file), desc=f"verifying {name}", unit=" rows"):
-        findings.rows += 1
+        rows += 1
         try:
             format_.check(row)
         except WrongFile as fault:
             raise BadFile(file, number, fault.what, fault.fix) from None
         except BadRecord as fault:
-            findings.rows_of_other_shape += 1
+            others += 1
             reasons.add(number, fault.reason, fault.detail)
-    if not findings.rows:
-        raise BadFile(file, 0, "there is no row in it", "Get it again.")
-    if findings.rows_of_other_shape == findings.rows:
+    if rows and others == rows:
         raise SourceError(
-            f"no row has the shape of {format_name}, {reasons.commonest()}. Rows must be {format_.shape}: "
+            f"{called}no row has the shape of {source.format}, {reasons.commonest()}. Rows must be {format_.shape}: "
             f"{_looks_like(name, file)}"
         )
-    if trap := _too_many(format_, findings.rows):
-        raise SourceError(trap)
+    findings.rows += rows
+    findings.rows_of_other_shape += others
 
 
 def _looks_like(name: str, file: Path) -> str:
@@ -140,7 +144,7 @@ def _diagnosis(name: str, format_: Format, file: Path) -> str:
             return trap
     except BadFile as fault:
         return f"Moreover, {fault.what}. {fault.fix}"
-    return f"Get it again, or correct sources.{name} in the configuration."
+    return f"Fix: get it again, or correct sources.{name} in the configuration."
 
 
 def _wrong_file(format_: Format, row: Any) -> WrongFile | None:

@@ -35,8 +35,8 @@ def build_model(config: PreTrainedConfig, dtype: torch.dtype, attention: str) ->
     except Exception as error:  # transformers raises errors of many classes for values that it does not take
         found = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise ModelError(
-            f"a {config.model_type!r} model with this config.json cannot be built ({found}): its attention cannot be "
-            "replaced by one that takes the borders of documents, or its sizes do not fit. Fix: take another model."
+            f"transformers cannot build a {config.model_type!r} model, with its attention replaced, from this "
+            f"config.json ({found}). Fix: take another model, unless that says what is wrong in its folder."
         ) from None
     return model
 

@@ -13,6 +13,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from amberline.hub.model_names import ModelError
 from amberline.recipe.architectures import DERIVED, find_fault, why_unsupported
 
+NEEDED = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
 AGAIN = "Fix: delete the folder and start the pipeline again; if it is of your own, get the model again."
 
 
@@ -44,6 +45,11 @@ def read_config(folder: Path) -> PreTrainedConfig:
         raise ModelError(f"{path} is refused by transformers ({found}). {AGAIN}") from None
     if why := why_unsupported(config.to_dict()):
         raise ModelError(f"{path} {why}")
+    if missing := [name for name in NEEDED if not isinstance(getattr(config, name, None), int)]:
+        raise ModelError(
+            f"{path} describes a {kind!r} model without {missing[0]}: it has no attention, or several models are in "
+            "it, such as one for images. Fix: take a language model of text alone."
+        )
     return config
 
 
@@ -57,7 +63,7 @@ def _classes(written: Mapping[str, Any]) -> Iterator[str]:
 def _why_unknown(written: Mapping[str, Any]) -> str:
     if "auto_map" in written:
         return (
-            "whose code is in Python files beside it. Fix: if you have read that code and trust it, set "
+            "whose code is in Python files beside it. Fix: if they are there, and you have read and trust them, set "
             "trust_remote_code: true beside `pretrained`."
         )
     return f"which transformers {transformers.__version__} does not know. Fix: take another model."

@@ -19,7 +19,7 @@ from amberline.model.products import TILE, multiply_transposed
 # blocks fresh from the system each time, which costs a CPU as much as larger products gain.
 CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}
 # Bytes of logits whose softmax is taken at once. Pieces of this size stay in a core's cache from one pass over them to
-# the next, which makes the softmax 1.3 times as fast on a CPU; a GPU takes the whole chunk.
+# the next, which makes the softmax faster on a CPU; a GPU takes the whole chunk.
 PIECE_BYTES = {"cpu": 2**20, "cuda": CHUNK_BYTES["cuda"]}
 # Bytes of softmax that are remembered for the backward pass of log-probabilities. On a CPU, with small models, the
 # output matrix is most of the work, and computing the logits again costs much; on a GPU with large ones it does not.
@@ -29,7 +29,7 @@ KEPT_BYTES = {"cpu": 512 * 2**20, "cuda": 0}
 def log_probabilities(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """log p(target) of each row: hidden [L, width], weight [vocabulary, width], targets [L] int64 → [L] float32.
 
-    The backward pass computes the logits again, chunk by chunk, as far as they were not worth keeping.
+    The backward pass computes the logits of those chunks again whose softmax had no room in KEPT_BYTES.
     """
     result: torch.Tensor = _LogProbabilities.apply(hidden, weight, targets, torch.is_grad_enabled())
     return result
@@ -99,7 +99,7 @@ class _WeightedLoss(torch.autograd.Function):
             softmax = _Softmax(hidden[rows], weight, targets[rows], softmax)
             loss -= (softmax.logps.double() * target_weights[rows]).sum()
             if gradients:
-                gradients.add(rows, softmax, target_weights[rows].to(loss.dtype))
+                gradients.add(rows, softmax, target_weights[rows])
         if gradients:
             ctx.save_for_backward(gradients.of_hidden, gradients.of_weight.to(weight.dtype))
         return loss
@@ -112,7 +112,7 @@ class _WeightedLoss(torch.autograd.Function):
 
 
 class _Softmax:
-    """log p of a chunk's targets, and the gradient of their sum with respect to the logits.
+    """log p of a chunk's targets, and the gradient of −log p with respect to the logits, not yet divided by `sums`.
 
     Takes over the memory of an earlier one, if given: on the CPU, fresh memory costs as much as the softmax itself.
     """
@@ -126,7 +126,7 @@ class _Softmax:
         )
         self.sums = hidden.new_empty(rows, dtype=exact)
         self.logps = torch.empty_like(self.sums)
-        # Softmax minus one at the target, times the sums: a row is divided where fewer numbers have to be.
+        # exp(logit − largest), minus `sums` at the target. Rows are divided later, where fewer numbers have to be.
         self.slope = multiply_transposed(hidden, weight, out=self._memory[:rows])
         for piece in _pieces(rows, PIECE_BYTES[hidden.device.type] // _row_bytes(hidden, weight)):
             logits, of_targets = self.slope[piece], targets[piece, None]

@@ -81,8 +81,9 @@ def probe(
     except Exception as error:  # whatever a model raises that was not made for being called so
         told = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise ModelError(
-            f"a {config.model_type!r} model cannot be run on packed documents {how} ({told}): the borders of documents "
-            "do not reach its attention as keyword arguments. Fix: take another model."
+            f"a {config.model_type!r} model cannot be run on packed documents {how} ({told}). So fail models whose "
+            "layers do not hand the borders of documents on to their attention. Fix: take another model"
+            f"{', or set compile under hardware to false.' if compile else '.'}"
         ) from None
     finally:
         if compile:

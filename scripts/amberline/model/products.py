@@ -18,9 +18,8 @@ def multiply_transposed(left: torch.Tensor, right: torch.Tensor, *, out: torch.T
     own compiler emits; where a build of torch lacks it, this is torch's product. It cannot write into memory that is
     there, so it makes a piece at a time, which is copied.
 
-    Rows that fill no tile stay with MKL: oneDNN compiles code for each shape and keeps it, wherever in the heap there
-    is room at that moment. At the peak of a step that is its end, and glibc gives nothing below it back: with a new
-    shape in each micro-batch a process grew by a sixth in a hundred conversations, and on.
+    Only full tiles go to oneDNN: it keeps the code that it compiles for each shape, and with a new shape in each
+    micro-batch that fragments the heap (a process grew by a sixth in a hundred conversations).
     """
     tiles = len(left) > 0 and len(left) % TILE == 0
     if tiles and left.device.type == "cpu" and left.dtype == torch.float32 and _has_onednn():

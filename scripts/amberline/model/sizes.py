@@ -24,9 +24,8 @@ class ModelSizes:
     query: int  # of all heads together
     keys: int  # of all key heads together
     inner: int  # of the MLP
-    inner_products: (
-        int  # elements that the MLP's products make of a token, before its last: 2 · inner where it is gated
-    )
+    # Outputs of the MLP's projections before the last, per token: 2 · inner where it is gated.
+    inner_products: int
     vocabulary: int
     head_width: int
     windows: Mapping[int | None, int]  # layers by how many tokens their attention sees; None: all before each
@@ -64,7 +63,7 @@ def sizes_of(config: PreTrainedConfig) -> ModelSizes:
 
 
 def _inner(linear: Sequence[nn.Linear], width: int, query: int) -> int:
-    """Width of the MLP: what is multiplied back to hidden states is attention's result, as wide as queries, and its."""
+    """Width of the MLP: of the projections back to hidden states, the one that is not attention's."""
     back = [each.in_features for each in linear if each.out_features == width]
     if query in back:
         back.remove(query)

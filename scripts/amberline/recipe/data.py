@@ -6,9 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from amberline.core.files import expanded
 from amberline.core.settings import Count, DescriptionSettings, Flag, PositiveCount, ResultSettings, Sha256
 from amberline.recipe.tiny_models import ARCHITECTURES, TOKENIZERS
 
+Repeats = Annotated[int, Field(strict=True, ge=1, le=1000)]
 PartOfRows = Annotated[float, Field(gt=0, le=1)]
 LossOn = Literal["answers", "all", "last_answer"]
 LOSS_ON = (
@@ -18,7 +20,7 @@ LOSS_ON = (
 
 
 class Source(DescriptionSettings):
-    """Raw rows: where they are, and what they must be. `null` is not checked, and the manifest says so."""
+    """Raw rows: where they are, and what they must be. What has no sha256 is held to what `sources.lock` says."""
 
     format: str = Field(description="how its rows are read: a file of scripts/amberline/formats")
     path: str | None = Field(
@@ -42,7 +44,8 @@ class Source(DescriptionSettings):
             raise ValueError("say where the file is: either path, or all of repository, revision and file (or files)")
         if self.path is None and self.file and self.files:
             raise ValueError("it has both file and files: set one of them to null")
-        if self.files and (not all(parts := self.files.split("/")) or {".", "..", "**"} & set(parts)):
+        parts = (self.files or "").split("/")
+        if self.files is not None and (not all(parts) or {".", ".."} & set(parts) or "**" in self.files):
             raise ValueError(f"files is {self.files!r}: write paths inside the folder, such as data/train-*.parquet")
         if self.files and (self.bytes is not None or self.sha256 is not None):
             raise ValueError(
@@ -69,7 +72,7 @@ class Pretrained(DescriptionSettings):
     def folder(self) -> Path | None:
         """The local folder; None: the model is on the hub."""
         if self.pretrained.startswith(("/", "./", "../", "~")):
-            return Path(self.pretrained).expanduser()
+            return expanded(self.pretrained)
         return None
 
     @model_validator(mode="after")
@@ -121,6 +124,10 @@ class TinyModel(ResultSettings):
     def _heads_divide_width(self) -> "TinyModel":
         if self.hidden_size % self.heads:
             raise ValueError(f"heads ({self.heads}) must divide hidden_size ({self.hidden_size})")
+        if self.hidden_size // self.heads % 2:
+            raise ValueError(
+                f"hidden_size ({self.hidden_size}) divided by heads ({self.heads}) must be even, for rotary positions"
+            )
         return self
 
 
@@ -138,7 +145,7 @@ class Share(ResultSettings):
 
     take: PositiveCount | None = Field(description="rows that are taken at most; null: all")
     fraction: PartOfRows | None = Field(description="part of the rows that is taken; null: all")
-    repeat: PositiveCount = Field(description="how often each row stands in the mix; held-out rows never stand in it")
+    repeat: Repeats = Field(description="how often each row stands in the mix; held-out rows never stand in it")
 
 
 class Mix(ResultSettings):

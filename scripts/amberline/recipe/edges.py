@@ -16,6 +16,9 @@ from amberline.recipe.graph import Recipe, Work
 from amberline.recipe.resolve import Nodes
 from amberline.templates.registry import chat_templates, template_names
 
+FASTCHAT = ("vicuna", "answers")  # template and loss_on of its masks
+_NOT_FASTCHAT = "FastChat's masks are for template: vicuna and loss_on: answers, not"
+
 
 def find_faults(nodes: Nodes) -> list[str]:
     """All faults of a recipe whose nodes are right by themselves."""
@@ -35,10 +38,16 @@ def find_faults(nodes: Nodes) -> list[str]:
         return found
     # What follows goes along edges.
     recipe = Recipe(nodes)
-    return [
+    found = [
         *_tokenizers(recipe),
         *_own_templates(recipe),
         *_masks_of_fastchat(recipe),
+        *(fault for name in nodes.evaluations for fault in _measured_as_trained(recipe, name)),
+    ]
+    if found:
+        return found
+    # What follows asks for token folders.
+    return [
         *_evaluated(recipe),
         *_trainings(recipe),
         *find_collisions(recipe),
@@ -90,6 +99,8 @@ def _dataset(nodes: Nodes, where: str, node: Any) -> Iterator[str]:
             sources = node.pairs.sources(part)
             yield from _holding(nodes, f"{where}.pairs.{part}", sources, "preferences")
             yield from _selecting(nodes, f"{where}.select", node.select, sources)
+            if len(set(sources)) < len(sources):
+                yield f"{where}.pairs.{part}: a source stands in it twice; name each once"
         if both := set(node.pairs.sources("train")) & set(node.pairs.sources("test")):
             yield f"{where}.pairs: {', '.join(sorted(both))} would be trained on and measured on; choose another source"
     else:
@@ -166,13 +177,37 @@ def _masks_of_fastchat(recipe: Recipe) -> Iterator[str]:
             )
 
 
+def _measured_as_trained(recipe: Recipe, name: str) -> Iterator[str]:
+    """Conversations are read in one way for all models: where nothing is said, that in which they were trained."""
+    node = recipe.node(name)
+    dataset = recipe.dataset_of(name)
+    if not isinstance(node, kinds.LikeTrained):
+        return
+    trained = [recipe.node(model) for model in recipe.trained if recipe.node(model).on == dataset]
+    for key in ("template", "loss_on", "mode"):
+        ways = {getattr(each, key): None for each in trained}
+        if getattr(node, key) is None and len(ways) > 1:
+            yield (
+                f"evaluations.{name}.{key}: models are trained on {dataset} with {' and '.join(map(str, ways))}, and "
+                "all are measured with one. Fix: set it to one of them"
+            )
+    chunks, like = recipe.node(dataset), trained[0] if trained else None
+    template, loss_on, mode = (
+        getattr(node, key) or getattr(like, key, None) for key in ("template", "loss_on", "mode")
+    )
+    if (mode or chunks.mode) == "fastchat" and (template or chunks.template, loss_on or "answers") != FASTCHAT:
+        yield (
+            f"evaluations.{name}: {_NOT_FASTCHAT} {template or chunks.template} and {loss_on or 'answers'}. Fix: set "
+            f"evaluations.{name}.mode to lossless"
+        )
+
+
 def _template_of_chunks(where: str, node: Any, chunks: kinds.Chunk) -> Iterator[str]:
     if (node.mode or chunks.mode) == "fastchat":
-        if node.template != "vicuna" or node.loss_on != "answers":
+        if (node.template, node.loss_on) != FASTCHAT:
             yield (
-                f"{where}: FastChat's masks are for template: vicuna and loss_on: answers, not {node.template} and "
-                f"{node.loss_on}. Fix: set datasets.{node.on}.mode to whole, or to lossless with template: "
-                f"{node.template}, and leave out the mode of the model"
+                f"{where}: {_NOT_FASTCHAT} {node.template} and {node.loss_on}. Fix: set datasets.{node.on}.mode to "
+                f"whole, or to lossless with template: {node.template}, and leave out the mode of the model"
             )
     elif chunks.mode == "lossless" and node.template != chunks.template:
         yield (

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from amberline.core.files import expanded
 from amberline.evaluations.registry import evaluation_names
 from amberline.recipe.yaml_files import load_yaml
 
@@ -47,7 +48,7 @@ def read_recipe(files: Sequence[Path], more: Mapping[str, Any] | None = None) ->
 
 def find_file(path: str) -> Path:
     """A path in a recipe: relative to the working folder, else to the workflow's."""
-    here = Path(path).expanduser()
+    here = expanded(path)
     return here if here.is_absolute() or here.exists() or not (WORKFLOW / here).exists() else WORKFLOW / here
 
 

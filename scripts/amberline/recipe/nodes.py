@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, create_model
+from pydantic import Field, create_model, field_validator
 
 from amberline.core.settings import Count, Kind, PositiveCount, ResultSettings, Settings
 from amberline.evaluations.registry import evaluation_names, load_evaluation
 from amberline.objectives.registry import load_objective
-from amberline.recipe.data import LOSS_ON, LossOn, PairTokens, PartOfRows, Pretrained, Share, TinyModel
+from amberline.recipe.data import LOSS_ON, LossOn, PairTokens, PartOfRows, Pretrained, Repeats, Share, TinyModel
 from amberline.recipe.data import Chunk as ChunkSettings
 from amberline.recipe.export import Exported
 
@@ -39,17 +39,26 @@ class Mix(ResultSettings):
     heldout: Count = Field(
         description="conversations withheld from training to measure perplexity; published: 0, all are trained on"
     )
-    take: dict[Name, PositiveCount] = Field(description="rows taken at most of a source, by its name; of others all")
-    fraction: dict[Name, PartOfRows] = Field(
-        description="part of the rows taken of a source, by its name; of others all"
+    take: dict[Name, PositiveCount | None] = Field(
+        description="rows taken at most of a source, by its name; of others, and where it is null, all"
     )
-    repeat: dict[Name, PositiveCount] = Field(
-        description="how often each row of a source stands in the mix, by its name; of others once"
+    fraction: dict[Name, PartOfRows | None] = Field(
+        description="part of the rows taken of a source, by its name; of others, and where it is null, all"
     )
+    repeat: dict[Name, Repeats | None] = Field(
+        description="how often each row of a source stands in the mix, by its name; of others, and if null, once"
+    )
+
+    @field_validator("take", "fraction", "repeat")
+    @classmethod
+    def _null_says_nothing(cls, by_source: dict[Name, Any]) -> dict[Name, Any]:
+        """An overlay takes back with null what a file below says of a source."""
+        return {name: value for name, value in by_source.items() if value is not None}
 
     def share(self, source: Name) -> Share:
         """How much of a source is taken."""
-        return Share(take=self.take.get(source), fraction=self.fraction.get(source), repeat=self.repeat.get(source, 1))
+        repeat = self.repeat.get(source) or 1
+        return Share(take=self.take.get(source), fraction=self.fraction.get(source), repeat=repeat)
 
 
 # Keys of a mix that say something by source.

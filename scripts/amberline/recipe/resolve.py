@@ -46,7 +46,8 @@ class Around(RuntimeSettings):
     results: str = Field(min_length=1, description="folder of everything that is made")
     environment: Literal["cpu", "gpu"] = Field(description="the lock in envs/ that the rules run under")
     stale: Literal["ask", "retrain", "keep"] = Field(
-        description="finished trainings whose code or packages have changed: ask stops and lists them; keep records it"
+        description="finished trainings whose code or packages have changed. ask: stop and list them; retrain; keep: "
+        "use and record them"
     )
     data_hardware: DataHardware = Field(description="machine of the data stages")
     tracking: Tracking = Field(description="where training curves go")

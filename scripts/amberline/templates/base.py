@@ -29,13 +29,13 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Words:
-    """What a template takes from the tokenizer."""
+class TokenizerTexts:
+    """Texts that a template takes from its tokenizer."""
 
     eos: str  # text of the end-of-sequence token
-    own: str | None = None  # the tokenizer's own chat template, as Jinja
-    named: Mapping[str, str] = field(default_factory=dict)  # texts of its special tokens: {"bos_token": …}
-    special: frozenset[str] = frozenset()  # texts of all tokens that are found in a text before it is encoded
+    chat_template: str | None = None  # its own, as Jinja
+    special_tokens: Mapping[str, str] = field(default_factory=dict)  # by their names: {"bos_token": …}
+    added_tokens: frozenset[str] = frozenset()  # texts of all tokens that are found in a text before it is encoded
 
 
 class Template(ABC):
@@ -46,38 +46,41 @@ class Template(ABC):
     chats: bool = True  # whether it has a place for turns; `none` has not
     speakers: frozenset[str] = frozenset({"human", "gpt"})
     tokens: tuple[str, ...] = ()  # texts that must be one token each
-    # Whether a system text may come first alone, and then stands at the start of the text.
-    system_opens: bool = False
-    # Whether what the tokenizer puts in front of every text (a beginning-of-sequence token) stands before the text;
-    # if not, the template writes all that the model reads.
-    with_opening: bool = True
+    writes_empty_answers: bool = True  # whether an empty answer has a text, such as the end of its turn
+    # A system turn is allowed as the first one alone, and the text then begins with it.
+    system_only_first: bool = False
+    # True: the tokenizer puts its beginning-of-sequence token in front, if it has one; False: the template writes it.
+    adds_bos: bool = True
 
-    def check(self, words: Words, *, last_only: bool) -> None:  # noqa: B027, most have nothing to check
+    def check(self, texts: TokenizerTexts, *, last_only: bool) -> None:  # noqa: B027, most have nothing to check
         """Raise TemplateRefused if it cannot show the answers that are learnt (all, or the last one) to a tokenizer."""
 
-    def end(self, words: Words) -> str:
+    def end(self, texts: TokenizerTexts) -> str:
         """Text of the token that ends an answer, at which a model has to stop."""
-        return words.eos
+        return texts.eos
 
-    def render(self, turns: Sequence[Turn], words: Words, *, last_only: bool = False) -> list[Part]:
+    def render(self, turns: Sequence[Turn], texts: TokenizerTexts, *, last_only: bool = False) -> list[Part]:
         """The turns as parts, whose texts joined are what the model reads; with `last_only` the last answer alone.
 
         An answer's part is what the model has to write: it ends with the end-of-turn token. A first turn that is the
         assistant's answers nothing: it is context. Raises BadRecord for a conversation that the template has no place
         for: role_unknown_to_template, refused_by_template, turn_left_out_by_template, answer_not_shown_by_template.
         """
-        parts = self._parts(turns, words, last_only=last_only)
+        parts = self._parts(turns, texts, last_only=last_only)
         answers = [number for number, part in enumerate(parts) if part.is_answer]
-        for number in answers[:-1] if last_only else ():
+        # The last part that is an answer is that of the last answer, unless the template has no text for that one.
+        last = [turn.text for turn in turns if turn.speaker == "gpt"][-1:]
+        keep = 1 if last and (last[0] or self.writes_empty_answers) else 0
+        for number in answers[: len(answers) - keep] if last_only else ():
             parts[number] = replace(parts[number], is_answer=False)
         return parts
 
     @abstractmethod
-    def _parts(self, turns: Sequence[Turn], words: Words, *, last_only: bool) -> list[Part]:
+    def _parts(self, turns: Sequence[Turn], texts: TokenizerTexts, *, last_only: bool) -> list[Part]:
         """See `render`. Only templates that cannot show all answers have to look at `last_only`."""
 
     @abstractmethod
-    def jinja(self, words: Words, opening: str) -> str:
+    def jinja(self, texts: TokenizerTexts, opening: str) -> str:
         """The template as Jinja, for the exported model; `opening` is what it has to write before all else."""
 
 
@@ -107,9 +110,9 @@ class TurnByTurn(Template):
     def opening_of(self, speaker: str) -> str:
         """What opens a turn."""
 
-    def _parts(self, turns: Sequence[Turn], words: Words, *, last_only: bool) -> list[Part]:  # noqa: ARG002
+    def _parts(self, turns: Sequence[Turn], texts: TokenizerTexts, *, last_only: bool) -> list[Part]:  # noqa: ARG002
         parts: list[Part] = []
-        context, end = "", self.end(words)
+        context, end = "", self.end(texts)
         for number, turn in enumerate(turns):
             context += self.opening_of(turn.speaker)
             text = (turn.text.strip() if self.strips else turn.text) + end
@@ -120,12 +123,12 @@ class TurnByTurn(Template):
                 context += text + self.behind
         return [*parts, Part(context, False)] if context else parts
 
-    def jinja(self, words: Words, opening: str) -> str:
+    def jinja(self, texts: TokenizerTexts, opening: str) -> str:
         """See Template."""
         openings = {ROLES[speaker]: self.opening_of(speaker) for speaker in ROLES if speaker in self.speakers}
         return (
             TURNS.replace("OPENINGS", json.dumps(openings))
             .replace("OPENING", json.dumps(opening))
             .replace("CONTENT", "message['content']" + " | trim" * self.strips)
-            .replace("CLOSING", json.dumps(self.end(words) + self.behind))
+            .replace("CLOSING", json.dumps(self.end(texts) + self.behind))
         )

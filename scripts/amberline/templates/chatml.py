@@ -8,7 +8,7 @@
 There is no default system text.
 """
 
-from amberline.templates.base import ROLES, TurnByTurn, Words
+from amberline.templates.base import ROLES, TokenizerTexts, TurnByTurn
 
 
 class ChatML(TurnByTurn):
@@ -18,7 +18,7 @@ class ChatML(TurnByTurn):
     tokens = ("<|im_start|>", "<|im_end|>")
     behind = "\n"
 
-    def end(self, words: Words) -> str:  # noqa: ARG002
+    def end(self, texts: TokenizerTexts) -> str:  # noqa: ARG002
         """See Template."""
         return "<|im_end|>"
 

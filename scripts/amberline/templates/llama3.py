@@ -10,7 +10,7 @@ Source: `ChatFormat` of Meta's llama3 repository. What a tool says stands under 
 There is no default system text.
 """
 
-from amberline.templates.base import ROLES, TurnByTurn, Words
+from amberline.templates.base import ROLES, TokenizerTexts, TurnByTurn
 
 
 class Llama3(TurnByTurn):
@@ -20,7 +20,7 @@ class Llama3(TurnByTurn):
     tokens = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
     strips = True
 
-    def end(self, words: Words) -> str:  # noqa: ARG002
+    def end(self, texts: TokenizerTexts) -> str:  # noqa: ARG002
         """See Template."""
         return "<|eot_id|>"
 

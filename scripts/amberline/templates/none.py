@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from amberline.data.conversations import Turn
-from amberline.templates.base import Part, Template, Words
+from amberline.templates.base import Part, Template, TokenizerTexts
 
 
 class NoTemplate(Template):
@@ -16,10 +16,10 @@ class NoTemplate(Template):
     )
     chats = False
 
-    def _parts(self, turns: Sequence[Turn], words: Words, *, last_only: bool) -> list[Part]:
+    def _parts(self, turns: Sequence[Turn], texts: TokenizerTexts, *, last_only: bool) -> list[Part]:
         raise NotImplementedError("no template has no place for turns")
 
-    def jinja(self, words: Words, opening: str) -> str:
+    def jinja(self, texts: TokenizerTexts, opening: str) -> str:
         """See Template."""
         raise NotImplementedError("no template has no Jinja")
 

@@ -1,8 +1,8 @@
 """The tokenizer's own chat template: the Jinja that its folder holds, rendered by transformers.
 
-Which text is an answer the template says itself where it has `{% generation %}` blocks. Elsewhere it is shown for every
-conversation: with the generation prompt, the text until a turn has to begin the text with that turn, and that has to
-begin the text of the whole.
+Answers are what `{% generation %}` blocks hold. Without blocks, each answer is found by rendering the conversation up
+to it: the text with the generation prompt has to begin the text with the answer, and that the text of the whole. A
+conversation for which that is not so is rejected.
 """
 
 import re
@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from amberline.data.conversations import BadRecord, Turn
-from amberline.templates.base import ROLES, Part, Template, TemplateRefused, Words
+from amberline.templates.base import ROLES, Part, Template, TemplateRefused, TokenizerTexts
 
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")  # as transformers finds it
 # Short rounds to see how the template writes turns; no text is part of another.
@@ -29,30 +29,30 @@ class OwnTemplate(Template):
         "`apply_chat_template`."
     )
     speakers = frozenset(ROLES)  # the template itself refuses those that it does not know, or leaves out what they say
-    with_opening = False
+    adds_bos = False
 
-    def check(self, words: Words, *, last_only: bool) -> None:
+    def check(self, texts: TokenizerTexts, *, last_only: bool) -> None:
         """See Template: its text has to be the same on every day, and answers and their ends have to be seen."""
-        template = self._template(words)
+        template = self._template(texts)
         if "strftime_now" in template:
             raise TemplateRefused(
                 "the tokenizer's chat template writes the date of today (strftime_now), so the same data would become "
                 "other tokens tomorrow. Fix: write a fixed date in its place, in a copy of the model's folder"
             )
         try:
-            self.end(words)
-            self.render(ROUNDS, words, last_only=last_only)
+            self.end(texts)
+            self.render(ROUNDS, texts, last_only=last_only)
         except BadRecord as fault:
             fix = "" if last_only else ", or set loss_on to last_answer if the last answer alone can be learnt"
             raise TemplateRefused(
                 f"the tokenizer's chat template does not show which text is an answer: {fault.detail}. {OTHERS}{fix}"
             ) from None
 
-    def end(self, words: Words) -> str:
+    def end(self, texts: TokenizerTexts) -> str:
         """See Template: the text behind an answer until its first special token, as in a short chat."""
-        blocks = self._has_blocks(words)
+        blocks = self._has_blocks(texts)
         try:
-            text, spans = self._rendered(ROUNDS[:2], words, spans=blocks)
+            text, spans = self._rendered(ROUNDS[:2], texts, spans=blocks)
         except BadRecord as fault:
             raise TemplateRefused(
                 f"the tokenizer's chat template refuses a short chat: {fault.detail}. {OTHERS}"
@@ -61,7 +61,7 @@ class OwnTemplate(Template):
         if answer not in text:
             raise TemplateRefused(f"the tokenizer's chat template leaves out what the assistant says. {OTHERS}")
         behind = text[text.index(answer) + len(answer) :]
-        special = [(behind.index(token) + len(token), -len(token)) for token in words.special if token in behind]
+        special = [(behind.index(token) + len(token), -len(token)) for token in texts.added_tokens if token in behind]
         if not special:
             raise TemplateRefused(
                 f"the tokenizer's chat template ends an answer with {behind!r}, in which there is no special token: a "
@@ -75,79 +75,89 @@ class OwnTemplate(Template):
             )
         return end
 
-    def jinja(self, words: Words, opening: str) -> str:  # noqa: ARG002
+    def jinja(self, texts: TokenizerTexts, opening: str) -> str:  # noqa: ARG002
         """See Template."""
-        return self._template(words)
+        return self._template(texts)
 
-    def _parts(self, turns: Sequence[Turn], words: Words, *, last_only: bool) -> list[Part]:
-        text, spans = self._shown(turns, words, last_only=last_only)
+    def _parts(self, turns: Sequence[Turn], texts: TokenizerTexts, *, last_only: bool) -> list[Part]:
+        text, spans = self._shown(turns, texts, last_only=last_only)
         found = 0
         for number, turn in enumerate(turns, 1):
-            found = text.find(turn.text.strip(), found)
+            of_turn = turn.text.strip()
+            found = text.find(of_turn, found)
             if found < 0:
                 raise BadRecord("turn_left_out_by_template", f"the text of turn {number} is not in what it writes")
+            found += len(of_turn)
         cuts = [0, *(cut for span in spans for cut in span), len(text)]
         parts = [Part(text[start:end], number % 2 == 1) for number, (start, end) in enumerate(pairwise(cuts))]
+        if not text:
+            raise BadRecord("turn_left_out_by_template", "it writes nothing for these turns")
         return [part for part in parts if part.text]
 
-    def _shown(self, turns: Sequence[Turn], words: Words, *, last_only: bool) -> tuple[str, list[Span]]:
+    def _shown(self, turns: Sequence[Turn], texts: TokenizerTexts, *, last_only: bool) -> tuple[str, list[Span]]:
         """The text, and where its answers lie. Raises BadRecord."""
-        blocks = self._has_blocks(words)
-        text, spans = self._rendered(turns, words, spans=blocks)
+        blocks = self._has_blocks(texts)
+        text, spans = self._rendered(turns, texts, spans=blocks)
         answers = [number for number, turn in enumerate(turns) if turn.speaker == "gpt"]
         if blocks and len(spans) != len(answers):
             fault = f"{len(spans)} generation blocks for {len(answers)} answers"
             raise BadRecord("answer_not_shown_by_template", fault)
         wanted = list(enumerate(answers))[-1 if last_only else 0 :]
-        return text, [
-            spans[number] if blocks else self._span(turns[: turn + 1], text, words) for number, turn in wanted if turn
-        ]
+        if blocks:
+            return text, [spans[number] for number, turn in wanted if turn]
+        end = self.end(texts)
+        return text, [self._span(turns[: turn + 1], text, texts, end) for _, turn in wanted if turn]
 
-    def _span(self, turns: Sequence[Turn], text: str, words: Words) -> Span:
-        """Where the last of some turns lies in the text of the whole, without what stands behind its end."""
-        before, _ = self._rendered(turns[:-1], words, prompt=True)
-        until, _ = self._rendered(turns, words)
+    def _span(self, turns: Sequence[Turn], text: str, texts: TokenizerTexts, end: str) -> Span:
+        """Where the last of some turns lies in the text of the whole, with the end of its turn and nothing behind."""
+        before, _ = self._rendered(turns[:-1], texts, prompt=True)
+        until, _ = self._rendered(turns, texts)
         for begun, begins, when in ((until, before, "as the prompt for"), (text, until, "until")):
             if not begun.startswith(begins):
                 fault = (
                     f"{when} turn {len(turns)} it writes {begins[-40:]!r}, and {_there(begun, begins)} in what follows"
                 )
                 raise BadRecord("answer_not_shown_by_template", fault)
-        ends = [until.rindex(token) + len(token) for token in words.special if token in until[len(before) :]]
-        return len(before), max(ends, default=len(until))
+        answer = turns[-1].text.strip()
+        behind = max(until.find(answer, len(before)), len(before)) + len(answer)
+        found = until.find(end, behind)
+        if found < 0:
+            fault = f"behind turn {len(turns)} it writes {until[behind:][:40]!r}, and not {end!r}"
+            raise BadRecord("answer_not_shown_by_template", fault)
+        return len(before), found + len(end)
 
     def _rendered(
-        self, turns: Sequence[Turn], words: Words, *, prompt: bool = False, spans: bool = False
+        self, turns: Sequence[Turn], texts: TokenizerTexts, *, prompt: bool = False, spans: bool = False
     ) -> tuple[str, list[Span]]:
         """The text of turns as transformers renders them, and its generation blocks. Raises BadRecord."""
-        import jinja2
         from transformers.utils.chat_template_utils import render_jinja_template
 
         chat = [{"role": ROLES[turn.speaker], "content": turn.text} for turn in turns]
         render: Any = render_jinja_template
+        template = self._template(texts)
         try:
             rendered = render(
                 conversations=[chat],
-                chat_template=self._template(words),
+                chat_template=template,
                 return_assistant_tokens_mask=spans,
                 add_generation_prompt=prompt,
-                **words.named,
+                **texts.special_tokens,
             )
-        except jinja2.TemplateError as error:
-            raise BadRecord("refused_by_template", str(error)) from None
+        except Exception as error:  # its expressions are run, and fail as any program may
+            raise BadRecord("refused_by_template", str(error) or type(error).__name__) from None
         (text,), blocks = rendered
         return text, blocks[0] if spans else []
 
-    def _has_blocks(self, words: Words) -> bool:
-        return GENERATION.search(self._template(words)) is not None
+    def _has_blocks(self, texts: TokenizerTexts) -> bool:
+        return GENERATION.search(self._template(texts)) is not None
 
-    def _template(self, words: Words) -> str:
-        if words.own is None:
+    def _template(self, texts: TokenizerTexts) -> str:
+        if texts.chat_template is None:
             raise TemplateRefused(
                 "the tokenizer has no chat template (chat_template.jinja, or chat_template in tokenizer_config.json). "
                 f"{OTHERS}"
             )
-        return words.own
+        return texts.chat_template
 
 
 def _there(text: str, other: str) -> str:

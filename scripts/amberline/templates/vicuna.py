@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 
 from amberline.data.conversations import Turn
-from amberline.templates.base import Part, Template, Words
+from amberline.templates.base import Part, Template, TokenizerTexts
 
 SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
@@ -49,12 +49,13 @@ class Vicuna(Template):
         "FastChat `--conv-template vicuna_v1.1`. FastChat does not find the template by the model's name by itself."
     )
     speakers = frozenset({"system", "human", "gpt"})
-    system_opens = True
+    writes_empty_answers = False
+    system_only_first = True
 
-    def _parts(self, turns: Sequence[Turn], words: Words, *, last_only: bool) -> list[Part]:  # noqa: ARG002
-        return render(turns, words.eos)
+    def _parts(self, turns: Sequence[Turn], texts: TokenizerTexts, *, last_only: bool) -> list[Part]:  # noqa: ARG002
+        return render(turns, texts.eos)
 
-    def jinja(self, words: Words, opening: str) -> str:  # noqa: ARG002
+    def jinja(self, texts: TokenizerTexts, opening: str) -> str:  # noqa: ARG002
         """See Template."""
         return JINJA.replace("SYSTEM", json.dumps(SYSTEM)).replace("OPENING", json.dumps(opening))
 

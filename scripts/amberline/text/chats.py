@@ -1,10 +1,11 @@
 """A template with a tokenizer: the tokens of turns, which of them are answers, and what an exported model needs."""
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 
 from amberline.data.conversations import BadRecord, Turn
-from amberline.templates.base import Part, TemplateRefused, Words
+from amberline.templates.base import Part, TemplateRefused, TokenizerTexts
 from amberline.templates.registry import load_template
 from amberline.text.tokenizers import TRICKY_TEXTS, Ids, Tokenizer, TokenizerRefused
 
@@ -18,16 +19,17 @@ class Chat:
         """Raises TokenizerRefused if the template needs tokens that the tokenizer lacks."""
         self.tokenizer, self.name = tokenizer, template
         self.template = load_template(template)
-        self.words = Words(tokenizer.eos, tokenizer.own_template, tokenizer.named, tokenizer.special_texts())
+        self.texts = TokenizerTexts(tokenizer.eos, tokenizer.own_template, tokenizer.named, tokenizer.special_texts())
+        self._special = re.compile("|".join(map(re.escape, sorted(self.texts.added_tokens))) or "(?!)")
         for text in self.template.tokens:
-            if len(tokenizer.encode_apart(text)) != 1 or text not in self.words.special:
+            if len(tokenizer.encode_apart(text)) != 1 or text not in self.texts.added_tokens:
                 raise TokenizerRefused(
                     f"the template {template} needs {text!r} as one token, and the tokenizer has no such token. Fix: "
                     "choose a template that needs none of its own (zephyr, vicuna), or add the token to a copy of the "
                     "model's folder (add_tokens and resize_token_embeddings of transformers)"
                 )
         try:
-            self.end = self.template.end(self.words)
+            self.end = self.template.end(self.texts)
         except TemplateRefused as refusal:
             raise TokenizerRefused(str(refusal)) from None
 
@@ -37,10 +39,14 @@ class Chat:
         *_, end = self.tokenizer.encode_apart(self.end).tolist()
         return list(dict.fromkeys([end, self.tokenizer.eos_id]))
 
+    def has_special_text(self, text: str) -> bool:
+        """Whether the tokenizer reads special tokens from a text, in which somebody wrote them out."""
+        return self._special.search(text) is not None
+
     def check(self, *, last_only: bool) -> None:
         """Raise TokenizerRefused if the template cannot show which text is an answer."""
         try:
-            self.template.check(self.words, last_only=last_only)
+            self.template.check(self.texts, last_only=last_only)
         except TemplateRefused as refusal:
             raise TokenizerRefused(str(refusal)) from None
 
@@ -48,30 +54,30 @@ class Chat:
         """See Template.render. Raises BadRecord."""
         for number, turn in enumerate(turns, 1):
             if turn.speaker not in self.template.speakers or (
-                turn.speaker == "system" and number > 1 and self.template.system_opens
+                turn.speaker == "system" and number > 1 and self.template.system_only_first
             ):
                 raise BadRecord(
                     "role_unknown_to_template",
                     f"turn {number} is of {turn.speaker!r}, for which the template {self.name} has no place there",
                 )
-        return self.template.render(turns, self.words, last_only=last_only)
+        return self.template.render(turns, self.texts, last_only=last_only)
 
     def encode(self, parts: Sequence[str]) -> list[Ids]:
         """The ids of rendered parts; a token that reaches into a part belongs to it."""
-        return self.tokenizer.encode_parts(parts, with_bos=self.template.with_opening)
+        return self.tokenizer.encode_parts(parts, with_bos=self.template.adds_bos)
 
     def count(self, turns: Sequence[Turn]) -> int:
         """How many tokens a chat is. Raises BadRecord."""
         text = "".join(part.text for part in self.render(turns))
-        return len(self.tokenizer.encode(text) if self.template.with_opening else self.tokenizer.encode_apart(text))
+        return len(self.tokenizer.encode(text) if self.template.adds_bos else self.tokenizer.encode_apart(text))
 
     def jinja(self) -> str:
         """The template for an exported model. Raises TokenizerRefused if no text stands for what is put in front."""
-        if not self.template.with_opening:
-            return self.template.jinja(self.words, "")
+        if not self.template.adds_bos:
+            return self.template.jinja(self.texts, "")
         text = "".join(part.text for part in self.render(SOME_TURNS))
-        starts = (text, *TRICKY_TEXTS) if self.template.system_opens else (text,)
-        return self.template.jinja(self.words, opening(self.tokenizer, starts))
+        starts = (text, *TRICKY_TEXTS) if self.template.system_only_first else (text,)
+        return self.template.jinja(self.texts, opening(self.tokenizer, starts))
 
 
 def opening(tokenizer: Tokenizer, starts: Sequence[str]) -> str:

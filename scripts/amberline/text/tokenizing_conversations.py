@@ -13,6 +13,7 @@ from amberline.data.conversations import BadRecord, Turn, parse_conversation
 from amberline.data.streams import Piece, read_piece
 from amberline.data.tokens import IGNORED, SEQUENCES
 from amberline.recipe.data import ConversationTokens
+from amberline.templates.registry import load_template
 from amberline.text.chats import chat_of
 from amberline.text.columns import ids_column
 from amberline.text.masks import Masked, UnusableChunk, fastchat_mask, mask_answers
@@ -39,7 +40,8 @@ class TokenPiece:
 def tokenize_piece(path: Path, model: Path, settings: ConversationTokens, piece: Piece) -> TokenPiece:
     """Ids and labels of the chunks of one piece of a file. Raises BadFile and TokenizerRefused."""
     tokenizer = remembered_tokenizer(model)
-    chat_of(tokenizer, settings.template).check(last_only=settings.loss_on == "last_answer")
+    chat = chat_of(tokenizer, settings.template)
+    chat.check(last_only=settings.loss_on == "last_answer")
     funnel = Funnel("tokenize")
     rejects: list[Reject] = []
     names: list[str] = []
@@ -56,15 +58,15 @@ def tokenize_piece(path: Path, model: Path, settings: ConversationTokens, piece:
             rejects.append(Reject(path.name, row, None, fault.reason, fault.detail, value))
             continue
         kept = account(funnel, chunk.turns, sample, settings)
+        if any(chat.has_special_text(turn.text) for turn in chunk.turns):
+            funnel.note("chunks with the text of a special token, which is read as that token")
         if any(tokenizer.changed(turn.text) for turn in chunk.turns):
             funnel.note("chunks with text that the tokenizer normalises")
         if kept:
             names.append(chunk.id)
             samples.append(sample)
         if not kept or sample.cut or sample.mismatch:
-            reason = (
-                "masked_whole" if sample.mismatch else "cut_at_max_length" if kept else "no_answer_before_max_length"
-            )
+            reason = "masked_whole" if sample.mismatch else "cut_at_max_length" if kept else _lost(chunk.turns)
             detail = f"{len(sample.input_ids) + sample.cut} tokens"
             rejects.append(Reject(path.name, row, chunk.id, reason, detail, None if kept else value, kept))
     lengths = [len(sample.input_ids) for sample in samples]
@@ -90,8 +92,7 @@ def account(funnel: Funnel, turns: Sequence[Turn], sample: Masked, settings: Con
     """Count a chunk, its rounds (answers, each to a question) and its tokens; say whether the chunk is kept."""
     answers = [turn.text for turn in turns[1:] if turn.speaker == "gpt"]
     rounds = len(answers)
-    # Vicuna has no text for an empty answer, not even an end of sequence.
-    empty = answers.count("") if settings.template == "vicuna" else 0
+    empty = 0 if load_template(settings.template).writes_empty_answers else answers.count("")
     others = max(0, rounds - empty - 1) if settings.loss_on == "last_answer" else 0
     learnt = min(rounds - empty, sample.learnt)
     # FastChat trains on samples without any loss too, so in its mode they stay.
@@ -100,8 +101,10 @@ def account(funnel: Funnel, turns: Sequence[Turn], sample: Masked, settings: Con
     funnel.add("rounds", into=rounds, out=learnt)
     funnel.add("tokens", into=len(sample.input_ids) + sample.cut, out=len(sample.input_ids) * kept)
     if not kept:
-        funnel.reject("chunks", "no_answer_before_max_length")
-        funnel.reject("tokens", "no_answer_before_max_length", len(sample.input_ids))
+        funnel.reject("chunks", _lost(turns))
+        funnel.reject("tokens", _lost(turns), len(sample.input_ids))
+    if ends_alone := answers.count("") - empty:
+        funnel.note("empty answers, of which the end alone is learnt", ends_alone)
     if sample.cut:
         funnel.reject("tokens", "cut_at_max_length", sample.cut)
         funnel.note("chunks cut at max_length")
@@ -118,3 +121,9 @@ def account(funnel: Funnel, turns: Sequence[Turn], sample: Masked, settings: Con
         funnel.observe("tokens in a chunk, with its template", len(sample.input_ids))
         funnel.observe("rounds in a chunk", rounds)
     return kept
+
+
+def _lost(turns: Sequence[Turn]) -> str:
+    """Why no token of a chunk is learnt."""
+    answers = any(turn.speaker == "gpt" and turn.text for turn in turns[1:])
+    return "no_answer_before_max_length" if answers else "no_answer"

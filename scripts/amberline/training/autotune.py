@@ -25,9 +25,8 @@ MOST_GPUS = 1024
 GIB = 2**30
 # Part of a GPU's memory that is planned with; the rest is for fragments and what libraries take.
 USABLE = 0.9
-# Bytes that lie idle in a CPU's heap, fitted to measured peaks: for each byte that one layer makes in forward and
-# backward pass, and for each byte of activations. glibc seldom puts a tensor into the hole that another one left;
-# CUDA's memory is torch's to place.
+# Bytes of a CPU's heap that are free and cannot be used again, for it is fragmented; fitted to measured peaks: for each
+# byte of one layer's forward and backward pass, and for each byte of activations. On CUDA torch's allocator avoids it.
 IDLE = {"cpu": (3.0, 0.25), "cuda": (0.0, 0.0)}
 
 
@@ -73,7 +72,10 @@ def choose(hardware: Hardware, settings: Training, sizes: ModelSizes, ranks: Ran
     attention, why = choose_attention(hardware.attention, ranks.device, dtype, sizes.head_width)
     notes = [f"attention: {attention}, because {why}"]
     if ranks.device.type == "cpu":
-        layout, reason = next(_layouts(hardware, ranks.shardings)), "main memory is plentiful on the CPU"
+        layout, reason = (
+            next(_layouts(hardware, ranks.shardings)),
+            "that is what a CPU takes at once, whose memory is not planned",
+        )
         tokens = _asked(hardware) or CPU_TOKENS
     else:
         memory = torch.cuda.get_device_properties(ranks.device).total_memory * USABLE
@@ -190,8 +192,8 @@ def _refusal(hardware: Hardware, settings: Training, sizes: ModelSizes, world: i
 def expected_peak(
     choices: Choices, settings: Training, sizes: ModelSizes, ranks: Ranks, *, tokens: int, softmaxes: int
 ) -> float:
-    """Bytes of memory that a process will take at its peak: of the GPU, or resident in main memory, where this counts
-    what the process holds already, before the model is loaded.
+    """Expected peak in bytes: of the GPU's memory, or resident on a CPU. That includes what the process holds already,
+    so call it before the model is loaded.
 
     For the arguments see `allocated_peak`.
     """

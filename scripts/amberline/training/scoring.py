@@ -122,7 +122,8 @@ def score(frozen: Frozen, rows: Dataset, sides: Sequence[tuple[str, str]]) -> np
         names = ", ".join(repr(rows[int(row)]["id"]) for row in bad[:3])
         raise ScoringError(
             f"{len(bad)} rows have a log-probability that is not finite, the first of them {names}: "
-            "the model's weights are unsound, or the precision is too low for them"
+            "the model's weights are unsound, or the precision is too low for them. Fix: set precision to float32; if "
+            "it is that already, look at the curve of the model's training"
         )
     return logps
 

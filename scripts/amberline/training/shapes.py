@@ -1,8 +1,7 @@
 """Whether all micro-batches of a training get one shape, so that what is compiled for it fits all of them.
 
-Compiled for one shape, a layer's kernels are a little faster than those that take any, and every micro-batch finds its
-memory where the one before has left it. The price is padding: examples are balanced over as many micro-batches as
-there are processes, or a multiple, which seldom fills them.
+With one shape, compiled kernels are static, and each micro-batch takes the memory of the last one again. The price is
+padding: micro-batches come in multiples of the number of processes, so they are seldom full.
 """
 
 from collections.abc import Iterable, Sequence
