@@ -80,11 +80,17 @@ def batches(stage: str) -> list[PackedBatch]:
     return [pack([document for each in part for document in documents[each]]) for part in layout]
 
 
-def loss(model: torch.nn.Module, stage: str, batch: PackedBatch) -> torch.Tensor:
-    if stage == "sft":
-        return weighted_loss(model, batch)
+def margins(model: torch.nn.Module, batch: PackedBatch) -> torch.Tensor:
+    """How much likelier each pair's chosen response is, as a difference of log-probabilities."""
     documents = document_logps(token_logps(model, batch).double(), batch)
-    return -logsigmoid(0.1 * (documents[0::2] - documents[1::2])).mean()
+    return documents[0::2] - documents[1::2]
+
+
+def loss(model: torch.nn.Module, batch: PackedBatch, reference: torch.Tensor | None) -> torch.Tensor:
+    """Of SFT; with the margins of a reference, of DPO."""
+    if reference is None:
+        return weighted_loss(model, batch)
+    return -logsigmoid(0.1 * (margins(model, batch) - reference)).mean()
 
 
 class Timed(TorchDispatchMode):
@@ -164,9 +170,11 @@ class Updates:
         self.optimizer.zero_grad()
 
 
-def take_step(model: torch.nn.Module, updates: Updates, stage: str, work: list[PackedBatch]) -> None:
-    for batch in work:
-        loss(model, stage, batch).backward()
+def take_step(
+    model: torch.nn.Module, updates: Updates, work: list[PackedBatch], references: list[torch.Tensor | None]
+) -> None:
+    for batch, reference in zip(work, references, strict=True):
+        loss(model, batch, reference).backward()
     updates.take()
 
 
@@ -203,7 +211,11 @@ def measure(stage: str, repeats: int) -> dict[str, Any]:
     # A model that learns too fast has gradients too small for normal numbers, which are multiplied slowly.
     set_learning_rate(optimizer, settings.learning_rate)
     work = batches(stage)
-    step = partial(take_step, model, Updates(model, optimizer), stage, work)
+    # As in a training the model starts where its reference is: without one, pairs of unlike lengths have gradients as
+    # small as e⁻¹⁰⁰.
+    with torch.no_grad():
+        references = [margins(model, batch) if stage == "dpo" else None for batch in work]
+    step = partial(take_step, model, Updates(model, optimizer), work, references)
     step()
     runs, whole, products = [], [], []
     for _ in range(repeats):

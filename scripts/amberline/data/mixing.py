@@ -213,13 +213,14 @@ def _take(source: _Source, *, rows: _Rows, funnel: Funnel, rejected: RejectsWrit
             known = _known_id(value, reader.id_key)
             rejected.write(Reject(path.name, number, known, fault.reason, fault.detail, value))
             continue
-        with_answer = with_answer or has_answer(conversation)
+        renamed = with_published_speakers(conversation)
+        with_answer = with_answer or has_answer(renamed or conversation)
         if taken is not None and number not in taken:
             funnel.reject("rows", "not_taken")
             detail = f"the mix takes {len(taken):,} rows of this source"
             rejected.write(Reject(path.name, number, conversation.id, "not_taken", detail))
             continue
-        if (renamed := with_published_speakers(conversation)) is not None:
+        if renamed is not None:
             funnel.note("user_and_assistant_renamed")
             conversation = renamed
         part = reader.part and reader.part.fullmatch(conversation.id)
