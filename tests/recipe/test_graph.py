@@ -307,10 +307,10 @@ def test_tokens_take_the_mode_of_their_dataset_unless_told_otherwise():
 
 
 def test_what_is_measured_is_read_as_the_model_reads_it_that_is_trained_on_it():
-    settings = (
-        recipe_with(models(amberchat={"mode": "lossless", "loss_on": "all"})).evaluation_tokens("heldout").settings
-    )
-    assert (settings.mode, settings.loss_on) == ("lossless", "all")
+    lossless = models(amberchat={"mode": "lossless", "loss_on": "all"})
+    assert "Fix: set evaluations.heldout.mode to lossless" in refused(lossless)
+    settings = recipe_with(lossless, {"evaluations": {"heldout": {"mode": "lossless"}}}).evaluation_tokens("heldout")
+    assert (settings.settings.mode, settings.settings.loss_on) == ("lossless", "all")
     two = models(amberchat={"template": "chatml"}, b={"like": "amberchat", "template": "zephyr"})
     told = {"evaluations": {"heldout": {"template": "zephyr"}}}
     assert recipe_with(WHOLE, two, told).evaluation_tokens("heldout").settings.template == "zephyr"

@@ -47,13 +47,13 @@ class Training:
         self._before = newest_checkpoint(self._checkpoints, "amberchat")
 
     def reaches_its_time_limit(self, pipeline: Pipeline, job: str) -> None:
-        """Give a job one minute in all, and wait until Slurm has warned it, and it has stopped by itself.
+        """Give a job two minutes in all, and wait until Slurm has warned it, and it has stopped by itself.
 
         Slurm looks at limits twice a minute. Its warning wakes the ranks, which stand still until then: they must not
         reach the end of the training before.
         """
         self.cluster.ask("scancel", "--signal=STOP", job)
-        self.cluster.ask("scontrol", "update", f"JobId={job}", "TimeLimit=1")
+        self.cluster.ask("scontrol", "update", f"JobId={job}", "TimeLimit=2")
         pipeline.until(lambda: job in self.jobs("PENDING"))
         self.is_interrupted(pipeline, job)
         self.cluster.ask("scontrol", "update", f"JobId={job}", "TimeLimit=60")

@@ -184,7 +184,7 @@ def _measured_as_trained(recipe: Recipe, name: str) -> Iterator[str]:
     if not isinstance(node, kinds.LikeTrained):
         return
     trained = [recipe.node(model) for model in recipe.trained if recipe.node(model).on == dataset]
-    for key in ("template", "loss_on", "mode"):
+    for key in ("template", "loss_on"):
         ways = {getattr(each, key): None for each in trained}
         if getattr(node, key) is None and len(ways) > 1:
             yield (
@@ -192,13 +192,12 @@ def _measured_as_trained(recipe: Recipe, name: str) -> Iterator[str]:
                 "all are measured with one. Fix: set it to one of them"
             )
     chunks, like = recipe.node(dataset), trained[0] if trained else None
-    template, loss_on, mode = (
-        getattr(node, key) or getattr(like, key, None) for key in ("template", "loss_on", "mode")
-    )
-    if (mode or chunks.mode) == "fastchat" and (template or chunks.template, loss_on or "answers") != FASTCHAT:
+    template = node.template or getattr(like, "template", chunks.template)
+    loss_on = node.loss_on or getattr(like, "loss_on", "answers")
+    if (node.mode or chunks.mode) == "fastchat" and (template, loss_on) != FASTCHAT:
         yield (
-            f"evaluations.{name}: {_NOT_FASTCHAT} {template or chunks.template} and {loss_on or 'answers'}. Fix: set "
-            f"evaluations.{name}.mode to lossless"
+            f"evaluations.{name}: {_NOT_FASTCHAT} {template} and {loss_on}. Fix: set evaluations.{name}.mode to "
+            "lossless"
         )
 
 

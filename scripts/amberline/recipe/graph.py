@@ -159,14 +159,13 @@ class Recipe:
         return PairsSettings(select=node.select, formats=self.formats(node.pairs.sources(part)))
 
     def conversation_tokens(self, dataset: str, part: str, asked: kinds.OfConversations | kinds.LikeTrained) -> Tokens:
-        """Tokens of chunks. What is not said is that of a model that is trained on them; else the mode is theirs."""
+        """Tokens of chunks. What is not said: template and loss are those of a trained model, the mode is theirs."""
         chunks = self.nodes.datasets[dataset]
         like = next((self.nodes.models[name] for name in self.trained if self.nodes.models[name].on == dataset), None)
-        mode = like.mode if like and asked.mode is None and isinstance(asked, kinds.LikeTrained) else asked.mode
         settings = ConversationTokens(
             template=asked.template or (like.template if like else chunks.template),
             loss_on=asked.loss_on or (like.loss_on if like else "answers"),
-            mode=mode or ("fastchat" if chunks.mode == "fastchat" else "lossless"),
+            mode=asked.mode or ("fastchat" if chunks.mode == "fastchat" else "lossless"),
             max_length=chunks.max_length,
         )
         return Tokens(dataset, part, self.root(chunks.tokenizer), settings)
