@@ -73,11 +73,13 @@ def run_chunk(mix: Path, model: Path, out: Path, mode: str = "fastchat", process
     return out / "chunks.json"
 
 
-def run_tokenize(chunks: Path, model: Path, out: Path, mode: str = "fastchat", processes: int = 1) -> Path:
+def run_tokenize(
+    chunks: Path, model: Path, out: Path, mode: str = "fastchat", processes: int = 1, template: str = "vicuna"
+) -> Path:
     tokenize_conversations.main(
         rows=chunks,
         model=model,
-        settings=json.dumps({"template": "vicuna", "loss_on": "answers", "mode": mode, "max_length": 512}),
+        settings=json.dumps({"template": template, "loss_on": "answers", "mode": mode, "max_length": 512}),
         processes=processes,
         tokens=out / "tokens",
         funnel=out / "tokens.json",
@@ -195,16 +197,7 @@ def test_what_is_learnt_without_being_an_answer_is_noted(model, tmp_path):
         {"id": str(number), "conversations": [{"from": who, "value": text} for who, text in each]}
         for number, each in enumerate(turns)
     ]
-    settings = {"template": "zephyr", "loss_on": "answers", "mode": "lossless", "max_length": 200}
-    tokenize_conversations.main(
-        rows=rows_file(tmp_path / "chunks.json", rows),
-        model=model,
-        settings=json.dumps(settings),
-        processes=1,
-        tokens=tmp_path / "tokens",
-        funnel=tmp_path / "tokens.json",
-        rejects=tmp_path / "tokens.jsonl",
-    )
+    run_tokenize(rows_file(tmp_path / "chunks.json", rows), model, tmp_path, "lossless", template="zephyr")
     found = json.loads((tmp_path / "tokens.json").read_text())
     assert counts(tmp_path / "tokens.json", "chunks") == {
         "unit": "chunks",

@@ -68,9 +68,9 @@ def parse_conversation(value: Any, id_key: str = "id") -> Conversation:
     """A JSON value as a conversation; `id_key` is "idx" in evol-instruct. For the keys that are left out,
     see `keys_left_out`.
 
-    Raises BadRecord with one of the reasons
-    row_not_an_object, id_missing, id_wrong_type, conversations_missing, conversations_wrong_type,
-    conversations_empty, turn_not_an_object, turn_key_missing, turn_wrong_type, lone_surrogate.
+    Raises BadRecord with one of the reasons row_not_an_object, id_missing, id_wrong_type, conversations_missing,
+    conversations_wrong_type, conversations_empty, turn_not_an_object, turn_key_missing, turn_wrong_type,
+    lone_surrogate.
     """
     if not isinstance(value, dict):
         raise BadRecord("row_not_an_object", f"found {kind_of(value)}")

@@ -13,7 +13,7 @@ from amberline.data.conversations import BadRecord, Turn, parse_conversation
 from amberline.data.streams import Piece, read_piece
 from amberline.data.tokens import IGNORED, SEQUENCES
 from amberline.recipe.data import ConversationTokens
-from amberline.templates.registry import load_template
+from amberline.templates.base import Template
 from amberline.text.chats import chat_of
 from amberline.text.columns import ids_column
 from amberline.text.masks import Masked, UnusableChunk, fastchat_mask, mask_answers
@@ -57,7 +57,7 @@ def tokenize_piece(path: Path, model: Path, settings: ConversationTokens, piece:
             funnel.reject("chunks", fault.reason)
             rejects.append(Reject(path.name, row, None, fault.reason, fault.detail, value))
             continue
-        kept = account(funnel, chunk.turns, sample, settings)
+        kept = account(funnel, chunk.turns, sample, settings, chat.template)
         if any(chat.has_special_text(turn.text) for turn in chunk.turns):
             funnel.note("chunks with the text of a special token, which is read as that token")
         if any(tokenizer.changed(turn.text) for turn in chunk.turns):
@@ -88,11 +88,13 @@ def mask(tokenizer: Tokenizer, turns: Sequence[Turn], settings: ConversationToke
     return mask_answers(chat_of(tokenizer, settings.template), turns, settings.max_length, settings.loss_on)
 
 
-def account(funnel: Funnel, turns: Sequence[Turn], sample: Masked, settings: ConversationTokens) -> bool:
+def account(
+    funnel: Funnel, turns: Sequence[Turn], sample: Masked, settings: ConversationTokens, template: Template
+) -> bool:
     """Count a chunk, its rounds (answers, each to a question) and its tokens; say whether the chunk is kept."""
     answers = [turn.text for turn in turns[1:] if turn.speaker == "gpt"]
     rounds = len(answers)
-    empty = 0 if load_template(settings.template).writes_empty_answers else answers.count("")
+    empty = 0 if template.writes_empty_answers else answers.count("")
     others = max(0, rounds - empty - 1) if settings.loss_on == "last_answer" else 0
     learnt = min(rounds - empty, sample.learnt)
     # FastChat trains on samples without any loss too, so in its mode they stay.

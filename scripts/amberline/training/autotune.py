@@ -72,10 +72,8 @@ def choose(hardware: Hardware, settings: Training, sizes: ModelSizes, ranks: Ran
     attention, why = choose_attention(hardware.attention, ranks.device, dtype, sizes.head_width)
     notes = [f"attention: {attention}, because {why}"]
     if ranks.device.type == "cpu":
-        layout, reason = (
-            next(_layouts(hardware, ranks.shardings)),
-            "that is what a CPU takes at once, whose memory is not planned",
-        )
+        layout = next(_layouts(hardware, ranks.shardings))
+        reason = "that is what a CPU takes at once, whose memory is not planned"
         tokens = _asked(hardware) or CPU_TOKENS
     else:
         memory = torch.cuda.get_device_properties(ranks.device).total_memory * USABLE
