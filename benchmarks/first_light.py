@@ -6,9 +6,10 @@
 
 Steps, in the order of their worth: attention's kernels against float64; the demo's trainings, two of them killed and
 continued; DPO steps as published and in bfloat16; AmberChat's steps, their memory against what was predicted; what the
-GPU waits for; the fastest layout against plain settings; the price of `deterministic`. Each step is a process of its
-own that is killed at its time limit; its figures are written as they come. The model is as deep as the card has room
-for, and a layout that cannot fit is never begun. Exits with 1 if something is wrong or was not done.
+GPU waits for; the fastest layout against plain settings; the price of `deterministic`; a training that chooses its
+layout. Each step is a process of its own that is killed at its time limit; its figures are written as they come. The
+model is as deep as the card has room for, and a layout that cannot fit is never begun. Exits with 1 if something is
+wrong or was not done.
 """
 
 import json
@@ -39,6 +40,7 @@ LIMITS = {
     "profile": 120,
     "agreement": 120,
     "deterministic": 120,
+    "auto": 120,
 }
 
 
@@ -83,6 +85,14 @@ def demo(bench, folder: Path, record: Record) -> None:
 
     with tempfile.TemporaryDirectory(dir=folder) as place:
         gpu_demo.trained(bench, Path(place), record)
+
+
+def auto(bench, folder: Path, record: Record) -> None:
+    """The product's program at full width, which chooses its layout itself."""
+    import gpu_demo
+
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        gpu_demo.chosen(bench, Path(place), record)
 
 
 def pairs(bench, folder: Path, record: Record) -> None:
@@ -144,7 +154,7 @@ def deterministic(bench, folder: Path, record: Record) -> None:
     record("chat", found)
 
 
-STEPS = {each.__name__: each for each in (card, kernels, demo, pairs, sft, profile, agreement, deterministic)}
+STEPS = {each.__name__: each for each in (card, kernels, demo, pairs, sft, profile, agreement, deterministic, auto)}
 
 
 def _sound(found: dict[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import gpu_steps
 import numpy as np
 from gpu_steps import Bench
 from token_folders import split, write_conversations, write_manifest_of_model, write_pairs
+from transformers import LlamaConfig
 
 from amberline.recipe.check import check_recipe
 from amberline.recipe.files import read_recipe
@@ -27,20 +28,20 @@ DEMO = check_recipe(read_recipe([ROOT / "demo/config.yaml"]), files=False)
 TRAINED = gpu_steps.trainings(DEMO)
 # Steps of a run that is killed, and between checkpoints: it is killed at the first one, long before its end.
 STEPS, EVERY_STEPS = {"cuda": 160, "cpu": 32}, 8
+AUTO = {"micro_batch_tokens": "auto", "activation_checkpointing": "auto", "reshard_after_forward": "auto"}
 NEARLY = 1e-2  # of a loss, between a whole and a continued run on a GPU that may add in another order
 
 
 class Demo:
     """Model and rows in a folder, and programs run on them."""
 
-    def __init__(self, bench: Bench, folder: Path) -> None:
+    def __init__(self, bench: Bench, folder: Path, model: LlamaConfig, longest: int = 200) -> None:
         self.bench, self.folder = bench, folder
         random = np.random.default_rng(0)
-        model = folder / "model"
-        gpu_steps.write_model(model, gpu_steps.llama(gpu_steps.SMALL | {"hidden_size": 128, "intermediate_size": 352}))
-        write_manifest_of_model(model)
+        gpu_steps.write_model(folder / "model", model)
+        write_manifest_of_model(folder / "model")
         ids = lambda length: random.integers(0, 512, length).tolist()  # noqa: E731
-        chats = [ids(random.integers(20, 200)) for _ in range(64)]
+        chats = [ids(random.integers(20, longest)) for _ in range(64)]
         write_conversations([{"input_ids": each, "labels": each} for each in chats], folder / "tokens/chat")
         prompts = [{"prompt": ids(18), "chosen": ids(30), "rejected": ids(35)} for _ in range(64)]
         write_pairs(prompts, folder / "tokens/pairs")
@@ -49,19 +50,21 @@ class Demo:
             folder / "tokens/preferred",
         )
 
-    def hardware(self, *, deterministic: bool) -> str:
+    def hardware(self, **layout: Any) -> str:
         machine = DEMO.hardware("train").model_dump(mode="json")
         here = {"device": self.bench.device.type, "ranks_per_node": 1, "micro_batch_tokens": 1024}
-        return json.dumps(machine | here | {"deterministic": deterministic})
+        return json.dumps(machine | here | layout)
 
-    def arguments(self, tokens: str, run: str, precision: str, steps: int, *, deterministic: bool = False) -> list[str]:
+    def arguments(
+        self, tokens: str, run: str, precision: str, steps: int, *, batch: int = 8, **layout: Any
+    ) -> list[str]:
         """Those of train.py for a run of this name."""
         model = TRAINED[tokens]
         node = DEMO.node(model)
         settings = DEMO.training(model).model_dump(mode="json") | {
             "precision": precision,
-            "global_batch": 8,
-            "epochs": steps // 8,
+            "global_batch": batch,
+            "epochs": steps * batch // 64,
             "checkpoints": {"every_steps": EVERY_STEPS, "keep": 2},
             "evaluation": {"every_examples": 0, "examples": 0},
         }
@@ -75,7 +78,7 @@ class Demo:
             "tokens": self.folder / "tokens" / tokens,
             **reference,
             **split(settings),
-            "hardware": self.hardware(deterministic=deterministic),
+            "hardware": self.hardware(**layout),
             "packages": "{}",
             "checkpoints": folder / "checkpoints",
             "run": folder / "run.json",
@@ -133,7 +136,7 @@ class Demo:
 
 def trained(bench: Bench, folder: Path, record) -> None:
     """Record how each of the programs ended, and how the curves compare. What can run at once, does."""
-    demo = Demo(bench, folder)
+    demo = Demo(bench, folder, gpu_steps.llama(gpu_steps.SMALL | {"hidden_size": 128, "intermediate_size": 352}))
     steps, precision = STEPS[bench.device.type], "bfloat16" if bench.cuda else "float32"
 
     def chat(run: str) -> list[str]:
@@ -165,3 +168,15 @@ def trained(bench: Bench, folder: Path, record) -> None:
             record(name, ended.result())
     record("chat: whole and continued", demo.compared("chat", "chat-again", exactly=not bench.cuda))
     record("DPO: whole and continued", demo.compared("dpo", "dpo-again", exactly=True))
+
+
+def chosen(bench: Bench, folder: Path, record) -> None:
+    """AmberChat's program on two layers of its width, all of the layout being `auto`: what it chose, how it went."""
+    demo = Demo(bench, folder, gpu_steps.llama(bench.shape, 2), longest=200 if bench.check else 2048)
+    layout = AUTO | {"compile": bench.cuda}
+    ended = demo.run("auto", demo.arguments("chat", "auto", "bfloat16", 12, batch=32, **layout))
+    log = (folder / "auto.log").read_text(encoding="utf-8", errors="replace")
+    timings = [
+        path.read_text(encoding="utf-8").splitlines() for path in folder.glob("auto/checkpoints/*/timings.jsonl")
+    ]
+    record("chat", {"log": log[-4000:], "timings": [json.loads(line) for lines in timings for line in lines], **ended})
