@@ -99,6 +99,33 @@ def error_in_scoring(kind: str) -> None:
         scoring.document_logps = lambda *_: fail(kind)
 
 
+def refused_on_all_ranks() -> None:
+    """What all processes find, while the first one is slow to tell it."""
+    scoring.document_logps = lambda *_: refuse()
+    the_first_tells_late()
+
+
+def refused_on_rank_1() -> None:
+    """What all processes should find, and one does; the other waits for it."""
+    scoring.document_logps = (lambda *_: refuse()) if on_rank(1) else (lambda *_: time.sleep(1000))
+
+
+def the_first_tells_late() -> None:
+    complain = together.complain
+
+    def late(*arguments: Any, **more: Any) -> None:
+        time.sleep(2)
+        complain(*arguments, **more)
+
+    if on_rank(0):
+        together.complain = late
+
+
+def refuse() -> NoReturn:
+    os.write(1, f"error at {time.time()}\n".encode())
+    raise scoring.ScoringError("planted")
+
+
 def fail(kind: str) -> NoReturn:
     os.write(1, f"error at {time.time()}\n".encode())  # in one piece: the other processes write there, too
     raise ERRORS[kind]()

@@ -2,7 +2,9 @@
 
 import json
 import re
+import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -103,6 +105,29 @@ def test_scoring_ends_together(world: World, tmp_path: Path) -> None:
     assert "score_reference, process 1: main memory is used up" in text
     assert not (tmp_path / "reference").exists()
     finishes(score(world, tmp_path, None))
+
+
+@pytest.mark.parametrize(
+    ("plant", "told"),
+    [
+        ("refused_on_all_ranks", "score_reference: planted"),
+        ("refused_on_rank_1", "score_reference, process 1: planted"),
+    ],
+)
+def test_what_all_find_is_told_before_any_process_ends(plant: str, told: str, world: World, tmp_path: Path) -> None:
+    """As soon as one has ended, torchrun ends the others; a first process that has not told by then never would."""
+    text = ended(score(world, tmp_path, plant))
+    assert text.splitlines().count(told) == 1
+    assert text.count("planted") == 1
+
+
+def test_what_the_first_process_finds_is_told_before_the_others_end(world: World, tmp_path: Path) -> None:
+    broken = replace(world, pairs=shutil.copytree(world.pairs, tmp_path / "pairs"))
+    max(broken.pairs.iterdir(), key=lambda path: path.stat().st_size).write_bytes(b"")
+    started = score(broken, tmp_path, "the_first_tells_late")
+    codes = started.wait(PATIENCE)
+    assert codes[1] == 1, started.text()
+    assert started.text().count("score_reference: ") == 1
 
 
 def score(world: World, folder: Path, plant: str | None) -> Launch:

@@ -8,9 +8,10 @@ from amberline.core.ending import explain
 from amberline.hub.model_names import ModelError
 from amberline.training.checkpoints import CheckpointFailedHere
 from amberline.training.errors import is_out_of_memory, told
-from amberline.training.ranks import Ranks, is_loss_of_process
+from amberline.training.ranks import FirstRankFailed, Ranks, is_loss_of_process
 
-# What may befall one process alone; other expected errors are known to all when they are raised.
+# What may befall one process alone; other expected errors are known to all when they are raised, and the first process
+# is waited for to tell them.
 LONELY = (CheckpointFailedHere, ModelError, OSError)
 
 
@@ -40,11 +41,12 @@ def complain(
             )
     elif is_out_of_memory(error):
         _say(here, _out_of_memory(error, ranks))
+    elif isinstance(error, FirstRankFailed):
+        pass
     elif isinstance(error, expected):
-        if ranks.first or isinstance(error, LONELY):
-            what = explain(error) if isinstance(error, OSError) else str(error)
-            if is_new(what):
-                _say(program if ranks.first else here, what)
+        what = explain(error) if isinstance(error, OSError) else str(error)
+        if is_new(what):
+            _say(program if ranks.first else here, what)
     else:
         if is_first:
             sys.stderr.write("".join(traceback.format_exception(error)))

@@ -6,17 +6,20 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import timedelta
 
 import typer
 from torch.distributed.distributed_c10d import Store
 
-from amberline.training.complaint import complain
+from amberline.training.complaint import LONELY, complain
 from amberline.training.ranks import Ranks, destroy_ranks
 
 FAILED = "amberline/failed"  # the store's key for how many processes have failed
+TOLD = "amberline/told"  # and for that one of them has said why, where there was anything to say
 LOOK = 1.0  # seconds between two looks at that
 GRACE = 10.0  # seconds for the others to end by themselves
+FIRST_TELLS = 5.0  # seconds for the first process to tell what all of them know: once one has ended, torchrun ends all
 LINGER = 3.0  # seconds for the others to ask the store what was told already: it may end with the first process
 
 
@@ -37,7 +40,11 @@ def ending_together(program: str, ranks: Ranks, *expected: type[Exception]) -> I
         destroy_ranks()
         raise
     except Exception as error:
-        complain(program, error, ranks, expected, is_first=alarm.raise_(), is_new=alarm.is_new)
+        is_first = alarm.raise_()
+        if isinstance(error, expected) and not isinstance(error, LONELY) and not ranks.first:
+            alarm.wait_until_told()
+        complain(program, error, ranks, expected, is_first=is_first, is_new=alarm.is_new)
+        alarm.tell()
         if ranks.world == 1:
             raise typer.Exit(1) from None
         if ranks.first:
@@ -70,6 +77,18 @@ class _Alarm:
             return self._store is None or self._store.add(key, 1) == 1
         except RuntimeError:  # the store has gone with the process that held it
             return True
+
+    def tell(self) -> None:
+        """Let the others know that the reason has been said."""
+        with suppress(RuntimeError):
+            if self._store is not None:
+                self._store.set(TOLD, "")
+
+    def wait_until_told(self) -> None:
+        """Wait until another process has said the reason, but not long."""
+        with suppress(RuntimeError):
+            if self._store is not None:
+                self._store.wait([TOLD], timedelta(seconds=FIRST_TELLS))
 
     def stop(self) -> None:
         """Listen no more."""
