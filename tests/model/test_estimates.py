@@ -110,8 +110,8 @@ def test_time_of_what_is_between_products():
 
 
 def test_time_of_the_optimizer():
-    """AdamW reads and writes 40 bytes a parameter, RMSprop 64, each process those of its own."""
-    for moments, width in ((2, 40), (1, 64)):
+    """AdamW reads and writes 40 bytes a parameter, RMSprop 36, each process those of its own."""
+    for moments, width in ((2, 40), (1, 36)):
         seconds = estimates.optimizer_seconds(AMBER, moments=moments, shards=8, rates=Rates(math.inf, 4e12))
         assert seconds == pytest.approx(width * AMBER.parameters / 8 / 4e12)
 

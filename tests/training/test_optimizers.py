@@ -1,5 +1,7 @@
 """Schedules and clipping against the implementations that they follow."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -8,7 +10,7 @@ from worlds import CHAT, PREFERRED
 
 from amberline.objectives.settings import AdamW, ConstantSchedule, CosineSchedule, RMSprop
 from amberline.training.gradients import clip, squared_gradients
-from amberline.training.optimizers import learning_rates, make_optimizer, set_learning_rate
+from amberline.training.optimizers import FusedRMSprop, learning_rates, make_optimizer, set_learning_rate
 
 
 @pytest.mark.parametrize(("steps", "ratio"), [(9, 0.04), (100, 0.0), (100, 0.1), (1, 0.5), (7, 0.9)])
@@ -65,3 +67,44 @@ def test_updates_are_those_of_plain_torch(settings: AdamW | RMSprop) -> None:
             optimizer.step()
     for one, two in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_fused_rmsprop_goes_on_with_the_state_of_torchs(weight_decay: float) -> None:
+    """Over gradients of all magnitudes, zeros among them. Rounding apart, it is the same update and the same state."""
+    settings = {"lr": 1e-3, "alpha": 0.99, "eps": 1e-8, "weight_decay": weight_decay}
+    random = torch.Generator().manual_seed(0)
+    shapes = [(33, 17), (1,), (64,), (129, 50)]
+    plain = [nn.Parameter(torch.randn(shape, generator=random)) for shape in shapes]
+    theirs = torch.optim.RMSprop(plain, **settings)
+
+    def step(pairs: list[tuple[nn.Parameter, ...]], *optimizers: torch.optim.Optimizer) -> None:
+        for same in pairs:
+            magnitude = 10.0 ** int(torch.randint(-10, 2, (), generator=random))
+            gradient = magnitude * torch.randn(same[0].shape, generator=random).clamp_min(0)
+            for each in same:
+                each.grad = gradient.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+
+    for _ in range(3):
+        step([(each,) for each in plain], theirs)
+    fused = [nn.Parameter(each.detach().clone()) for each in plain]
+    ours = FusedRMSprop(fused, **settings)
+    ours.load_state_dict(copy.deepcopy(theirs.state_dict()))
+    for _ in range(20):
+        step(list(zip(plain, fused, strict=True)), theirs, ours)
+    for mine, other in zip(fused, plain, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(ours.state[mine], theirs.state[other], rtol=1e-6, atol=0)
+
+
+def test_a_parameter_without_gradient_is_left_alone() -> None:
+    learnt, other = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+    optimizer = FusedRMSprop([learnt, other], lr=0.1)
+    optimizer.step()
+    learnt.grad = torch.ones(3)
+    optimizer.step()
+    assert torch.all(learnt < 1)
+    assert torch.equal(other, torch.ones(3))
+    assert list(optimizer.state) == [learnt]

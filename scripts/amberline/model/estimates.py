@@ -16,8 +16,8 @@ Other architectures keep a little more (norms of queries and keys) or less (no g
 The backward pass of a layer needs, for a moment, the gradients of its MLP beside: 3m/2 + 3d; where the layer is
 recomputed, also what is computed again. Before it, the output head needs a chunk of logits and its matrix's gradient.
 
-A process is at its peak where one of three things happens: the last backward pass of a step begins, with all
-activations; it ends, with all gradients of this process; or the optimizer updates.
+A process is at its peak where one of two things happens: the last backward pass of a step begins, with all
+activations; or it ends, with all gradients of this process. The update, after it, needs nothing more.
 
 Time is that of matrix products and, after it, that of what all other operations read and write, each at the rate that
 the device reaches. What it costs to start an operation is not in it.
@@ -101,9 +101,7 @@ def peak_bytes(
     ) + working_bytes(sizes, level, compute_bytes, device, tokens=tokens, softmaxes=softmaxes)
     updated = 4 * sizes.parameters * (2 + moments) / shards
     end = updated + _reduced(sizes, compute_bytes, shards) + layer_bytes(sizes, compute_bytes, device) * tokens
-    # RMSprop, with one moment, takes the roots of all of them at once; AdamW is one kernel.
-    update = updated + (4 * sizes.parameters / shards if moments == 1 else 0)
-    return max(begin, end, update)
+    return max(begin, end)
 
 
 def frozen_bytes(
@@ -202,9 +200,9 @@ def passes_seconds(
 
 def optimizer_seconds(sizes: ModelSizes, *, moments: int, shards: int, rates: Rates) -> float:
     """Seconds of one process to clip a step's gradients and to update its weights with `moments` each, in float32."""
-    # The norm reads gradients, clipping reads and writes them. AdamW, one kernel, reads them, and reads and writes
-    # weights and both moments; RMSprop, with one moment, is five operations on each element, of two or three tensors.
-    accesses = 3 + (13 if moments == 1 else 1 + 2 * (1 + moments))
+    # The norm reads gradients, clipping reads and writes them. The update, one kernel, reads them, and reads and writes
+    # weights and moments; that of RMSprop, with one moment, writes gradients back.
+    accesses = 3 + 1 + 2 * (1 + moments) + (1 if moments == 1 else 0)
     return 4 * sizes.parameters * accesses / shards / rates.traffic
 
 

@@ -5,9 +5,13 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from amberline.batches.plan import warmup_steps
 from amberline.objectives.settings import AdamW, ConstantSchedule, CosineSchedule, RMSprop
+
+# To Adam's correction of bias: powers of any decay below 1 - 1e-8 come to nothing.
+MANY_STEPS = 1e12
 
 
 def make_optimizer(model: nn.Module, settings: AdamW | RMSprop) -> torch.optim.Optimizer:
@@ -23,14 +27,52 @@ def make_optimizer(model: nn.Module, settings: AdamW | RMSprop) -> torch.optim.O
                 fused=True,
             )
         case RMSprop():
-            # torch has no fused RMSprop; foreach updates all parameters in a few kernels.
-            return torch.optim.RMSprop(
-                parameters,
-                alpha=settings.alpha,
-                eps=settings.epsilon,
-                weight_decay=settings.weight_decay,
-                foreach=True,
+            return FusedRMSprop(
+                parameters, alpha=settings.alpha, eps=settings.epsilon, weight_decay=settings.weight_decay
             )
+
+
+class FusedRMSprop(torch.optim.RMSprop):
+    """RMSprop in one pass over weights, gradients and moments, in place of five operations on each of them.
+
+    torch has no fused RMSprop, but a fused Adam, and RMSprop is a case of that: with beta1 = 0 the first moment is the
+    gradient, so that the gradient is passed for it, too; and after very many steps no bias is left to correct.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Update all parameters that have a gradient, in place. A closure is not called: there must be none."""
+        assert closure is None
+        for group in self.param_groups:
+            weights: list[torch.Tensor] = []
+            gradients: list[torch.Tensor] = []
+            moments: list[torch.Tensor] = []
+            steps: list[torch.Tensor] = []
+            self._init_group(group, weights, gradients, moments, [], [], steps)
+            if not weights:
+                continue
+            torch._foreach_add_(steps, 1)
+            weights, gradients, moments = (list(map(_local, each)) for each in (weights, gradients, moments))
+            torch._fused_adam_(
+                weights,
+                gradients,
+                gradients,
+                moments,
+                [],
+                [torch.full((), MANY_STEPS, device=weights[0].device)] * len(weights),
+                lr=group["lr"],
+                beta1=0.0,
+                beta2=group["alpha"],
+                weight_decay=group["weight_decay"],
+                eps=group["eps"],
+                amsgrad=False,
+                maximize=False,
+            )
+
+
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    """What this process holds of a tensor."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def learning_rates(schedule: CosineSchedule | ConstantSchedule, peak: float, steps: int) -> Callable[[int], float]:
