@@ -29,7 +29,8 @@ demo: $(STAMP)  ## the whole pipeline at small scale on the CPU
 test: $(STAMP)  ## every test, and the checks of form
 	@$(MAKE) --no-print-directory check
 	@echo "== Tests"
-	@$(BIN)/pytest -n 3 --dist loadfile -m "not (slurm or slurm_long or sweep)"  # they wait a third of the time
+	@# Three, for tests wait a third of the time; in the order of folders, which has the pipeline's, the longest, early.
+	@$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not (slurm or slurm_long or sweep)"
 	@echo "== Tests on two real Slurm clusters of two nodes each, on this machine"
 	@$(BIN)/pytest -n 2 --dist loadfile -m slurm tests/slurm
 
