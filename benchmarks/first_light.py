@@ -60,7 +60,7 @@ def card(bench, folder: Path, record: Record) -> None:
             "allocator": os.environ["PYTORCH_ALLOC_CONF"],
         }
     layers = gpu_steps.most_layers(bench, gpu_steps.BEST_CHAT, "chat")
-    rates = {"matmul_flops": bench.ceilings.flops, "copy_bytes": bench.ceilings.traffic}
+    rates = gpu_steps.told_ceilings(bench)
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     record("card", found | rates | versions | {"layers": layers, "right": layers > 0})
     if layers:

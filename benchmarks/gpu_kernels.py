@@ -6,6 +6,7 @@ Everything is held against float64 attention, one document at a time. What is ca
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import gpu_steps
 import torch
 from gpu_steps import Bench
 from torch.nn.functional import scaled_dot_product_attention
@@ -13,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from amberline.model.attention import document_attention
 from amberline.model.checkpointing import _kept_operations
+from amberline.training.optimizers import make_optimizer, set_learning_rate
 
 MIXED = [1, 2, 3, 17, 64, 65, 127, 128, 129, 500, 1012]
 PACKS = {"one": [2048], "mixed": MIXED, "pairs": [90] * 56, "windowed": MIXED}
@@ -131,6 +133,26 @@ def product_rate(bench: Bench, dtype: torch.dtype, tokens: int, tf32: bool) -> d
     return {"flops": 2 * tokens * width * inner * repeats / seconds}
 
 
+def update(bench: Bench, name: str) -> dict[str, Any]:
+    """An optimizer's update of some matrices of the 6.7B model, against torch's own foreach form of it: how far apart
+    the weights are after three updates with a rate that moves them by much, and how long either takes."""
+    shape, count = ((64, 172), 2) if bench.check else ((4096, 11008), 12)
+    settings = gpu_steps.RECIPE.training(gpu_steps.TRAINED["chat" if name == "adamw" else "pairs"]).optimizer
+    plain = torch.optim.AdamW if name == "adamw" else torch.optim.RMSprop
+    torch.manual_seed(0)
+    ours = torch.nn.ParameterList([torch.randn(shape, device=bench.device) for _ in range(count)])
+    theirs = torch.nn.ParameterList([each.detach().clone() for each in ours])
+    for mine, other in zip(ours, theirs, strict=True):
+        mine.grad = torch.randn_like(mine) * 1e-3
+        other.grad = mine.grad.clone()
+    taken, milliseconds = (make_optimizer(ours, settings), plain(theirs.parameters(), foreach=True, weight_decay=0)), []
+    for optimizer in taken:
+        set_learning_rate(optimizer, 1e-3)
+        milliseconds.append(1000 * min(bench.seconds(optimizer.step) for _ in range(3)))
+    worst = max(map(apart, ours, theirs))
+    return {"apart": worst, "milliseconds": milliseconds[0], "foreach": milliseconds[1], "right": worst < 1e-6}
+
+
 def figures(bench: Bench) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     """Each figure's name, and what finds it."""
     yield "flash attention in float32", lambda: refusal(bench)
@@ -142,3 +164,5 @@ def figures(bench: Bench) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
         for name, dtype, tf32 in (("bfloat16", torch.bfloat16, False), ("tf32", torch.float32, True)):
             work = lambda dtype=dtype, tokens=tokens, tf32=tf32: product_rate(bench, dtype, tokens, tf32)  # noqa: E731
             yield f"products in {name}, {tokens} tokens", work
+    for name in ("adamw", "rmsprop"):
+        yield f"update, {name}", lambda name=name: update(bench, name)

@@ -232,20 +232,22 @@ class Bench:
         return {"peak_bytes": resident, "reserved_bytes": resident}
 
     @cached_property
-    def ceilings(self) -> Rates:
-        """The best of several: a large matrix product in bfloat16, and a large copy."""
-        size = 8192 if self.cuda else 512
-        left, right = (torch.randn(size, size, device=self.device, dtype=torch.bfloat16) for _ in range(2))
+    def ceilings(self) -> dict[str, Rates]:
+        """By precision, float32 in TF32: the best of several large matrix products, and of several large copies."""
         source = torch.empty(2**30 if self.cuda else 2**24, dtype=torch.uint8, device=self.device)
         target = torch.empty_like(source)
-        product = min(self.seconds(lambda: left @ right) for _ in range(10))
         copy = min(self.seconds(lambda: target.copy_(source)) for _ in range(10))
-        return Rates(2 * size**3 / product, 2 * source.numel() / copy)
+        traffic = 2 * source.numel() / copy
+        return {name: Rates(self._product_flops(name), traffic) for name in ("bfloat16", "float32")}
 
-    def ceilings_in(self, precision: str) -> Rates:
-        """The matrix unit's rate in TF32 is half of that in bfloat16."""
-        share = 0.5 if precision == "float32" and self.cuda else 1
-        return replace(self.ceilings, flops=self.ceilings.flops * share)
+    def _product_flops(self, precision: str) -> float:
+        size = 8192 if self.cuda else 512
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("high")
+        left, right = (torch.randn(size, size, device=self.device, dtype=getattr(torch, precision)) for _ in range(2))
+        product = min(self.seconds(lambda: left @ right) for _ in range(10))
+        torch.set_float32_matmul_precision(before)
+        return 2 * size**3 / product
 
 
 @contextlib.contextmanager
@@ -287,7 +289,7 @@ def predicted_seconds(
     bench: Bench, config: LlamaConfig, layout: Layout, kind: str, lengths: list[int], targets: int
 ) -> float:
     """Time of an optimizer step over documents of these lengths, at the rates of this card."""
-    settings, rates = layout.settings(kind), bench.ceilings_in(layout.precision)
+    settings, rates = layout.settings(kind), bench.ceilings[layout.precision]
     sizes = sizes_of(config)
     seconds = estimates.passes_seconds(
         sizes,
@@ -446,6 +448,11 @@ def _figures(bench: Bench, kind: str, layout: Layout, taken: Steps, times: list[
         "efficiency": expected / seconds,  # what training/speed.py wants to know of each kind of card
         "losses": taken.losses,
     }
+
+
+def told_ceilings(bench: Bench) -> dict[str, float]:
+    half, whole = bench.ceilings["bfloat16"], bench.ceilings["float32"]
+    return {"matmul_flops": half.flops, "tf32_matmul_flops": whole.flops, "copy_bytes": half.traffic}
 
 
 def be_deterministic(bench: Bench) -> None:

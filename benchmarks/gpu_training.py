@@ -84,7 +84,7 @@ def main(
         "machine": {"device": bench.name, "processes": bench.world, "memory_bytes": bench.memory},
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         "layers": layers,
-        "ceilings": {"matmul_flops": bench.ceilings.flops, "copy_bytes": bench.ceilings.traffic},
+        "ceilings": gpu_steps.told_ceilings(bench),
         "chat": [],
         "pairs": [],
     }

@@ -211,18 +211,93 @@ def steps_of_gpu(measured: list[dict[str, Any]]) -> str:
 
 
 def first_light(found: dict[str, Any]) -> str:
-    """One card: what it is, which steps went well, and the figures of trainings."""
-    steps, card = found["steps"], found["steps"]["card"]["figures"]["card"]
+    """One card: what it is, which steps went well, and their figures."""
+    steps = {name: step["figures"] for name, step in found["steps"].items()}
+    card = steps["card"]["card"]
     ended = ", ".join(
-        f"{name} {'right' if is_right(step) else 'WRONG'} ({step['ended']})" for name, step in steps.items()
+        f"{name} {'right' if is_right(step) else 'WRONG'} ({step['ended']})" for name, step in found["steps"].items()
     )
-    measured = [each for name in ("sft", "pairs") for each in steps.get(name, {"figures": {}})["figures"].values()]
-    price = steps.get("deterministic", {"figures": {}})["figures"].get("chat", {}).get("times_as_long")
-    return (
+    parts = [
         f"{found['card']}, {card['memory_bytes'] / 2**30:.0f} GiB for tensors, torch {card['torch']}, {card['layers']} "
-        f"layers; {rates(card)}. {STRICT_MFU} Steps: {ended}.\n\n{steps_of_gpu(measured)}\n\n"
-        f"`deterministic`: {f'{price:.2f} times as long' if price else 'not measured'}."
+        f"layers; {rates(card)}. {STRICT_MFU} Steps: {ended}.",
+        steps_of_gpu([each for name in ("sft", "pairs") for each in steps.get(name, {}).values()]),
+        *(render(steps[name]) for name, render in ON_A_CARD.items() if name in steps),
+    ]
+    return "\n\n".join(parts)
+
+
+def kernels_on_a_card(figures: dict[str, Any]) -> str:
+    rows = [
+        [name, f"{each['forward']:.1e}", f"{each['backward']:.1e}", f"{each['milliseconds']:.2f}"]
+        for name, each in figures.items()
+        if "forward" in each
+    ]
+    columns = ["kernel, documents", "result apart", "gradients", "ms"]
+    updates = [
+        f"{name}: {each['milliseconds']:.1f} ms, in torch's foreach form {each['foreach']:.1f}, weights "
+        f"{each['apart']:.1e} apart"
+        for name, each in figures.items()
+        if "foreach" in each
+    ]
+    return "\n\n".join(["Attention against float64:", table(columns, rows), *updates])
+
+
+def killed_on_a_card(figures: dict[str, Any]) -> str:
+    told = [
+        f"{name.partition(':')[0]}: {each['steps']} steps, {'the same bytes' if each['same_bytes'] else 'not the same'}"
+        for name, each in figures.items()
+        if "same_bytes" in each
+    ]
+    return f"Curves of a run that was killed and continued, against a whole one's: {'; '.join(told)}."
+
+
+def waits_on_a_card(figures: dict[str, Any]) -> str:
+    """Of the waits, the benchmark's own is one in two steps."""
+    told = [
+        f"{name}: {each['idle_share']:.1%} of a step without a kernel, {each['waits_a_step']:g} waits of the host"
+        for name, each in figures.items()
+    ]
+    return f"Profiled over two steps, {'; '.join(told)}."
+
+
+def agreement_on_a_card(figures: dict[str, Any]) -> str:
+    found = figures["losses"]
+    if "failed" in found:
+        return f"Agreement with plain settings: {found['failed']}."
+    faster = found["plain"]["step_seconds"] / found["fastest"]["step_seconds"]
+    return (
+        "Losses of the fastest layout against plain settings (full checkpointing, sdpa, not compiled) "
+        f"are at most {found['loss_apart']:.1e} apart, relative, in {found['steps']} steps; {faster:.2f} times as fast."
     )
+
+
+def price_on_a_card(figures: dict[str, Any]) -> str:
+    found = figures["chat"]
+    price = f"{found['times_as_long']:.2f} times as long" if "times_as_long" in found else "not measured"
+    return f"`deterministic`: {price}; losses of two runs {'the same' if found['same_losses'] else 'DIFFER'}."
+
+
+def auto_on_a_card(figures: dict[str, Any]) -> str:
+    found = figures["chat"]
+    seconds = statistics.median(each["seconds"] for each in found["timings"][1:])
+    last = found["timings"][-1]
+    mfu = f", {last['mfu']:.1%} MFU" if "mfu" in last else ""
+    chosen = [line for line in found["log"].splitlines() if line.startswith(("memory:", "time:"))]
+    return (
+        f"`train.py` with two layers, all of the layout `auto`: {seconds:.3f} s a step, "
+        f"{last['tokens_per_second']:,.0f} tokens/s{mfu}, {last['memory_gb']:.2f} GB. Before the first step it says: "
+        f"“{'; '.join(chosen)}”."
+    )
+
+
+ON_A_CARD = {
+    "kernels": kernels_on_a_card,
+    "demo": killed_on_a_card,
+    "profile": waits_on_a_card,
+    "agreement": agreement_on_a_card,
+    "deterministic": price_on_a_card,
+    "auto": auto_on_a_card,
+}
 
 
 def overhead(found: dict[str, Any]) -> str:

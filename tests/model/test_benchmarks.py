@@ -63,7 +63,10 @@ def test_first_light_checks_itself_on_the_cpu(tmp_path):
     assert kernels["varlen bfloat16, mixed"]["kept"] == ["torch_attn._varlen_attn.default"]
     assert kernels["efficient float32, mixed"]["backward"] < 1e-5
     assert kernels["efficient float32, windowed"]["backward"] < 1e-5
-    assert found["steps"]["profile"]["figures"]["pairs"]["reads_a_step"] > 0
+    assert kernels["update, rmsprop"]["apart"] < 1e-6
+    profile = found["steps"]["profile"]["figures"]["pairs"]
+    assert profile["reads_a_step"] > 0
+    assert sum(profile["kinds"].values()) > profile["kinds"]["all else"] > 0
 
 
 @pytest.mark.sweep

@@ -54,7 +54,8 @@ def test_average_step(
 
 
 @pytest.mark.parametrize(
-    ("name", "share"), [("NVIDIA A100-SXM4-80GB", 0.88), ("NVIDIA H100 80GB HBM3", 0.72), ("NVIDIA L40S", 0.75)]
+    ("name", "share"),
+    [("NVIDIA A100-SXM4-80GB", 0.88), ("NVIDIA H100 80GB HBM3", 0.72), ("NVIDIA H200", 0.77), ("NVIDIA L40S", 0.75)],
 )
 def test_gpus_reach_a_part_of_the_estimate(name: str, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: name)

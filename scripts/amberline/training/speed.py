@@ -28,14 +28,14 @@ MEASURED_SECONDS = 0.3
 SHORTEST_SECONDS = 0.1  # of a step for which an estimate holds: the demo's take four times as long as their products
 
 # Part of the estimate's speed that trainings reach on a GPU: waiting for other processes, for memory and for
-# operations to start is not in the estimate. From published speeds, as none was measured here yet
-# (benchmarks/first_light.py does). Causal attention counts half. A100, 7B, compiled: 68% MFU with full attention, so
-# 63%, where the estimate comes to 69 to 73% (pytorch.org/blog/maximizing-training-throughput). H100, 8B on 8,
-# compiled, selective checkpointing: 6,667 tokens a second, 35%, where it comes to 47% (github.com/pytorch/torchtitan,
-# benchmarks/llama3_h100_202412_torchtitan.md, table 1; its H100s take 500 W, so that others may be faster). H200, 8B on
-# one to four, compiled, full checkpointing: 9,364 to 10,471 tokens a second, 46 to 51%, where it comes to 52 to 60%
-# (github.com/KempnerInstitute/KempnerForge, benchmarks/mfu_scaling/mfu_scaling_2026-04-05.md).
-EFFICIENCY = {"A100": 0.88, "H200": 0.85, "H100": 0.72}
+# operations to start is not in the estimate. Causal attention counts half.
+# H200, measured (benchmarks/RESULTS.md, first light): 6.7B, compiled, on one: 0.73 to 0.79 in bfloat16; 0.50 where
+# tensors fill 94% of the memory, which is more than is planned with.
+# A100 and H100, from published speeds. A100, 7B, compiled: 68% MFU with full attention, so 63%, where the estimate
+# comes to 69 to 73% (pytorch.org/blog/maximizing-training-throughput). H100, 8B on 8, compiled, selective
+# checkpointing: 6,667 tokens a second, 35%, where it comes to 47% (github.com/pytorch/torchtitan,
+# benchmarks/llama3_h100_202412_torchtitan.md, table 1; its H100s take 500 W, so that others may be faster).
+EFFICIENCY = {"A100": 0.88, "H200": 0.77, "H100": 0.72}
 OTHER_GPUS = 0.75
 
 
