@@ -341,7 +341,13 @@ CHAPTERS = (
 def first_lights() -> list[tuple[str, str, Any]]:
     """A chapter for each card that was tried; one that says how, where none was."""
     found = sorted(path.stem for path in RESULTS.glob("first_light-*.json")) or ["first_light"]
-    return [("First light on a GPU", name, first_light) for name in found]
+    return [(f"First light on a GPU{told_card(name)}", name, first_light) for name in found]
+
+
+def told_card(name: str) -> str:
+    """What the name of a file says after the program's."""
+    _, _, card = name.partition("-")
+    return f": {card.replace('-', ' ')}" if card else ""
 
 
 def main() -> None:
