@@ -40,8 +40,8 @@ def texts(sources: list[tuple[Path, ConversationFormat]], counted: Funnel) -> It
             counted.add("rows", out=1)
             yield from (turn.text for turn in conversation.turns)
         if counted.out["rows"] == before:
-            shape = f"Rows must be {format_.shape}: is it the right file, and the right format?"
-            raise BadFile(file, 0, f"no row can be used, {reasons.commonest()}", shape)
+            fix = f"give the right file and format: rows must be {format_.shape}."
+            raise BadFile(file, 0, f"no row can be used, {reasons.commonest()}", fix)
 
 
 def save_tokenizer(settings: TinyModel, texts: Iterator[str], folder: Path) -> dict[str, int | None]:

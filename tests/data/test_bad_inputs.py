@@ -109,7 +109,8 @@ FILES: dict[str, tuple[bytes, Outcome]] = {
     "xz cut short": (lzma.compress(lines(ROW) * 500)[:-30], Fails(-1, "cut short")),
     "gz cut short": (gzip.compress(lines(ROW) * 500)[:-30], Fails(-1, "cut short")),
     "zip": (b"PK\x03\x04 and so on", Fails(0, "zip archive")),
-    "CSV": (b"id,text\n1,hello\n", Fails(1, "starts with")),
+    "CSV": (b"id,text\n1,hello\n", Fails(1, "save it as JSON lines, a JSON array or Parquet")),
+    "Parquet, packed": (gzip.compress(b"PAR1\x15\x04\xff\xfe"), Fails(0, "a Parquet file that was packed")),
     "an array of strings": (array("a", "b"), Fails(-1, "row")),
     "an array of arrays": (array([ROW], [ROW]), Fails(-1, "row")),
     "one string": (b'"hello"', Fails(1, "starts with")),
@@ -197,6 +198,7 @@ class Run:
 
     def fails(self, expected: Fails, named: str) -> None:
         assert self.message is not None, "the program went on"
+        assert ". Fix: " in self.message
         assert "\n" not in self.message
         assert expected.what in self.message
         if expected.row == 0:

@@ -104,7 +104,7 @@ def test_a_file_of_another_format_is_refused(scripts: Path, tmp_path: Path) -> N
         "no row can be used, most often (3 times) because of column_missing, first in row 1: instruction, context"
         in done.stderr
     )
-    assert "Rows must be {'instruction', 'context', 'response'}" in done.stderr
+    assert "rows must be {'instruction', 'context', 'response'}" in done.stderr
 
 
 def test_formats_are_found_by_their_names() -> None:

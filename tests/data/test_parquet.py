@@ -73,7 +73,7 @@ def test_a_text_that_is_not_utf_8_is_named_with_its_row(tmp_path: Path) -> None:
 
 def test_a_date_that_python_has_not_is_named_with_its_row(tmp_path: Path) -> None:
     days = pa.array([0] * 299 + [10**7], pa.int32()).cast(pa.date32())
-    with pytest.raises(BadFile, match=r"rows\.parquet, row 300: a value cannot be read \(.*Correct the row"):
+    with pytest.raises(BadFile, match=r"rows\.parquet, row 300: a value cannot be read \(.*Fix: correct the row"):
         values(written(tmp_path / "rows.parquet", pa.table({"day": days})))
 
 

@@ -250,5 +250,5 @@ def test_what_a_row_says_is_preferred_is_chosen(tmp_path: Path, raw) -> None:
 def test_rows_that_do_not_tell_what_is_asked_for_are_refused(tmp_path: Path, raw) -> None:
     made = {name: tmp_path / "data" / f"{name}.json" for name in ("pairs", "jsonl", "funnel", "rejects")}
     settings = json.dumps({"select": "chosen", "formats": ["pku_saferlhf_v0"]})
-    with pytest.raises(SystemExit, match=r"do not tell what `select: chosen` asks for\. Fix: select: exactly_one_safe"):
+    with pytest.raises(SystemExit, match=r"what `select: chosen` asks for\. Fix: write select: exactly_one_safe"):
         select_pairs.main(rows=[raw("pku.jsonl", [row("p", "a", "b", True, False)])], settings=settings, **made)

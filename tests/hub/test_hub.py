@@ -323,7 +323,7 @@ def test_local_file_is_verified_the_same_way(hub: HubServer, output: Path, tmp_p
 
 
 def test_local_file_that_is_missing(output: Path, tmp_path: Path) -> None:
-    assert "Check sources.chats.path" in refusal(output, path=str(tmp_path / "none.json"))
+    assert "Fix: check sources.chats.path" in refusal(output, path=str(tmp_path / "none.json"))
 
 
 def test_wrong_settings_are_a_message(output: Path) -> None:

@@ -218,13 +218,13 @@ def test_one_file_of_many_in_another_format_stops_with_its_name(lock: Path) -> N
     Path("folder/b.jsonl").write_text(json.dumps({"instruction": "q", "input": "", "output": "a"}) + "\n")
     said = refusal("raw/mine.files", lock, path="folder", files="*.jsonl")
     assert "b.jsonl: no row has the shape of messages" in said
-    assert "they look like alpaca" in said
+    assert "They look like alpaca" in said
 
 
 def test_a_wrong_format_stops_with_what_the_file_looks_like(lock: Path) -> None:
     Path("mine.jsonl").write_bytes(lines("q"))
     said = refusal("raw/mine.jsonl", lock, path="mine.jsonl", format="sharegpt")
     assert "no row has the shape of sharegpt" in said
-    assert "they look like messages. Fix: sources.mine.format: messages." in said
+    assert "They look like messages. Fix: sources.mine.format: messages." in said
     Path("mine.jsonl").write_text('{"question": 1}\n')
-    assert "is it the right file" in refusal("raw/mine.jsonl", lock, path="mine.jsonl")
+    assert "Fix: give the right file" in refusal("raw/mine.jsonl", lock, path="mine.jsonl")

@@ -164,7 +164,7 @@ def test_prompts_of_several_turns_are_rendered(model, tmp_path):
 
 
 def test_without_a_template_there_is_no_place_for_several_turns(model, tmp_path):
-    with pytest.raises(SystemExit, match=r"row 2: the prompt has 4 turns, .* Set template to one that has"):
+    with pytest.raises(SystemExit, match=r"row 2: the prompt has 4 turns, .* Fix: set template to one that has"):
         tokenize_some_pairs(model, tmp_path, "none")
     assert not (tmp_path / "pairs").exists()
 

@@ -241,7 +241,7 @@ def _take(source: _Source, *, rows: _Rows, funnel: Funnel, rejected: RejectsWrit
             path,
             0,
             f"no row can be used, {rejected.commonest(path.name)}" if funnel.into["rows"] > rows_before else NO_ROW,
-            f"Rows must be {reader.shape}: is it the right file, and the right format?",
+            f"give the right file and format: rows must be {reader.shape}.",
         )
     if not with_answer:
         rows.flush()
@@ -250,7 +250,7 @@ def _take(source: _Source, *, rows: _Rows, funnel: Funnel, rejected: RejectsWrit
             path,
             0,
             f"in no row does an assistant's turn follow a human's; the first row's speakers are {speakers[:5]}",
-            "Fix: name them human and gpt, or user and assistant.",
+            "name them human and gpt, or user and assistant.",
         )
 
 

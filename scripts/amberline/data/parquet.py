@@ -24,7 +24,7 @@ def read_parquet(path: Path) -> Iterator[Record]:
         with pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False) as file:
             schema = file.schema_arrow
             if twins := sorted({name for name in schema.names if schema.names.count(name) > 1}):
-                raise BadFile(path, 0, f"there are two columns {twins[0]!r}", "Rename one of them.")
+                raise BadFile(path, 0, f"there are two columns {twins[0]!r}", "rename one of them.")
             odd = {field.name for field in schema if not _is_json(field.type)}
             for batch in file.iter_batches(BATCH_ROWS, use_threads=False):
                 for value in _rows(path, batch, row):
@@ -32,7 +32,7 @@ def read_parquet(path: Path) -> Iterator[Record]:
                     yield Record(row, {name: _json(each) if name in odd else each for name, each in value.items()})
     except (pa.ArrowException, OSError) as error:
         raise BadFile(
-            path, row and row + 1, f"it is damaged or cut short ({_first_line(error)})", "Get it again."
+            path, row and row + 1, f"it is damaged or cut short ({_first_line(error)})", "get it again."
         ) from None
 
 
@@ -42,7 +42,7 @@ def _rows(path: Path, batch: pa.RecordBatch, before: int) -> Iterator[dict[str, 
         rows = batch.to_pylist()
     except (ValueError, OverflowError) as error:  # such as text that is not UTF-8, and dates after the year 9999
         row = before + _first_unreadable(batch) + 1
-        fix = "Correct the row, or get the file again."
+        fix = "correct the row, or get the file again."
         raise BadFile(path, row, f"a value cannot be read ({_first_line(error)})", fix) from None
     yield from rows
 

@@ -15,7 +15,7 @@ import orjson
 from amberline.data.conversations import Turn, turn_to_json
 from amberline.data.streams import BadFile
 
-GROUPED_FIX = 'It should be {prompt: {"responses": [...], "pairs": [[chosen, rejected], ...], "sft_target": ...}}.'
+GROUPED_FIX = 'make it {prompt: {"responses": [...], "pairs": [[chosen, rejected], ...], "sft_target": ...}}.'
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def read_grouped(path: Path) -> dict[str, Any]:
     try:
         grouped = orjson.loads(path.read_bytes())
     except (OSError, orjson.JSONDecodeError) as error:
-        raise BadFile(path, 0, f"it cannot be read as JSON ({error})", "Make the pairs again.") from None
+        raise BadFile(path, 0, f"it cannot be read as JSON ({error})", "make the pairs again.") from None
     if not isinstance(grouped, dict) or not grouped:
         raise BadFile(path, 0, "it is not a JSON object of prompts", GROUPED_FIX)
     return grouped

@@ -139,7 +139,7 @@ def _pairs(
     choose, none_found = SELECTIONS[select]
     if select not in reader.selections:
         what = f"its rows do not tell what `select: {select}` asks for"
-        raise BadFile(path, 0, what, f"Fix: select: {' or '.join(sorted(reader.selections))}.")
+        raise BadFile(path, 0, what, f"write select: {' or '.join(sorted(reader.selections))}.")
     rows = found = 0
     left_out = LeftOut()
     for number, row in progress(read_records(path), desc=f"reading {path.name}", unit=" rows"):
@@ -163,13 +163,13 @@ def _pairs(
         funnel.observe("characters in a rejected response", len(pair.rejected))
         yield number, pair
     if not rows:
-        raise BadFile(path, 0, "there is no row in it", "Get it again, or correct the configuration.")
+        raise BadFile(path, 0, "there is no row in it", "get it again, or correct the configuration.")
     if not found:
         raise BadFile(
             path,
             0,
             f"{none_found}, {rejected.commonest(path.name)}",
-            f"Rows must be {reader.shape}: is it the right file, and the right format?",
+            f"give the right file and format: rows must be {reader.shape}.",
         )
 
 
@@ -181,7 +181,7 @@ def _read(path: Path, reader: Reader, number: int, row: Any) -> Preference:
         raise BadFile(path, number, fault.what, fault.fix) from None
     except BadRecord as fault:
         if number == 1 and fault.reason == "column_missing":
-            fix = f"Rows must be {reader.shape}: is it the right file, and the right format?"
+            fix = f"give the right file and format: rows must be {reader.shape}."
             raise BadFile(path, 1, f"columns are missing: {fault.detail}", fix) from None
         raise
 

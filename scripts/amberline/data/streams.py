@@ -11,7 +11,7 @@ What becomes of a fault in a file:
 | file missing, a folder, or unreadable | BadFile |
 | empty file | BadFile |
 | empty array | no records; a stage that needs some says so |
-| git-LFS pointer, HTML page, zip archive or Arrow file instead of JSON | BadFile that says which |
+| git-LFS pointer, HTML page, zip archive, Arrow file or packed Parquet instead of JSON | BadFile that says which |
 | UTF-8 byte order mark, UTF-16, UTF-32 | BadFile: `json.load` refuses them too |
 | bytes that are not UTF-8; a NUL or another bare control character in a string | BadFile with the row |
 | JSON cut short, xz, gzip or zstd cut short or damaged, text after the array | BadFile with the row |
@@ -51,7 +51,8 @@ EMPTY_ARRAY = b"[\n]\n"
 
 
 class BadFile(Exception):
-    """A file cannot be read as records: file, row (from 1; 0: the file as a whole), what is wrong, the fix."""
+    """A file cannot be read as records: file, row (from 1; 0: the file as a whole), what is wrong, and the fix, in the
+    words that follow `Fix: `."""
 
     def __init__(self, file: Path | str, row: int, what: str, fix: str) -> None:
         super().__init__(file, row, what, fix)
@@ -60,7 +61,7 @@ class BadFile(Exception):
     def __str__(self) -> str:
         """The message for the user."""
         where = f"{self.file}, row {self.row}" if self.row else f"{self.file}"
-        return f"{where}: {self.what}. {self.fix}"
+        return f"{where}: {self.what}. Fix: {self.fix}"
 
 
 class Record(NamedTuple):
@@ -75,9 +76,9 @@ def by_name(files: Sequence[Path]) -> dict[str, Path]:
     named = {stem(file): file for file in files}
     for file in files:
         if named[stem(file)] != file:
-            raise BadFile(file, 0, f"another source has the same name, {named[stem(file)]}", "Rename one of them.")
+            raise BadFile(file, 0, f"another source has the same name, {named[stem(file)]}", "rename one of them.")
     if len(named) < len(files):
-        raise BadFile(files[0], 0, "a source is given twice", "Name each source once.")
+        raise BadFile(files[0], 0, "a source is given twice", "name each source once.")
     return named
 
 
@@ -105,7 +106,7 @@ def files_of(path: Path) -> list[Path]:
         return [path]
     found = [file for file in path.rglob("*") if file.is_file() and not file.name.startswith(".")]
     if not found:
-        raise BadFile(path, 0, "there is no file in this folder", "Check the path.")
+        raise BadFile(path, 0, "there is no file in this folder", "check the path.")
     return sorted(found, key=lambda file: file.relative_to(path).as_posix())
 
 
@@ -130,15 +131,20 @@ def _records(path: Path) -> Iterator[Record]:
         return
     with closing(_Text(path)) as text:
         text.fill()
+        if text.window.startswith(PARQUET.decode()):
+            raise BadFile(path, 0, "it is a Parquet file that was packed", "unpack it: Parquet is compressed inside.")
         match text.skip_white_space():
             case "[":
                 yield from _array(text)
             case "{":
                 yield from _lines(text)
             case "":
-                raise BadFile(path, 0, "the file is empty", "Get it again, or remove it from the configuration.")
+                raise BadFile(path, 0, "the file is empty", "get it again, or remove it from the configuration.")
             case other:
-                text.bad(f"JSON starts with [ or {{, but this file with {other!r}", "Is it the right file?")
+                text.bad(
+                    f"JSON starts with [ or {{, but this file with {other!r}",
+                    "save it as JSON lines, a JSON array or Parquet, if it is the right file.",
+                )
 
 
 def _array(text: "_Text") -> Iterator[Record]:
@@ -158,10 +164,13 @@ def _array(text: "_Text") -> Iterator[Record]:
                 case "":
                     text.cut_short()
                 case other:
-                    text.bad(f"expected , or ] after the row, found {other!r}", "Is it a JSON array?")
+                    text.bad(
+                        f"expected , or ] after the row, found {other!r}",
+                        "put a comma between the rows, or get the file again.",
+                    )
     text.position += 1
     if text.skip_white_space():
-        text.bad("more text follows the end of the array", "Is it two files glued together, or JSON lines of arrays?")
+        text.bad("more text follows the end of the array", "make it one array, or JSON lines.")
 
 
 def _lines(text: "_Text") -> Iterator[Record]:
@@ -199,12 +208,12 @@ class _Text:
             # Everything before the bad byte has been handed out by now, so the row is known.
             self.bad(
                 f"a byte is not UTF-8 (0x{self._fault.object[self._fault.start]:02x})",
-                "Convert the file to UTF-8, or get it again.",
+                "convert the file to UTF-8, or get it again.",
             )
         try:
             data = self._bytes.read(max(CHUNK_BYTES, len(self.window)))
         except (EOFError, lzma.LZMAError, zlib.error, OSError) as error:
-            self.bad(f"the file is cut short or damaged ({error})", "Get it again.")
+            self.bad(f"the file is cut short or damaged ({error})", "get it again.")
         self.ended = not data
         try:
             self.window += self._decode(data, self.ended)
@@ -235,9 +244,9 @@ class _Text:
                 if self.ended:
                     self.cut_short()
             except RecursionError:
-                self.bad("values are nested too deep", "A row has an id and turns: is this the right file?")
+                self.bad("values are nested too deep", "take the row out of the file, if it is the right file.")
             except ValueError as error:
-                self.bad(str(error), "Correct the row, or take it out of the file.")
+                self.bad(str(error), "correct the row, or take it out of the file.")
             else:
                 # A number may go on behind the window.
                 if end < len(self.window) or self.ended:
@@ -265,22 +274,22 @@ class _Text:
                 self.cut_short()
             self.bad(
                 "the row is not complete on its line",
-                "Records are read from a JSON array, or from JSON lines with one object a line.",
+                "make it a JSON array, or JSON lines with one object a line.",
             )
         except RecursionError:
-            self.bad("values are nested too deep", "A row has an id and turns: is this the right file?")
+            self.bad("values are nested too deep", "take the row out of the file, if it is the right file.")
         except ValueError as error:
-            self.bad(str(error), "Correct the row, or take it out of the file.")
+            self.bad(str(error), "correct the row, or take it out of the file.")
 
     def _not_json(self, error: json.JSONDecodeError) -> NoReturn:
         found = repr(error.doc[error.pos : error.pos + 20])
         self.bad(
-            f"not JSON: {error.msg[0].lower()}{error.msg[1:]}, at {found}", "Correct the row, or get the file again."
+            f"not JSON: {error.msg[0].lower()}{error.msg[1:]}, at {found}", "correct the row, or get the file again."
         )
 
     def cut_short(self) -> NoReturn:
         """The file ends inside a value."""
-        self.bad("the file ends in the middle of its JSON: it was cut short", "Get it again.")
+        self.bad("the file ends in the middle of its JSON: it was cut short", "get it again.")
 
     def bad(self, what: str, fix: str) -> NoReturn:
         """Raise BadFile for the current row."""
@@ -315,15 +324,15 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 IMPOSTORS = {
-    b"version https://git-lfs": ("it is a git-LFS pointer, not the data", "Fetch the file itself (git lfs pull)."),
-    b"<": ("it is a web page, probably an error page saved as data", "Get it again, and look at what the server says."),
-    b"\xef\xbb\xbf": ("it begins with a byte order mark", "Remove the first three bytes: tail -c +4 OLD > NEW."),
-    b"\xff\xfe\x00\x00": ("it is UTF-32", "Convert it: iconv -f UTF-32 -t UTF-8 OLD > NEW."),
-    b"\x00\x00\xfe\xff": ("it is UTF-32", "Convert it: iconv -f UTF-32 -t UTF-8 OLD > NEW."),
-    b"\xff\xfe": ("it is UTF-16", "Convert it: iconv -f UTF-16 -t UTF-8 OLD > NEW."),
-    b"\xfe\xff": ("it is UTF-16", "Convert it: iconv -f UTF-16 -t UTF-8 OLD > NEW."),
-    b"PK\x03\x04": ("it is a zip archive", "Unpack it."),
-    b"ARROW1": ("it is an Arrow file", "Save it as Parquet: Dataset.to_parquet(FILE)."),
+    b"version https://git-lfs": ("it is a git-LFS pointer, not the data", "fetch the file itself (git lfs pull)."),
+    b"<": ("it is a web page, probably an error page saved as data", "get it again, and look at what the server says."),
+    b"\xef\xbb\xbf": ("it begins with a byte order mark", "remove the first three bytes: tail -c +4 OLD > NEW."),
+    b"\xff\xfe\x00\x00": ("it is UTF-32", "convert it: iconv -f UTF-32 -t UTF-8 OLD > NEW."),
+    b"\x00\x00\xfe\xff": ("it is UTF-32", "convert it: iconv -f UTF-32 -t UTF-8 OLD > NEW."),
+    b"\xff\xfe": ("it is UTF-16", "convert it: iconv -f UTF-16 -t UTF-8 OLD > NEW."),
+    b"\xfe\xff": ("it is UTF-16", "convert it: iconv -f UTF-16 -t UTF-8 OLD > NEW."),
+    b"PK\x03\x04": ("it is a zip archive", "unpack it."),
+    b"ARROW1": ("it is an Arrow file", "save it as Parquet: Dataset.to_parquet(FILE)."),
 }
 PARQUET = b"PAR1"
 PACKED = {b"\xfd7zXZ\x00": "xz", b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
@@ -335,9 +344,9 @@ def _head(path: Path) -> bytes:
         with open(path, "rb") as handle:
             head = handle.read(64)
     except FileNotFoundError:
-        raise BadFile(path, 0, "there is no such file", "Check the path.") from None
+        raise BadFile(path, 0, "there is no such file", "check the path.") from None
     except OSError as error:
-        raise BadFile(path, 0, f"it cannot be read ({error.strerror})", "Check the path and its permissions.") from None
+        raise BadFile(path, 0, f"it cannot be read ({error.strerror})", "check the path and its permissions.") from None
     for start, (what, fix) in IMPOSTORS.items():
         if head.lstrip().startswith(start) if start == b"<" else head.startswith(start):
             raise BadFile(path, 0, what, fix)
@@ -464,4 +473,4 @@ def read_piece(path: Path, piece: Piece) -> Iterator[Record]:
             try:
                 yield Record(row, orjson.loads(line.rstrip(b"\r\n").removesuffix(b",")))
             except orjson.JSONDecodeError as error:
-                raise BadFile(path, row, f"not one JSON record on its line ({error})", "Make the file again.") from None
+                raise BadFile(path, row, f"not one JSON record on its line ({error})", "make the file again.") from None

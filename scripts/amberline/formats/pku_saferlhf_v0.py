@@ -4,7 +4,6 @@ from amberline.formats.pku_saferlhf import PkuSafeRlhf
 
 FORMAT = PkuSafeRlhf(
     "v0",
-    "The hub's main branch is v1 since 2024-06, the published recipe used v0 (revision "
-    "ff7ba91063016c78a225b0f74e1c0860bb18230f, round0/train.jsonl.xz and round0/test.jsonl.xz). Take that, or set the "
-    "source's `format: pku_saferlhf_v1`.",
+    "take what the published recipe used (revision ff7ba91063016c78a225b0f74e1c0860bb18230f, round0/train.jsonl.xz and "
+    "round0/test.jsonl.xz; the hub's main branch is v1 since 2024-06), or set the source's `format: pku_saferlhf_v1`.",
 )

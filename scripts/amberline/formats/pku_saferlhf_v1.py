@@ -4,5 +4,5 @@ from amberline.formats.pku_saferlhf import PkuSafeRlhf
 
 FORMAT = PkuSafeRlhf(
     "v1",
-    "It is what the published recipe used: set the source's `format: pku_saferlhf_v0`, or take the hub's main branch.",
+    "set the source's `format: pku_saferlhf_v0`, which the published recipe used, or take the hub's main branch.",
 )

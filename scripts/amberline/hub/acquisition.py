@@ -56,7 +56,7 @@ def _held(name: str, lock: SourcesLock | None) -> Mapping[str, str]:
 def _copy(name: str, source: Source, original: Path, output: Path, lock: SourcesLock | None) -> Findings:
     """Copy a file and verify the copy: that is the one that is used."""
     if not original.is_file():
-        raise BadFile(original, 0, "there is no such file", f"Check sources.{name}.path.")
+        raise BadFile(original, 0, "there is no such file", f"check sources.{name}.path.")
     with whole_file(output) as partial:
         shutil.copyfile(original, partial)
         return verify_source(name, source, partial, str(original), lock)

@@ -39,7 +39,7 @@ class Inspection:
 def inspect(file: Path, format_name: str | None) -> Inspection:
     """Read a file as a format, or as the one that it looks like. Raises BadFile and FormatError."""
     if file.is_dir():
-        raise BadFile(file, 0, "it is a folder", "Fix: name one of its files.")
+        raise BadFile(file, 0, "it is a folder", "name one of its files.")
     kind = container(file)
     found = Inspection(file, kind, [format_name] if format_name else _formats_of(file, kind))
     format_ = load_format(found.formats[0])
@@ -69,12 +69,12 @@ def _formats_of(file: Path, kind: str) -> list[str]:
     """The formats that a file looks like. Raises BadFile if there is none."""
     rows = [row for _, row in islice(read_records(file), LOOKED_AT)]
     if not rows:
-        raise BadFile(file, 0, "there is no row in it", "Get it again.")
+        raise BadFile(file, 0, "there is no row in it", "get it again.")
     if found := recognised(rows) or nearest(rows):
         return found
     keys = ", ".join(map(repr, rows[0])) if isinstance(rows[0], dict) else "none, for it is no object"
     known = "; ".join(f"{name}: {load_format(name).shape}" for name in format_names())
-    fix = f"Fix: write its rows in one of these formats, or add a format (CONTRIBUTING.md): {known}"
+    fix = f"write its rows in one of these formats, or add a format (CONTRIBUTING.md): {known}"
     raise BadFile(file, 0, f"{kind}, and its rows look like no known format; keys of row 1: {keys[:300]}", fix)
 
 

@@ -74,7 +74,7 @@ def verify_source(name: str, source: Source, place: Path, called: str, lock: Sou
         for file in files_of(place):
             _count(name, source, file, "" if file == place else f"{file.relative_to(place)}: ", findings)
         if not findings.rows:
-            raise BadFile(place, 0, "there is no row in it", "Get it again.")
+            raise BadFile(place, 0, "there is no row in it", "get it again.")
         if trap := _too_many(format_, findings.rows):
             raise SourceError(trap)
     except BadFile as fault:
@@ -117,7 +117,7 @@ def _count(name: str, source: Source, file: Path, called: str, findings: Finding
             reasons.add(number, fault.reason, fault.detail)
     if rows and others == rows:
         raise SourceError(
-            f"{called}no row has the shape of {source.format}, {reasons.commonest()}. Rows must be {format_.shape}: "
+            f"{called}no row has the shape of {source.format}, {reasons.commonest()}. Rows must be {format_.shape}. "
             f"{_looks_like(name, file)}"
         )
     findings.rows += rows
@@ -128,9 +128,9 @@ def _looks_like(name: str, file: Path) -> str:
     """Of which format a file seems to be that is not of the one that it should be."""
     found = recognised([row for _, row in islice(read_records(file), LOOKED_AT)])
     if not found:
-        return "is it the right file, and the right format?"
+        return f"Fix: give the right file, or the right sources.{name}.format."
     more = f" (or {', '.join(found[1:])})" if found[1:] else ""
-    return f"they look like {found[0]}{more}. Fix: sources.{name}.format: {found[0]}."
+    return f"They look like {found[0]}{more}. Fix: sources.{name}.format: {found[0]}."
 
 
 def _diagnosis(name: str, format_: Format, file: Path) -> str:
@@ -139,11 +139,11 @@ def _diagnosis(name: str, format_: Format, file: Path) -> str:
         # The first record tells a git-LFS pointer, a web page, and another version of the dataset.
         first = next(read_records(file), None)
         if first and (fault := _wrong_file(format_, first.value)):
-            return f"Moreover, {fault.what}. {fault.fix}"
+            return f"Moreover, {fault.what}. Fix: {fault.fix}"
         if format_.too_many and (trap := _too_many(format_, sum(1 for _ in read_records(file)))):
             return trap
     except BadFile as fault:
-        return f"Moreover, {fault.what}. {fault.fix}"
+        return f"Moreover, {fault.what}. Fix: {fault.fix}"
     return f"Fix: get it again, or correct sources.{name} in the configuration."
 
 

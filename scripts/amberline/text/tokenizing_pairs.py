@@ -79,7 +79,7 @@ def check_turns(file: Path, prompts: Sequence[Prompt], template: str) -> None:
     odd = next((each for each in prompts if [turn.speaker for turn in each.turns] != ["human"]), None)
     if template == "none" and odd is not None:
         what = f"the prompt has {len(odd.turns)} turns, and without a template there is no place for them"
-        raise BadFile(file, odd.index + 1, what, "Set template to one that has, such as chatml or zephyr.")
+        raise BadFile(file, odd.index + 1, what, "set template to one that has, such as chatml or zephyr.")
 
 
 def batches(prompts: Sequence[Prompt]) -> Iterator[list[Prompt]]:
