@@ -29,8 +29,8 @@ SHORTEST_SECONDS = 0.1  # of a step for which an estimate holds: the demo's take
 
 # Part of the estimate's speed that trainings reach on a GPU: waiting for other processes, for memory and for
 # operations to start is not in the estimate. Causal attention counts half.
-# H200, measured (benchmarks/RESULTS.md, first light): 6.7B, compiled, on one: 0.73 to 0.79 in bfloat16; 0.50 where
-# tensors fill 94% of the memory, which is more than is planned with.
+# H200, measured (benchmarks/RESULTS.md, first light): 6.7B, compiled, on one: 0.70 to 0.79 in bfloat16; 0.50 where
+# tensors fill 93% of the memory, which is more than is planned with.
 # A100 and H100, from published speeds. A100, 7B, compiled: 68% MFU with full attention, so 63%, where the estimate
 # comes to 69 to 73% (pytorch.org/blog/maximizing-training-throughput). H100, 8B on 8, compiled, selective
 # checkpointing: 6,667 tokens a second, 35%, where it comes to 47% (github.com/pytorch/torchtitan,
