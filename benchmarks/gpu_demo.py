@@ -175,7 +175,7 @@ def chosen(bench: Bench, folder: Path, record) -> None:
     demo = Demo(bench, folder, gpu_steps.llama(bench.shape, 2), longest=200 if bench.check else 2048)
     layout = AUTO | {"compile": bench.cuda}
     ended = demo.run("auto", demo.arguments("chat", "auto", "bfloat16", 12, batch=32, **layout))
-    log = (folder / "auto.log").read_text(encoding="utf-8", errors="replace")
+    log = (folder / "auto.log").read_text(encoding="utf-8", errors="replace").replace(f"{folder}/", "")
     timings = [
         path.read_text(encoding="utf-8").splitlines() for path in folder.glob("auto/checkpoints/*/timings.jsonl")
     ]

@@ -48,5 +48,9 @@ def clip(model: nn.Module, norm: float, max_norm: float) -> None:
 def _local_gradients(model: nn.Module) -> list[torch.Tensor]:
     """This process's shard of each gradient. An empty shard, where there are more processes than rows, is left out."""
     gradients = (parameter.grad for parameter in model.parameters() if parameter.grad is not None)
-    local = (gradient.to_local() if isinstance(gradient, DTensor) else gradient for gradient in gradients)
-    return [gradient for gradient in local if gradient.numel()]
+    return [gradient for gradient in map(local, gradients) if gradient.numel()]
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """What this process holds of a tensor: its shard, or all of it."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

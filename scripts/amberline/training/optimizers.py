@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
 
 from amberline.batches.plan import warmup_steps
 from amberline.objectives.settings import AdamW, ConstantSchedule, CosineSchedule, RMSprop
+from amberline.training.gradients import local
 
 # To Adam's correction of bias: powers of any decay below 1 - 1e-8 come to nothing.
 MANY_STEPS = 1e12
@@ -52,7 +52,7 @@ class FusedRMSprop(torch.optim.RMSprop):
             if not weights:
                 continue
             torch._foreach_add_(steps, 1)
-            weights, gradients, moments = (list(map(_local, each)) for each in (weights, gradients, moments))
+            weights, gradients, moments = (list(map(local, each)) for each in (weights, gradients, moments))
             torch._fused_adam_(
                 weights,
                 gradients,
@@ -68,11 +68,6 @@ class FusedRMSprop(torch.optim.RMSprop):
                 amsgrad=False,
                 maximize=False,
             )
-
-
-def _local(tensor: torch.Tensor) -> torch.Tensor:
-    """What this process holds of a tensor."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def learning_rates(schedule: CosineSchedule | ConstantSchedule, peak: float, steps: int) -> Callable[[int], float]:
